@@ -1,0 +1,233 @@
+//! The contract of a store for objects; `cvmfs-cache` implements it on disk.
+//!
+//! Objects are stored as plain (inflated) bytes under their [`ObjectId`] and never change. A
+//! transaction can only be committed with a [`CheckedBody`], which only the decoder makes, and
+//! only after hash and size were right: unchecked bytes cannot get a name.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::decode::CheckedBody;
+use crate::object::ObjectId;
+
+/// What went wrong in a store. A reader never sees these: the fetcher serves from memory instead.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A file operation failed.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The proof of a check does not belong to this transaction.
+    #[error("body of {body} offered for object {expected}")]
+    WrongBody {
+        /// The object of the transaction.
+        expected: ObjectId,
+        /// The object whose body was checked.
+        body: ObjectId,
+    },
+    /// Another size was written than was checked.
+    #[error("{written} bytes written of object {id}, {checked} checked")]
+    WrongSize {
+        /// The object.
+        id: ObjectId,
+        /// Bytes written.
+        written: u64,
+        /// Bytes checked.
+        checked: u64,
+    },
+}
+
+/// What a store may want to know about an object at commit.
+#[derive(Debug, Clone, Default)]
+pub struct ObjectMeta {
+    /// Size of the plain bytes if a verified catalog or manifest states it.
+    pub size: Option<u64>,
+    /// For people: path or role of the object.
+    pub label: String,
+    /// The repository asks for early eviction.
+    pub volatile: bool,
+}
+
+/// How full a store is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Bytes in use.
+    pub used: u64,
+    /// The limit, or what the partition can still take.
+    pub limit: u64,
+}
+
+/// A store for immutable objects. All calls may block on the disk, none on the network.
+pub trait ObjectCache: Send + Sync + 'static {
+    /// Opens a stored object; `None` if it is not there or was found damaged and removed.
+    fn open(&self, id: &ObjectId) -> Result<Option<CachedObject>, CacheError>;
+
+    /// Starts to store an object. Dropping the transaction leaves no trace.
+    fn begin(&self, id: &ObjectId, meta: &ObjectMeta) -> Result<Box<dyn Transaction>, CacheError>;
+
+    /// Removes an object found to be damaged; open descriptors stay valid. Absence is no error.
+    fn discard(&self, id: &ObjectId) -> Result<(), CacheError>;
+
+    /// Tells how full the store is.
+    fn usage(&self) -> CacheUsage;
+}
+
+/// One object on its way into a store.
+pub trait Transaction: Send {
+    /// Appends plain bytes.
+    fn write(&mut self, piece: &[u8]) -> Result<(), CacheError>;
+
+    /// Gives the object its final name. The proof must be for the same object and size.
+    fn commit(self: Box<Self>, proof: CheckedBody) -> Result<CachedObject, CacheError>;
+}
+
+/// An object that was checked and can be read. Clones share one descriptor or buffer.
+#[derive(Debug, Clone)]
+pub struct CachedObject {
+    store: Store,
+    len: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Store {
+    File { file: Arc<File>, path: Option<Arc<Path>> },
+    Memory(Bytes),
+}
+
+impl CachedObject {
+    /// Wraps an open file of `len` bytes; `path` is where it can be opened again, if it has a name.
+    pub fn from_file(file: File, len: u64, path: Option<PathBuf>) -> Self {
+        Self { store: Store::File { file: Arc::new(file), path: path.map(Arc::from) }, len }
+    }
+
+    /// Wraps bytes in memory.
+    pub fn from_memory(bytes: Bytes) -> Self {
+        Self { len: bytes.len() as u64, store: Store::Memory(bytes) }
+    }
+
+    /// Returns the size in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Tells whether the object has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns the name of the file, if the object is one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.store {
+            Store::File { path, .. } => path.as_deref(),
+            Store::Memory(_) => None,
+        }
+    }
+
+    /// Returns the open file, if the object is one.
+    pub fn file(&self) -> Option<&Arc<File>> {
+        match &self.store {
+            Store::File { file, .. } => Some(file),
+            Store::Memory(_) => None,
+        }
+    }
+
+    /// Fills `buffer` from `offset` on; returns less than its length only at the end of the object.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &self.store {
+            Store::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let piece = &bytes[start..];
+                let n = piece.len().min(buffer.len());
+                buffer[..n].copy_from_slice(&piece[..n]);
+                Ok(n)
+            }
+            Store::File { file, .. } => {
+                let mut done = 0;
+                while done < buffer.len() {
+                    match file.read_at(&mut buffer[done..], offset + done as u64) {
+                        Ok(0) => break,
+                        Ok(n) => done += n,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    /// Reads the whole object; refuses more than `limit` bytes.
+    pub fn read_all(&self, limit: u64) -> io::Result<Bytes> {
+        if self.len > limit {
+            return Err(io::Error::other(format!("object of {} bytes, limit {limit}", self.len)));
+        }
+        if let Store::Memory(bytes) = &self.store {
+            return Ok(bytes.clone());
+        }
+        let mut buffer = vec![0; usize::try_from(self.len).map_err(io::Error::other)?];
+        let n = self.read_at(&mut buffer, 0)?;
+        buffer.truncate(n);
+        Ok(buffer.into())
+    }
+}
+
+/// A store in memory without bound: for read-only commands and as the fallback of a failing disk.
+#[derive(Debug, Default)]
+pub struct MemoryCache {
+    objects: Arc<parking_lot::Mutex<std::collections::HashMap<ObjectId, Bytes>>>,
+}
+
+impl ObjectCache for MemoryCache {
+    fn open(&self, id: &ObjectId) -> Result<Option<CachedObject>, CacheError> {
+        Ok(self.objects.lock().get(id).cloned().map(CachedObject::from_memory))
+    }
+
+    fn begin(&self, id: &ObjectId, _meta: &ObjectMeta) -> Result<Box<dyn Transaction>, CacheError> {
+        Ok(Box::new(MemoryTransaction {
+            id: *id,
+            bytes: Vec::new(),
+            objects: Arc::clone(&self.objects),
+        }))
+    }
+
+    fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
+        self.objects.lock().remove(id);
+        Ok(())
+    }
+
+    fn usage(&self) -> CacheUsage {
+        let used = self.objects.lock().values().map(|bytes| bytes.len() as u64).sum();
+        CacheUsage { used, limit: used }
+    }
+}
+
+struct MemoryTransaction {
+    id: ObjectId,
+    bytes: Vec<u8>,
+    objects: Arc<parking_lot::Mutex<std::collections::HashMap<ObjectId, Bytes>>>,
+}
+
+impl Transaction for MemoryTransaction {
+    fn write(&mut self, piece: &[u8]) -> Result<(), CacheError> {
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, proof: CheckedBody) -> Result<CachedObject, CacheError> {
+        proof.must_match(&self.id, self.bytes.len() as u64)?;
+        let bytes = Bytes::from(self.bytes);
+        self.objects.lock().insert(self.id, bytes.clone());
+        Ok(CachedObject::from_memory(bytes))
+    }
+}

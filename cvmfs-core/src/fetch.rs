@@ -1,0 +1,307 @@
+//! Objects by id: from the cache, or downloaded, checked and stored.
+//!
+//! The only way from a content hash to bytes. Equal requests are merged: whoever asks while an
+//! object is on its way waits for that download. A download belongs to nobody: it goes on when all
+//! who asked have gone away, so one reader's end never cancels the others.
+//!
+//! Network pieces are handed to a blocking task, which inflates, hashes and writes; asynchronous
+//! code only waits.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+
+use crate::cache::{CacheError, CachedObject, MemoryCache, ObjectCache, ObjectMeta};
+use crate::decode::{CheckedBody, SizeBound};
+use crate::net::{DownloadError, Downloader};
+use crate::object::ObjectId;
+
+mod sink;
+
+use sink::{CheckingSink, ObjectSink, Writer};
+
+/// Largest object kept in memory when the cache cannot take it.
+const MAX_MEMORY_OBJECT: u64 = 256 << 20;
+
+/// Why an object could not be had. For a reader this is EIO.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No server delivered it.
+    #[error("failed to fetch {label} (object {id})")]
+    Download {
+        /// The object.
+        id: ObjectId,
+        /// For people.
+        label: String,
+        /// All attempts.
+        source: DownloadError,
+    },
+    /// The cache cannot take it and it is too large for memory.
+    #[error("no room for {label} (object {id}, up to {size} bytes): the cache failed")]
+    NoRoom {
+        /// The object.
+        id: ObjectId,
+        /// For people.
+        label: String,
+        /// Its size or the cap on it.
+        size: u64,
+    },
+    /// The task that fetched it died; a defect of ours that must not take the mount down.
+    #[error("the download of {label} (object {id}) was aborted")]
+    Aborted {
+        /// The object.
+        id: ObjectId,
+        /// For people.
+        label: String,
+    },
+}
+
+type Outcome = Result<CachedObject, Arc<FetchError>>;
+type Download = Shared<BoxFuture<'static, Outcome>>;
+/// Bounds are part of the key: a row that lies about a size fails alone.
+type DownloadKey = (ObjectId, SizeBound);
+
+/// Serves objects of one repository.
+pub struct Fetcher {
+    shared: Arc<FetcherState>,
+}
+
+struct FetcherState {
+    cache: Arc<dyn ObjectCache>,
+    downloader: Downloader,
+    downloads: Mutex<HashMap<DownloadKey, Download>>,
+    statistics: FetchStatistics,
+    cache_warned: AtomicBool,
+}
+
+/// Counters since start.
+#[derive(Debug, Default)]
+pub struct FetchStatistics {
+    /// Requests answered from the cache.
+    pub hits: AtomicU64,
+    /// Downloads started.
+    pub downloads: AtomicU64,
+}
+
+/// What is asked for beside the id.
+#[derive(Debug, Clone)]
+pub struct FetchOptions {
+    /// What is known about the plain size.
+    pub bound: SizeBound,
+    /// For people: a path or a role.
+    pub label: String,
+    /// Path on the server, if it is not the usual one.
+    pub server_path: Option<String>,
+}
+
+impl FetchOptions {
+    /// The usual place on the server.
+    pub fn new(bound: SizeBound, label: impl Into<String>) -> Self {
+        Self { bound, label: label.into(), server_path: None }
+    }
+}
+
+impl Fetcher {
+    /// Joins a cache and a downloader.
+    pub fn new(cache: Arc<dyn ObjectCache>, downloader: Downloader) -> Self {
+        Self {
+            shared: Arc::new(FetcherState {
+                cache,
+                downloader,
+                downloads: Mutex::default(),
+                statistics: FetchStatistics::default(),
+                cache_warned: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Returns the cache.
+    pub fn cache(&self) -> &Arc<dyn ObjectCache> {
+        &self.shared.cache
+    }
+
+    /// Returns the downloader, for letters that no hash names.
+    pub fn downloader(&self) -> &Downloader {
+        &self.shared.downloader
+    }
+
+    /// Returns the counters.
+    pub fn statistics(&self) -> &FetchStatistics {
+        &self.shared.statistics
+    }
+
+    /// Opens an object. Ready at once when it is cached; must run inside a tokio runtime.
+    pub async fn open(
+        &self,
+        id: &ObjectId,
+        bound: SizeBound,
+        label: &str,
+    ) -> Result<CachedObject, Arc<FetchError>> {
+        self.open_with(id, &FetchOptions::new(bound, label)).await
+    }
+
+    /// Opens an object with all options.
+    pub async fn open_with(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<CachedObject, Arc<FetchError>> {
+        if let Some(object) = self.shared.open_cached(id, options.bound) {
+            self.shared.statistics.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(object);
+        }
+        let download = self.join(id, options);
+        download.await
+    }
+
+    /// Removes an object that proved to be damaged, so that the next request fetches it again.
+    pub fn discard(&self, id: &ObjectId) {
+        if let Err(error) = self.shared.cache.discard(id) {
+            self.shared.warn_about_cache(&error);
+        }
+    }
+
+    /// Fetches and checks a small object without storing it; [`Fetcher::store`] does that once
+    /// the caller trusts it.
+    pub async fn fetch_unstored(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<(Bytes, CheckedBody), FetchError> {
+        let path = options.server_path.clone().unwrap_or_else(|| id.server_path());
+        let cap = options.bound.stored_cap(id.compression);
+        let new_sink = || CheckingSink { id: *id, bound: options.bound, stored: Vec::new() };
+        self.shared.statistics.downloads.fetch_add(1, Ordering::Relaxed);
+        self.shared.downloader.fetch(&path, cap, None, new_sink).await.map_err(|source| {
+            FetchError::Download { id: *id, label: options.label.clone(), source }
+        })
+    }
+
+    /// Stores a small object that was fetched by [`Fetcher::fetch_unstored`]. A failing cache is no error.
+    pub fn store(&self, bytes: &Bytes, proof: CheckedBody, label: &str) {
+        let id = *proof.id();
+        let meta =
+            ObjectMeta { size: Some(proof.size()), label: label.to_owned(), volatile: false };
+        let stored = self.shared.cache.begin(&id, &meta).and_then(|mut transaction| {
+            transaction.write(bytes)?;
+            transaction.commit(proof)
+        });
+        if let Err(error) = stored {
+            self.shared.warn_about_cache(&error);
+        }
+    }
+
+    fn join(&self, id: &ObjectId, options: &FetchOptions) -> Download {
+        let key = (*id, options.bound);
+        match self.shared.downloads.lock().entry(key) {
+            Entry::Occupied(running) => running.get().clone(),
+            Entry::Vacant(vacant) => {
+                let state = Arc::clone(&self.shared);
+                let (task_id, task_options) = (*id, options.clone());
+                let task = tokio::spawn(async move {
+                    // Leaves the table also when the download panics.
+                    let _leave = LeaveTable { state: &state, key };
+                    state.download(&task_id, &task_options).await.map_err(Arc::new)
+                });
+                let (id, label) = (*id, options.label.clone());
+                let download = async move {
+                    task.await.unwrap_or_else(|_| Err(Arc::new(FetchError::Aborted { id, label })))
+                };
+                vacant.insert(download.boxed().shared()).clone()
+            }
+        }
+    }
+}
+
+struct LeaveTable<'a> {
+    state: &'a FetcherState,
+    key: DownloadKey,
+}
+
+impl Drop for LeaveTable<'_> {
+    fn drop(&mut self) {
+        self.state.downloads.lock().remove(&self.key);
+    }
+}
+
+impl FetcherState {
+    /// Opens from the cache only. An object of another size than stated is damaged: it goes.
+    fn open_cached(&self, id: &ObjectId, bound: SizeBound) -> Option<CachedObject> {
+        let object = match self.cache.open(id) {
+            Ok(object) => object?,
+            Err(error) => {
+                self.warn_about_cache(&error);
+                return None;
+            }
+        };
+        let fits = match bound {
+            SizeBound::Exactly(size) => object.len() == size,
+            SizeBound::AtMost(cap) => object.len() <= cap,
+        };
+        if fits {
+            return Some(object);
+        }
+        tracing::warn!(%id, size = object.len(), ?bound, "cached object has the wrong size, fetching it again");
+        if let Err(error) = self.cache.discard(id) {
+            self.warn_about_cache(&error);
+        }
+        None
+    }
+
+    async fn download(
+        self: &Arc<Self>,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<CachedObject, FetchError> {
+        // It may have arrived between the caller's look and the start of this task.
+        if let Some(object) = self.open_cached(id, options.bound) {
+            return Ok(object);
+        }
+        self.statistics.downloads.fetch_add(1, Ordering::Relaxed);
+        let path = options.server_path.clone().unwrap_or_else(|| id.server_path());
+        let cap = options.bound.stored_cap(id.compression);
+        let cache_failed = Arc::new(AtomicBool::new(false));
+        let mut store: Arc<dyn ObjectCache> = Arc::clone(&self.cache);
+        loop {
+            let new_sink = || {
+                ObjectSink::start(Writer {
+                    state: Arc::clone(self),
+                    store: Arc::clone(&store),
+                    id: *id,
+                    bound: options.bound,
+                    label: options.label.clone(),
+                    cache_failed: Arc::clone(&cache_failed),
+                })
+            };
+            match self.downloader.fetch(&path, cap, None, new_sink).await {
+                Ok(object) => return Ok(object),
+                Err(_) if cache_failed.swap(false, Ordering::SeqCst) => {
+                    let size = options.bound.plain_cap();
+                    if size > MAX_MEMORY_OBJECT {
+                        let label = options.label.clone();
+                        return Err(FetchError::NoRoom { id: *id, label, size });
+                    }
+                    store = Arc::new(MemoryCache::default());
+                }
+                Err(source) => {
+                    let label = options.label.clone();
+                    return Err(FetchError::Download { id: *id, label, source });
+                }
+            }
+        }
+    }
+
+    /// One warning until the cache works again; the fetcher goes on without it.
+    fn warn_about_cache(&self, error: &CacheError) {
+        if !self.cache_warned.swap(true, Ordering::Relaxed) {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(%error, cause, "cache failed, objects are served from memory");
+        }
+    }
+}

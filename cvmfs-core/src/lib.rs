@@ -1,0 +1,36 @@
+//! What a CernVM-FS repository is, and how to get it.
+//!
+//! The crate knows no FUSE, no cache directory, no environment and no configuration file.
+//! Two ideas carry it: **metadata turns a path into a content hash, data turns a content hash
+//! into bytes**, and **everything that is named by a hash is immutable**.
+//!
+//! From the bottom up (a module may use those before it, never those after it):
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`clock`] | time as a parameter |
+//! | [`hash`], [`object`], [`path`] | the value types: content hashes, object names, repository paths |
+//! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
+//! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
+//! | [`trust`] | the chain from the master keys to a [`trust::Verified`] manifest |
+//! | [`catalog`], [`history`] | the SQLite databases of a repository |
+//! | [`cache`] | the contract of a store for objects |
+//! | [`net`] | transport and the choice of servers |
+//! | [`fetch`] | objects by id: from the cache, or downloaded, checked and stored |
+//! | [`revision`], [`repository`] | one immutable snapshot; a repository and its current snapshot |
+
+pub mod cache;
+pub mod catalog;
+pub mod clock;
+pub mod decode;
+pub mod fetch;
+pub mod fqrn;
+pub mod format;
+pub mod hash;
+pub mod history;
+pub mod net;
+pub mod object;
+pub mod path;
+pub mod repository;
+pub mod revision;
+pub mod trust;

@@ -1,0 +1,252 @@
+//! One GET: over HTTP through a pooled client, or from a directory (`file://` servers).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
+
+use super::error::AttemptError;
+use super::proxy::Proxy;
+
+/// Pieces in which files are read.
+const FILE_PIECE_LEN: usize = 256 * 1024;
+/// Idle connections kept per server; a burst of small files reuses them.
+const MAX_IDLE_CONNECTIONS: usize = 16;
+/// How long an idle connection is kept: shorter than the keep-alive of common servers (60-75 s).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// How long each step of a request may take. Every wait of the network side ends by one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connecting and waiting for headers through a proxy.
+    pub proxy: Duration,
+    /// Connecting and waiting for headers without a proxy.
+    pub direct: Duration,
+    /// Slowest transfer in bytes per second, measured over the whole timeout.
+    pub low_speed_limit: u64,
+}
+
+impl Default for Timeouts {
+    /// The defaults of upstream (facts/behaviours.md section 2.12).
+    fn default() -> Self {
+        Self {
+            proxy: Duration::from_secs(5),
+            direct: Duration::from_secs(10),
+            low_speed_limit: 1024,
+        }
+    }
+}
+
+impl Timeouts {
+    /// Returns the limit for each silent phase of a request by this way.
+    pub fn silence(&self, proxy: &Proxy) -> Duration {
+        match proxy {
+            Proxy::Direct => self.direct,
+            Proxy::Url(_) => self.proxy,
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Full URL, escaped.
+    pub url: String,
+    /// By which way.
+    pub proxy: Proxy,
+    /// Ask caches on the way for a fresh copy.
+    pub no_cache: bool,
+}
+
+/// A body on its way.
+pub struct Body {
+    /// Length announced by the server; never trusted, only used to give up early.
+    pub announced_len: Option<u64>,
+    /// The pieces.
+    pub pieces: BoxStream<'static, Result<Bytes, AttemptError>>,
+}
+
+/// Fetches one URL. Connecting and headers are bounded in time here, pieces by the caller.
+pub trait Transport: Send + Sync + 'static {
+    /// Starts the request and returns when the headers are there and say success.
+    fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>>;
+}
+
+/// HTTP and HTTPS over reqwest with rustls, `file://` from the disk; one pool for all repositories.
+pub struct HttpTransport {
+    timeouts: Timeouts,
+    /// reqwest ties a proxy to a client, so there is one client (and pool) for each proxy.
+    clients: Mutex<HashMap<Proxy, reqwest::Client>>,
+}
+
+impl HttpTransport {
+    /// Makes a transport with an empty pool.
+    pub fn new(timeouts: Timeouts) -> Self {
+        // Fails only if a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self { timeouts, clients: Mutex::default() }
+    }
+
+    fn client(&self, proxy: &Proxy) -> Result<reqwest::Client, AttemptError> {
+        if let Some(client) = self.clients.lock().get(proxy) {
+            return Ok(client.clone());
+        }
+        let unusable = |error: reqwest::Error| AttemptError::Unusable(describe(&error));
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)"))
+            // A redirect could lead anywhere; hosts and proxies come from the configuration only.
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(self.timeouts.silence(proxy))
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .tcp_nodelay(true)
+            // The environment's proxies are not ours (spec/network.md section 3).
+            .no_proxy();
+        let builder = match proxy {
+            Proxy::Direct => builder,
+            Proxy::Url(url) => builder.proxy(reqwest::Proxy::all(url).map_err(unusable)?),
+        };
+        let client = builder.build().map_err(unusable)?;
+        self.clients.lock().insert(proxy.clone(), client.clone());
+        Ok(client)
+    }
+
+    async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
+        let limit = self.timeouts.silence(&request.proxy);
+        let mut builder = self.client(&request.proxy)?.get(&request.url);
+        if request.no_cache {
+            builder = builder.header("Pragma", "no-cache").header("Cache-Control", "no-cache");
+        }
+        let response = tokio::time::timeout(limit, builder.send())
+            .await
+            .map_err(|_| AttemptError::Silent(limit))?
+            .map_err(|error| AttemptError::from_reqwest(&error))?;
+        let status = response.status();
+        if status != reqwest::StatusCode::OK {
+            let by_proxy = response.headers().contains_key("X-Squid-Error")
+                || response
+                    .headers()
+                    .get("Proxy-Status")
+                    .is_some_and(|value| value.as_bytes().windows(6).any(|w| w == b"error="));
+            return Err(AttemptError::Status { code: status.as_u16(), by_proxy });
+        }
+        let announced_len = response.content_length();
+        let pieces = response
+            .bytes_stream()
+            .map(|piece| piece.map_err(|error| AttemptError::from_reqwest(&error)))
+            .boxed();
+        Ok(Body { announced_len, pieces })
+    }
+}
+
+impl Transport for HttpTransport {
+    fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>> {
+        Box::pin(async move {
+            match request.url.strip_prefix("file://") {
+                Some(path) => get_file(unescape(path)).await,
+                None => self.get_http(request).await,
+            }
+        })
+    }
+}
+
+async fn get_file(path: PathBuf) -> Result<Body, AttemptError> {
+    let local = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => AttemptError::Status { code: 404, by_proxy: false },
+        _ => AttemptError::Local(error.to_string()),
+    };
+    let (file, len) = tokio::task::spawn_blocking(move || {
+        let file = std::fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        Ok((file, metadata.len()))
+    })
+    .await
+    .map_err(|error| AttemptError::Local(error.to_string()))?
+    .map_err(local)?;
+    let pieces = futures_util::stream::try_unfold(file, move |file| async move {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; FILE_PIECE_LEN];
+            let n = std::io::Read::read(&mut &file, &mut piece)?;
+            piece.truncate(n);
+            Ok::<_, std::io::Error>((file, piece))
+        });
+        let (file, piece) = read
+            .await
+            .map_err(|error| AttemptError::Local(error.to_string()))?
+            .map_err(|error| AttemptError::Local(error.to_string()))?;
+        Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file)))
+    });
+    Ok(Body { announced_len: Some(len), pieces: pieces.boxed() })
+}
+
+/// Escapes as upstream does (spec/network.md section 3): `?`, `=` and `%` too, so no query strings.
+pub fn escape_url(url: &str) -> String {
+    let mut escaped = String::with_capacity(url.len());
+    for &byte in url.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/:.@+-_~[],".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+fn unescape(path: &str) -> PathBuf {
+    let bytes = path.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        match hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                at += 3;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(plain))
+}
+
+/// Writes an error with its causes on one line; reqwest hides the interesting one at the end.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_escaped_and_file_paths_restored() {
+        assert_eq!(escape_url("http://h:8000/a b?c=%41"), "http://h:8000/a%20b%3Fc%3D%2541");
+        assert_eq!(
+            escape_url("http://ab0341.\u{a1}\u{ff}\u{3e6}\u{b79d}"),
+            "http://ab0341.%C2%A1%C3%BF%CF%A6%EB%9E%9D"
+        );
+        assert_eq!(unescape(&escape_url("/tmp/a b%41")), PathBuf::from("/tmp/a b%41"));
+        assert_eq!(unescape("/x%"), PathBuf::from("/x%"));
+    }
+}
