@@ -176,9 +176,10 @@ impl BodyDecoder {
             if made > 0 {
                 grow(&mut self.plain_len, made, self.bound, self.id)?;
                 sink(&inflater.buffer[..made])?;
-            } else if used == 0 && !inflater.ended {
-                // No progress: more input is needed, and none is left.
-                return Ok(());
+            } else if used == 0 && !rest.is_empty() && !inflater.ended {
+                // Must not happen, but dropping the rest or turning for ever would be worse.
+                let reason = "no progress".to_owned();
+                return Err(DecodeError::Zlib { id: self.id, reason }.into());
             }
             if rest.is_empty() && made < PIECE_LEN {
                 return Ok(());

@@ -305,3 +305,6 @@ impl FetcherState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

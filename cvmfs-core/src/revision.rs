@@ -157,7 +157,7 @@ impl Revision {
     pub async fn list(
         &self,
         directory: &RepoPath,
-    ) -> Result<Arc<Vec<DirectoryEntry>>, RevisionError> {
+    ) -> Result<Arc<[Arc<DirectoryEntry>]>, RevisionError> {
         match self.lookup(directory).await? {
             None => return Err(RevisionError::NotFound(directory.clone())),
             Some(entry) if entry.kind != EntryKind::Directory => {
@@ -166,7 +166,8 @@ impl Revision {
             Some(_) => {}
         }
         let catalog = self.catalog_of(directory, true).await?;
-        self.ask(&catalog, |catalog| catalog.list(directory)).map(Arc::new)
+        let entries = self.ask(&catalog, |catalog| catalog.list(directory))?;
+        Ok(entries.into_iter().map(Arc::new).collect())
     }
 
     /// Returns the chunks of a chunked file.

@@ -89,10 +89,10 @@ fn genuine_chains_are_accepted() {
     assert_eq!(roots, expected.map(|(root, size, revision)| (root.to_owned(), size, revision)));
 }
 
-/// Calls `check` with each bit of `bytes` flipped, each byte inverted, and each prefix.
+/// Calls `check` with each byte of `bytes` changed in several ways or left out, and each prefix.
 fn damage(bytes: &[u8], mut check: impl FnMut(&[u8], &str)) {
     for position in 0..bytes.len() {
-        for mask in [1, 2, 4, 8, 16, 32, 64, 128, 255] {
+        for mask in [1, 32, 128, 255] {
             let mut damaged = bytes.to_vec();
             damaged[position] ^= mask;
             check(&damaged, &format!("byte {position} xor {mask}"));

@@ -1,0 +1,299 @@
+//! The fetcher over a scripted transport: merging, failover, healing, a failing cache.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::cache::{CacheUsage, Transaction};
+use crate::hash::{ContentHash, HashAlgorithm};
+use crate::net::transport::Body;
+use crate::net::{AttemptError, MirrorSet, ProxySpec, Request, Timeouts, Transport};
+use crate::object::ObjectKind;
+
+#[derive(Clone)]
+enum Answer {
+    Body(Vec<u8>),
+    Status(u16),
+    /// Headers, then the first bytes, then silence.
+    Stall(Vec<u8>),
+    /// As `Body`, once the test says so.
+    Gated(Vec<u8>, Arc<Notify>),
+    /// A body that ends early though its length was announced.
+    Cut(Vec<u8>),
+    Endless,
+}
+
+/// Answers requests in the order of the script, the last answer for ever, and remembers them.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<HashMap<String, VecDeque<Answer>>>,
+    requests: Mutex<Vec<(String, bool)>>,
+}
+
+impl Script {
+    fn on(self: &Arc<Self>, host: &str, answers: impl Into<VecDeque<Answer>>) {
+        self.answers.lock().insert(host.to_owned(), answers.into());
+    }
+
+    fn hosts_asked(&self) -> Vec<(String, bool)> {
+        self.requests.lock().clone()
+    }
+}
+
+impl Transport for Script {
+    fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>> {
+        let host = request.url.split('/').nth(2).unwrap().to_owned();
+        self.requests.lock().push((host.clone(), request.no_cache));
+        let mut answers = self.answers.lock();
+        let queue = answers.get_mut(&host).unwrap();
+        let answer = if queue.len() > 1 { queue.pop_front().unwrap() } else { queue[0].clone() };
+        Box::pin(async move {
+            let whole = |bytes: Vec<u8>| Body {
+                announced_len: Some(bytes.len() as u64),
+                pieces: futures_util::stream::iter(
+                    bytes.chunks(7).map(|c| Ok(Bytes::copy_from_slice(c))).collect::<Vec<_>>(),
+                )
+                .boxed(),
+            };
+            Ok(match answer {
+                Answer::Body(bytes) => whole(bytes),
+                Answer::Status(code) => {
+                    return Err(AttemptError::Status { code, by_proxy: false });
+                }
+                Answer::Gated(bytes, gate) => {
+                    gate.notified().await;
+                    whole(bytes)
+                }
+                Answer::Stall(bytes) => Body {
+                    announced_len: None,
+                    pieces: futures_util::stream::iter([Ok(Bytes::from(bytes))])
+                        .chain(futures_util::stream::pending())
+                        .boxed(),
+                },
+                Answer::Cut(bytes) => {
+                    Body { announced_len: Some(bytes.len() as u64 + 10), ..whole(bytes) }
+                }
+                Answer::Endless => Body {
+                    announced_len: None,
+                    pieces: futures_util::stream::repeat_with(|| {
+                        Ok(Bytes::from_static(&[0; 4096]))
+                    })
+                    .boxed(),
+                },
+            })
+        })
+    }
+}
+
+fn object(plain: &[u8]) -> (ObjectId, Vec<u8>) {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(plain).unwrap();
+    let stored = encoder.finish().unwrap();
+    (ObjectId::zlib(ContentHash::of(HashAlgorithm::Sha1, &stored), ObjectKind::Data), stored)
+}
+
+fn fetcher(script: &Arc<Script>, cache: Arc<dyn ObjectCache>) -> Fetcher {
+    let hosts = vec!["http://a".to_owned(), "http://b".to_owned()];
+    let mirrors = MirrorSet::new(hosts, &ProxySpec::direct());
+    let transport: Arc<dyn Transport> = Arc::clone(script) as _;
+    Fetcher::new(cache, Downloader::new(transport, mirrors, Timeouts::default()))
+}
+
+fn asked(script: &Script) -> Vec<String> {
+    script
+        .hosts_asked()
+        .into_iter()
+        .map(|(host, no_cache)| if no_cache { format!("{host} no-cache") } else { host })
+        .collect()
+}
+
+const PLAIN: &[u8] = b"the quick brown fox jumps over the lazy dog, again and again";
+
+#[tokio::test(start_paused = true)]
+async fn each_fault_of_the_first_server_is_healed_and_asks_in_the_right_order() {
+    let (id, stored) = object(PLAIN);
+    let good = Answer::Body(stored.clone());
+    let mut flipped = stored.clone();
+    flipped[20] ^= 1;
+    let flipped = Answer::Body(flipped);
+    let other = Answer::Body(object(b"another valid object").1);
+    let cases: Vec<(&str, Vec<Answer>, Vec<&str>)> = vec![
+        ("good", vec![good.clone()], vec!["a"]),
+        ("flipped once", vec![flipped.clone(), good.clone()], vec!["a", "a no-cache"]),
+        ("flipped always", vec![flipped], vec!["a", "a no-cache", "b"]),
+        ("another object", vec![other], vec!["a", "a no-cache", "b"]),
+        ("empty", vec![Answer::Body(vec![])], vec!["a", "a no-cache", "b"]),
+        ("cut", vec![Answer::Cut(stored[..30].to_vec())], vec!["a", "b"]),
+        ("404", vec![Answer::Status(404)], vec!["a", "b"]),
+        ("500", vec![Answer::Status(500)], vec!["a", "b"]),
+        ("redirect", vec![Answer::Status(302)], vec!["a", "b"]),
+        ("stall", vec![Answer::Stall(stored[..30].to_vec())], vec!["a", "b"]),
+        ("endless", vec![Answer::Endless], vec!["a", "b"]),
+        (
+            "bytes after the end",
+            vec![Answer::Body([&stored[..], b"x"].concat())],
+            vec!["a", "a no-cache", "b"],
+        ),
+    ];
+    for (name, answers, expected) in cases {
+        let script = Arc::new(Script::default());
+        script.on("a", answers);
+        script.on("b", [good.clone()]);
+        let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+        let bound = SizeBound::Exactly(PLAIN.len() as u64);
+        let object = fetcher.open(&id, bound, "x").await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(&object.read_all(1000).unwrap()[..], PLAIN, "{name}");
+        assert_eq!(asked(&script), expected, "{name}");
+        // The server that delivered is asked first from now on; cached objects ask nobody.
+        fetcher.open(&id, bound, "x").await.unwrap();
+        assert_eq!(asked(&script).len(), expected.len(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_servers_fail_every_attempt_is_told_and_nothing_is_stored() {
+    let (id, stored) = object(PLAIN);
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Status(503)]);
+    script.on("b", [Answer::Stall(stored)]);
+    let cache = Arc::new(MemoryCache::default());
+    let fetcher = fetcher(&script, Arc::clone(&cache) as _);
+    let bound = SizeBound::Exactly(PLAIN.len() as u64);
+    let error = fetcher.open(&id, bound, "/sw/x").await.unwrap_err();
+    let text = crate::repository::chain(&*error);
+    for part in ["/sw/x", "http://a/data/", "HTTP 503", "http://b/data/", "no answer within 10s"] {
+        assert!(text.contains(part), "{part:?} missing in {text}");
+    }
+    assert_eq!(cache.usage().used, 0);
+    // The failure is not remembered.
+    script.on("b", [Answer::Body(object(PLAIN).1)]);
+    assert!(fetcher.open(&id, bound, "/sw/x").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_that_the_catalog_did_not_state_is_refused() {
+    let (id, stored) = object(PLAIN);
+    for size in [PLAIN.len() as u64 - 1, PLAIN.len() as u64 + 1, 0, 1 << 50] {
+        let script = Arc::new(Script::default());
+        script.on("a", [Answer::Body(stored.clone())]);
+        script.on("b", [Answer::Body(stored.clone())]);
+        let cache = Arc::new(MemoryCache::default());
+        let fetcher = fetcher(&script, Arc::clone(&cache) as _);
+        assert!(fetcher.open(&id, SizeBound::Exactly(size), "x").await.is_err(), "{size}");
+        assert_eq!(cache.usage().used, 0, "{size}");
+        assert!(asked(&script).contains(&"b".to_owned()), "{size}: the next server is asked");
+    }
+}
+
+#[tokio::test]
+async fn equal_requests_are_merged_and_outlive_those_who_asked() {
+    let (id, stored) = object(PLAIN);
+    let gate = Arc::new(Notify::new());
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Gated(stored, Arc::clone(&gate))]);
+    let fetcher = Arc::new(fetcher(&script, Arc::new(MemoryCache::default())));
+    let bound = SizeBound::Exactly(PLAIN.len() as u64);
+    let readers: Vec<_> = (0..20)
+        .map(|_| {
+            let fetcher = Arc::clone(&fetcher);
+            tokio::spawn(async move { fetcher.open(&id, bound, "x").await.map(|o| o.len()) })
+        })
+        .collect();
+    while script.hosts_asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // The one who asked first goes away.
+    readers[0].abort();
+    gate.notify_one();
+    for reader in readers.into_iter().skip(1) {
+        assert_eq!(reader.await.unwrap().unwrap(), PLAIN.len() as u64);
+    }
+    assert_eq!(asked(&script), ["a"]);
+    assert!(fetcher.shared.downloads.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_row_that_lies_about_the_size_fails_alone() {
+    let (id, stored) = object(PLAIN);
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Body(stored.clone())]);
+    script.on("b", [Answer::Body(stored)]);
+    let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    let (liar, honest) = tokio::join!(
+        fetcher.open(&id, SizeBound::Exactly(3), "liar"),
+        fetcher.open(&id, SizeBound::Exactly(PLAIN.len() as u64), "honest"),
+    );
+    assert!(liar.is_err());
+    assert_eq!(honest.unwrap().len(), PLAIN.len() as u64);
+}
+
+/// Fails as a full or dying disk does: at the start or in the middle of a transaction.
+struct FailingCache {
+    at_start: bool,
+}
+
+impl ObjectCache for FailingCache {
+    fn open(&self, _id: &ObjectId) -> Result<Option<CachedObject>, CacheError> {
+        Err(full("open"))
+    }
+
+    fn begin(&self, _id: &ObjectId, _: &ObjectMeta) -> Result<Box<dyn Transaction>, CacheError> {
+        if self.at_start { Err(full("create")) } else { Ok(Box::new(FailingTransaction)) }
+    }
+
+    fn discard(&self, _id: &ObjectId) -> Result<(), CacheError> {
+        Err(full("remove"))
+    }
+
+    fn usage(&self) -> CacheUsage {
+        CacheUsage::default()
+    }
+}
+
+struct FailingTransaction;
+
+impl Transaction for FailingTransaction {
+    fn write(&mut self, _piece: &[u8]) -> Result<(), CacheError> {
+        Err(full("write"))
+    }
+
+    fn commit(self: Box<Self>, _proof: CheckedBody) -> Result<CachedObject, CacheError> {
+        Err(full("link"))
+    }
+}
+
+fn full(action: &'static str) -> CacheError {
+    let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    CacheError::Io { action, path: "/cache".into(), source }
+}
+
+#[tokio::test]
+async fn a_failing_cache_never_reaches_the_reader() {
+    let (id, stored) = object(PLAIN);
+    for at_start in [true, false] {
+        let script = Arc::new(Script::default());
+        script.on("a", [Answer::Body(stored.clone())]);
+        let fetcher = fetcher(&script, Arc::new(FailingCache { at_start }));
+        let bound = SizeBound::Exactly(PLAIN.len() as u64);
+        let object = fetcher.open(&id, bound, "x").await.unwrap();
+        assert_eq!(&object.read_all(1000).unwrap()[..], PLAIN);
+        assert!(!asked(&script).contains(&"b".to_owned()), "no server is to blame");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trickle_is_cut_and_nothing_waits_longer_than_its_bound() {
+    let (id, stored) = object(PLAIN);
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Stall(vec![])]);
+    script.on("b", [Answer::Body(stored)]);
+    let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    let started = tokio::time::Instant::now();
+    fetcher.open(&id, SizeBound::Exactly(PLAIN.len() as u64), "x").await.unwrap();
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_secs(10) && waited < Duration::from_secs(11), "{waited:?}");
+}

@@ -1,0 +1,220 @@
+//! The command line. Names of subcommands and flags are a contract.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::help;
+use crate::config::RepositoryFlags;
+
+/// `cvmfs-fuse [FLAGS] SUBCOMMAND`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cvmfs-fuse",
+    version,
+    about = "Mounts CernVM-FS repositories",
+    long_about = help::ABOUT,
+    after_long_help = help::AFTER,
+    after_help = "Try 'cvmfs-fuse demo'. Examples and exit codes: cvmfs-fuse --help",
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Say more on stderr; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a repository on a directory
+    #[command(after_long_help = help::MOUNT)]
+    Mount(Box<MountArgs>),
+    /// Unmount a repository and end its server
+    #[command(visible_alias = "unmount", after_long_help = help::UMOUNT)]
+    Umount(UmountArgs),
+    /// List directories of a repository, without mounting it
+    #[command(after_long_help = help::LS)]
+    Ls(LsArgs),
+    /// Print files of a repository, without mounting it
+    #[command(after_long_help = help::CAT)]
+    Cat(CatArgs),
+    /// Show all that is known about entries of a repository, without mounting it
+    #[command(after_long_help = help::STAT)]
+    Stat(StatArgs),
+    /// Mount a small genuine repository that is inside the program
+    #[command(after_long_help = help::DEMO)]
+    Demo(DemoArgs),
+}
+
+/// `mount FQRN MOUNTPOINT`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Name of the repository, e.g. cms.cern.ch
+    pub fqrn: OsString,
+
+    /// Directory to mount on; must exist
+    pub mountpoint: PathBuf,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+
+    /// Mount options, as for mount(8): noexec, allow_other, fsname=NAME and the like
+    #[arg(short = 'o', value_name = "OPT[,OPT...]", help_heading = "Mount")]
+    pub options: Vec<String>,
+
+    /// Stay in the foreground until unmounted; log to stderr
+    #[arg(long, help_heading = "Mount")]
+    pub foreground: bool,
+
+    /// Descriptor on which the background process tells its parent how the mount went
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
+    pub ready_fd: Option<i32>,
+}
+
+/// `umount MOUNTPOINT`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where the repository is mounted
+    pub mountpoint: PathBuf,
+
+    /// Detach now, even if files are open; they stay readable until they are closed
+    #[arg(long)]
+    pub lazy: bool,
+}
+
+/// `ls FQRN:/PATH...`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// What to list
+    #[arg(required = true, value_name = "FQRN:/PATH")]
+    pub targets: Vec<OsString>,
+
+    /// Also show mode, links, owner, size and time (UTC)
+    #[arg(short, long)]
+    pub long: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+}
+
+/// `cat FQRN:/PATH...`.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// What to print
+    #[arg(required = true, value_name = "FQRN:/PATH")]
+    pub targets: Vec<OsString>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+}
+
+/// `stat FQRN:/PATH...`.
+#[derive(Debug, Args)]
+pub struct StatArgs {
+    /// What to show
+    #[arg(required = true, value_name = "FQRN:/PATH")]
+    pub targets: Vec<OsString>,
+
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+}
+
+/// `demo [DIR]`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where to mount [default: a fresh temporary directory]
+    pub dir: Option<PathBuf>,
+
+    /// Show the listing and end, instead of waiting for Ctrl-C
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn contract_lines_parse() {
+        for line in [
+            "mount a.b.c /mnt",
+            "mount a.b.c /mnt --server http://a/@fqrn@;http://b --public-key k:l --proxy DIRECT \
+             --cache-dir /c --quota 4000M --tag t -o ro,nodev -o noexec --foreground",
+            "mount a.b.c /mnt --root-hash x",
+            "mount a.b.c /mnt --date 2026-01-01T00:00:00Z --ready-fd 3 -vv",
+            "mount --symlink-variable A=b --symlink-variable C=d a.b.c /mnt",
+            "umount /mnt",
+            "umount --lazy /mnt",
+            "ls a.b.c:/ a.b.c:/x --server http://a",
+            "-v ls -l a.b.c:/",
+            "cat --public-key k -- a.b.c:/-x",
+            "stat --json a.b.c:/x",
+            "demo",
+            "demo /tmp/x --once",
+        ] {
+            let parsed = Cli::try_parse_from(["cvmfs-fuse"].into_iter().chain(line.split(' ')));
+            if let Err(error) = parsed {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_lines_end_with_code_2() {
+        for line in [
+            "",
+            "mount",
+            "mount a.b.c",
+            "mount a.b.c /mnt extra",
+            "mount a.b.c /mnt --tag a --date b",
+            "mount a.b.c /mnt --tag a --root-hash b",
+            "mount a.b.c /mnt --ready-fd 0",
+            "ls",
+            "cat",
+            "stat --xml a.b.c:/",
+            "unknown",
+        ] {
+            let words = ["cvmfs-fuse"].into_iter().chain(line.split(' ').filter(|w| !w.is_empty()));
+            assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_teaches() {
+        let mut command = Cli::command();
+        let top = command.render_long_help().to_string();
+        for name in ["mount", "umount", "ls", "cat", "stat", "demo", "Exit codes", "16", "25"] {
+            assert!(top.contains(name), "{name} missing in {top}");
+        }
+        for subcommand in command.get_subcommands_mut() {
+            let name = subcommand.get_name().to_owned();
+            if name == "help" {
+                continue;
+            }
+            let help = subcommand.render_long_help().to_string();
+            assert!(help.contains(&format!("cvmfs-fuse {name}")), "no example in {help}");
+            assert!(!help.contains("ready-fd"));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The subcommands, their arguments, and how they end.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`args`] | the command line as clap reads it |
+//! | `help` | the long texts of `--help` |
+//! | [`exit`] | exit codes, and the one line that explains a failure |
+//! | `read` | `ls`, `cat`, `stat` |
+//!
+//! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`].
+
+pub mod args;
+pub mod exit;
+mod help;
+mod read;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::environment::absolute;
+use crate::config::{Environment, MountOptions, MountSettings, RepositorySettings, parse_fqrn};
+use args::{Cli, Command, DemoArgs, MountArgs, UmountArgs};
+use exit::{ExitStatus, Failure};
+
+pub use read::for_terminal;
+
+/// Threads that wait for the network in commands without a mount.
+const RUNTIME_THREADS: usize = 2;
+
+/// Parses the arguments of the process and runs one subcommand.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and go to stdout; nobody listening is no error.
+            let _ = error.print();
+            let code = u8::try_from(error.exit_code()).unwrap_or(ExitStatus::Unknown.code());
+            return ExitCode::from(code);
+        }
+    };
+    let environment = Environment::of_process();
+    start_log(cli.verbose, environment.log.as_deref());
+    match run(&cli.command, &environment) {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            complain(&failure);
+            failure.status.into()
+        }
+    }
+}
+
+fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failure> {
+    match command {
+        Command::Mount(args) => {
+            crate::daemon::mount(mount_settings(args, environment)?)?;
+            Ok(ExitStatus::Ok)
+        }
+        Command::Umount(args) => umount(args),
+        Command::Ls(args) => read::ls(args, environment),
+        Command::Cat(args) => read::cat(args, environment),
+        Command::Stat(args) => read::stat(args, environment),
+        Command::Demo(DemoArgs { dir, once }) => {
+            crate::demo::run(dir.as_deref(), *once, environment)
+        }
+    }
+}
+
+fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSettings, Failure> {
+    let fqrn = parse_fqrn(&args.fqrn)?;
+    let options = MountOptions::parse(args.options.iter().map(String::as_str), environment.is_root)
+        .map_err(|error| Failure::caused(ExitStatus::Options, "-o", &error))?;
+    let mountpoint = absolute(&args.mountpoint).map_err(|error| {
+        let what = format!("cannot use mountpoint {:?}", args.mountpoint);
+        Failure::caused(ExitStatus::Permission, &what, &error)
+    })?;
+    Ok(MountSettings {
+        repository: RepositorySettings::resolve(fqrn, &args.repository, environment)?,
+        mountpoint,
+        options,
+        foreground: args.foreground,
+        ready_fd: args.ready_fd,
+    })
+}
+
+fn umount(args: &UmountArgs) -> Result<ExitStatus, Failure> {
+    let mountpoint = absolute(&args.mountpoint).map_err(|error| {
+        let what = format!("cannot use mountpoint {:?}", args.mountpoint);
+        Failure::caused(ExitStatus::Permission, &what, &error)
+    })?;
+    crate::daemon::unmount(&mountpoint, args.lazy)?;
+    Ok(ExitStatus::Ok)
+}
+
+/// Prints a failure as the last line on stderr. If stderr is gone the exit code must do.
+fn complain(failure: &Failure) {
+    let _ = writeln!(std::io::stderr(), "cvmfs-fuse: {failure}");
+}
+
+/// Makes the runtime of a command that waits for the network.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("cvmfs-network")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot start threads", &error))
+}
+
+/// Logs to stderr: warnings; with `-v` what this program does; with `-vv` everything.
+fn start_log(verbose: u8, variable: Option<&str>) {
+    let flags = match verbose {
+        0 => "warn",
+        1 => "warn,cvmfs_core=debug,cvmfs_cache=debug,cvmfs_fuse=debug",
+        _ => "trace",
+    };
+    let directives = variable.filter(|_| verbose == 0).unwrap_or(flags);
+    let filter = EnvFilter::builder().parse(directives);
+    let is_understood = filter.is_ok();
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(flags)))
+        .with_writer(crate::daemon::log::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .try_init();
+    if !is_understood {
+        tracing::warn!(directives, "log filter not understood, using the default");
+    }
+    if let Err(error) = started {
+        // Another subscriber is there only in tests, which want their own.
+        tracing::debug!(%error, "log already started");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(line: &str) -> Result<MountSettings, Failure> {
+        let environment = Environment {
+            is_root: false,
+            home: Some("/home/u".into()),
+            cache_home: None,
+            log: None,
+            configuration: "/nonexistent".into(),
+        };
+        let words = ["cvmfs-fuse", "mount"].into_iter().chain(line.split(' '));
+        let Command::Mount(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("{line}: not a mount")
+        };
+        mount_settings(&args, &environment)
+    }
+
+    #[test]
+    fn mount_lines_become_settings() {
+        let plain = settings("/cvmfs/cms.cern.ch /mnt/x").unwrap();
+        assert_eq!(plain.repository.fqrn.as_str(), "cms.cern.ch");
+        assert_eq!(plain.mountpoint, std::path::Path::new("/mnt/x"));
+        assert_eq!(plain.options, MountOptions::defaults(false));
+        assert!(!plain.foreground && plain.ready_fd.is_none());
+
+        let child = settings("cms.cern.ch rel -o noexec -o fsname=x --foreground --ready-fd 7");
+        let child = child.unwrap();
+        assert!(child.mountpoint.is_absolute() && child.mountpoint.ends_with("rel"));
+        assert!(child.options.noexec && child.options.fs_name == "x");
+        assert_eq!((child.foreground, child.ready_fd), (true, Some(7)));
+    }
+
+    #[test]
+    fn wrong_lines_have_their_codes() {
+        for (line, code, part) in [
+            ("atlas /mnt", 2, "\"atlas\" is not fully qualified"),
+            ("x.example.org /mnt", 2, "give --server URL and --public-key FILE"),
+            ("cms.cern.ch /mnt -o rw", 2, "known are ro"),
+            ("cms.cern.ch /mnt --proxy auto", 23, "not supported yet"),
+            ("cms.cern.ch /mnt --quota much", 2, "\"much\" is no size"),
+            ("cms.cern.ch /mnt --date today", 2, "--date"),
+            ("cms.cern.ch /mnt --root-hash 12", 2, "--root-hash"),
+            ("cms.cern.ch /mnt --public-key /nonexistent/k", 15, "/nonexistent/k"),
+        ] {
+            let failure = settings(line).unwrap_err();
+            assert_eq!(failure.status.code(), code, "{failure}");
+            assert!(failure.message.contains(part), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The environment of the process and the places of this machine: read here, once, and nowhere else.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Variable with the log filter, e.g. `cvmfs_core=debug`; flags `-v` win.
+pub const LOG_VARIABLE: &str = "CVMFS_FUSE_LOG";
+
+/// Configuration directory of CernVM-FS clients, shared with upstream; only read.
+const SYSTEM_CONFIGURATION: &str = "/etc/cvmfs";
+/// Cache of mounts that root makes; upstream uses `/var/lib/cvmfs`, with another layout.
+const SYSTEM_CACHE: &str = "/var/lib/cvmfs-fuse";
+
+/// What the surroundings say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// The process runs as root, maybe in a user namespace.
+    pub is_root: bool,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `XDG_CACHE_HOME`.
+    pub cache_home: Option<PathBuf>,
+    /// [`LOG_VARIABLE`].
+    pub log: Option<String>,
+    /// Keys and blocklist of this machine.
+    pub configuration: PathBuf,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    pub fn of_process() -> Self {
+        Self {
+            is_root: nix::unistd::geteuid().is_root(),
+            home: variable("HOME").map(PathBuf::from),
+            cache_home: variable("XDG_CACHE_HOME").map(PathBuf::from),
+            log: variable(LOG_VARIABLE).and_then(|value| value.into_string().ok()),
+            configuration: PathBuf::from(SYSTEM_CONFIGURATION),
+        }
+    }
+
+    /// Returns the cache directory to use without `--cache-dir`; `None` for a user without home.
+    pub fn default_cache_dir(&self) -> Option<PathBuf> {
+        if self.is_root {
+            return Some(PathBuf::from(SYSTEM_CACHE));
+        }
+        // The XDG specification: a relative path is invalid and is to be ignored.
+        let absolute = |path: &&PathBuf| path.is_absolute();
+        let base = self
+            .cache_home
+            .as_ref()
+            .filter(absolute)
+            .cloned()
+            .or_else(|| self.home.as_ref().filter(absolute).map(|home| home.join(".cache")))?;
+        Some(base.join("cvmfs-fuse"))
+    }
+
+    /// Returns where upstream's clients keep the blocklist.
+    pub fn blocklist_file(&self) -> PathBuf {
+        self.configuration.join("blacklist")
+    }
+
+    /// Returns where upstream's clients keep master keys.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.configuration.join("keys")
+    }
+}
+
+/// Reads one variable; empty counts as unset.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Makes a path independent of the current directory, which a daemon leaves. Follows no links.
+pub fn absolute(path: &Path) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_directories() {
+        let at = |is_root, home: Option<&str>, cache_home: Option<&str>| {
+            Environment {
+                is_root,
+                home: home.map(PathBuf::from),
+                cache_home: cache_home.map(PathBuf::from),
+                log: None,
+                configuration: PathBuf::from("/etc/cvmfs"),
+            }
+            .default_cache_dir()
+            .map(|dir| dir.display().to_string())
+        };
+        for (is_root, home, cache_home, expected) in [
+            (true, Some("/root"), Some("/x"), Some("/var/lib/cvmfs-fuse")),
+            (false, Some("/home/a"), None, Some("/home/a/.cache/cvmfs-fuse")),
+            (false, Some("/home/a"), Some("/x"), Some("/x/cvmfs-fuse")),
+            (false, Some("/home/a"), Some("rel"), Some("/home/a/.cache/cvmfs-fuse")),
+            (false, Some("rel"), None, None),
+            (false, None, None, None),
+        ] {
+            assert_eq!(at(is_root, home, cache_home).as_deref(), expected);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Settings: from what was typed, from this machine, and from built-in knowledge.
+//!
+//! Raw, then typed: [`RepositoryFlags`] is what clap read, [`RepositorySettings`] and
+//! [`MountSettings`] hold values only. This is the only part of the program that reads the
+//! environment and `/etc/cvmfs`.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`environment`] | variables and places of this machine |
+//! | [`flags`] | the flags about a repository, as typed |
+//! | [`known`] | servers and master keys of the well-known domains |
+//! | [`options`] | the `-o` list |
+//! | [`size`] | `4000M` |
+//! | [`settings`] | everything as values |
+//! | `trust` | which keys and which blocklist |
+//! | [`open`] | from settings to an open repository; the exit code of each failure |
+
+pub mod environment;
+pub mod flags;
+pub mod known;
+pub mod open;
+pub mod options;
+pub mod settings;
+pub mod size;
+mod trust;
+
+pub use environment::Environment;
+pub use flags::RepositoryFlags;
+pub use options::MountOptions;
+pub use settings::{MountSettings, RepositorySettings, parse_fqrn};

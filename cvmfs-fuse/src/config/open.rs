@@ -1,0 +1,194 @@
+//! From settings to an open repository, and from each failure to its exit code and advice.
+
+use std::sync::Arc;
+
+use cvmfs_cache::DiskCache;
+use cvmfs_core::cache::{MemoryCache, ObjectCache};
+use cvmfs_core::clock::SystemClock;
+use cvmfs_core::net::HttpTransport;
+use cvmfs_core::repository::{Repository, RepositoryConfig, RepositoryError, ServerError};
+use cvmfs_core::trust::TrustError;
+
+use super::settings::RepositorySettings;
+use crate::cli::exit::{ExitStatus, Failure, chain};
+
+impl RepositorySettings {
+    /// Opens the repository with the cache directory of the settings.
+    ///
+    /// Must run inside a tokio runtime. Bounded in time by the timeouts and the number of servers.
+    pub async fn open(&self) -> Result<Arc<Repository>, Failure> {
+        let cache = self.disk_cache()?;
+        self.open_with(cache).await
+    }
+
+    /// Like [`RepositorySettings::open`], but a cache directory that cannot be used only costs a
+    /// warning: what is fetched is then kept in memory until the process ends.
+    pub async fn open_for_reading(&self) -> Result<Arc<Repository>, Failure> {
+        let cache = self.disk_cache().unwrap_or_else(|failure| {
+            tracing::warn!("{}; keeping objects in memory", failure.message);
+            Arc::new(MemoryCache::default())
+        });
+        self.open_with(cache).await
+    }
+
+    /// Opens the repository with any cache.
+    pub async fn open_with(&self, cache: Arc<dyn ObjectCache>) -> Result<Arc<Repository>, Failure> {
+        let transport = Arc::new(HttpTransport::new(self.timeouts));
+        Repository::open(self.to_config(), transport, cache, &SystemClock)
+            .await
+            .map(Arc::new)
+            .map_err(|error| failure_of(&error))
+    }
+
+    fn disk_cache(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
+        match DiskCache::open(&self.cache_dir) {
+            Ok(cache) => Ok(Arc::new(cache.with_quota(self.quota))),
+            Err(error) => {
+                let what = format!("cache directory {}", self.cache_dir.display());
+                Err(Failure::caused(ExitStatus::CacheDirectory, &what, &error)
+                    .advise("choose another one with --cache-dir"))
+            }
+        }
+    }
+
+    fn to_config(&self) -> RepositoryConfig {
+        RepositoryConfig {
+            fqrn: self.fqrn.clone(),
+            servers: self.servers.clone(),
+            proxy: self.proxy.clone(),
+            keys: self.keys.clone(),
+            blocklist: self.blocklist.clone(),
+            pin: self.pin.clone(),
+            symlink_variables: self.symlink_variables.clone(),
+            timeouts: self.timeouts,
+        }
+    }
+}
+
+/// Explains why a repository cannot be opened: which check failed, at which server, what to do.
+fn failure_of(error: &RepositoryError) -> Failure {
+    let (status, advice) = match error {
+        RepositoryError::NoServer(_) => (ExitStatus::Options, "give --server URL"),
+        RepositoryError::NoManifest { fqrn, servers } => {
+            let reasons: Vec<_> = servers
+                .iter()
+                .map(|(server, error)| format!("{server}: {}", chain(error)))
+                .collect();
+            let message = format!("cannot open {fqrn}: {}", reasons.join("; "));
+            return Failure::new(ExitStatus::Catalog, message).advise(advice_about(servers));
+        }
+        RepositoryError::Blocked { .. } => (
+            ExitStatus::RevisionBlocked,
+            "wait for a newer revision, or ask who keeps /etc/cvmfs/blacklist",
+        ),
+        RepositoryError::RootCatalog { .. } => {
+            (ExitStatus::Catalog, "check --root-hash if given, or try another --server")
+        }
+        RepositoryError::NoHistory(_) => {
+            (ExitStatus::History, "only --root-hash can choose a snapshot here")
+        }
+        RepositoryError::HistoryFetch { .. } | RepositoryError::History { .. } => {
+            (ExitStatus::History, "try another --server, or --root-hash instead of a tag or date")
+        }
+        RepositoryError::NoSuchTag { .. } => (ExitStatus::History, "check the name given to --tag"),
+        RepositoryError::NoSuchDate { .. } => (ExitStatus::History, "give a later --date"),
+        RepositoryError::Membership { .. } => {
+            (ExitStatus::Catalog, "only public repositories can be read")
+        }
+    };
+    Failure::new(status, chain(error)).advise(advice)
+}
+
+/// Network trouble and failed checks call for different things.
+fn advice_about(servers: &[(String, ServerError)]) -> &'static str {
+    let checks = servers.iter().find_map(|(_, error)| match error {
+        ServerError::Trust(error) => Some(error),
+        _ => None,
+    });
+    match checks {
+        None => "check the name, the network, --server and --proxy",
+        Some(TrustError::WhitelistSignature { .. }) => {
+            "check that --public-key is the key of this repository"
+        }
+        Some(TrustError::WhitelistName { .. } | TrustError::ManifestName { .. }) => {
+            "check the name of the repository and --server"
+        }
+        Some(TrustError::WhitelistExpired { .. }) => {
+            "check the clock of this machine, then tell the owner of the repository"
+        }
+        Some(_) => "try another --server, and tell the owner of the repository",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cvmfs_core::net::{Attempt, AttemptError, DownloadError};
+
+    use super::*;
+
+    fn refused() -> ServerError {
+        ServerError::Manifest(DownloadError {
+            attempts: vec![Attempt {
+                url: "http://a/.cvmfspublished".to_owned(),
+                proxy: None,
+                error: AttemptError::Connect("connection refused".to_owned()),
+            }],
+        })
+    }
+
+    fn no_manifest(servers: Vec<(&str, ServerError)>) -> RepositoryError {
+        RepositoryError::NoManifest {
+            fqrn: "x.example.org".parse().unwrap(),
+            servers: servers.into_iter().map(|(url, error)| (url.to_owned(), error)).collect(),
+        }
+    }
+
+    fn trust(error: TrustError) -> ServerError {
+        ServerError::Trust(error)
+    }
+
+    #[test]
+    fn each_failure_has_its_code_and_names_check_server_and_advice() {
+        let fqrn = || "x.example.org".parse().unwrap();
+        let signature = || trust(TrustError::WhitelistSignature { keys: "a.pub".to_owned() });
+        let expired =
+            trust(TrustError::WhitelistExpired { ended: "then".into(), now: "now".into() });
+        for (error, code, parts) in [
+            (
+                no_manifest(vec![("http://a", refused())]),
+                16,
+                &["http://a: failed to download the manifest", "connection refused", "--proxy"][..],
+            ),
+            (
+                no_manifest(vec![("http://a", refused()), ("http://b", signature())]),
+                16,
+                &["http://b: invalid whitelist signature", "a.pub", "check that --public-key"],
+            ),
+            (no_manifest(vec![("http://a", expired)]), 16, &["expired whitelist", "clock"]),
+            (
+                no_manifest(vec![("http://a", trust(TrustError::ManifestText))]),
+                16,
+                &["bad signature", "try another --server"],
+            ),
+            (
+                RepositoryError::Blocked { fqrn: fqrn(), revision: 3, first_good: 9 },
+                25,
+                &["revision 3 of x.example.org"],
+            ),
+            (
+                RepositoryError::NoSuchTag { fqrn: fqrn(), tag: "v0".to_owned() },
+                22,
+                &["no tag \"v0\"", "--tag"],
+            ),
+            (RepositoryError::NoSuchDate { fqrn: fqrn() }, 22, &["--date"]),
+            (RepositoryError::NoHistory(fqrn()), 22, &["no history"]),
+            (RepositoryError::NoServer(fqrn()), 2, &["--server"]),
+        ] {
+            let failure = failure_of(&error);
+            assert_eq!(failure.status.code(), code, "{failure}");
+            for part in parts {
+                assert!(failure.message.contains(part), "{part:?} missing in {failure}");
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Flags, environment and built-in knowledge as values; nobody below sees text.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use cvmfs_core::catalog::symlink::SymlinkVariables;
+use cvmfs_core::format::blocklist::Blocklist;
+use cvmfs_core::fqrn::Fqrn;
+use cvmfs_core::net::proxy::ProxySpecError;
+use cvmfs_core::net::{ProxySpec, Timeouts};
+use cvmfs_core::repository::Pin;
+use cvmfs_core::trust::MasterKeys;
+use url::Url;
+
+use super::environment::{Environment, absolute};
+use super::flags::RepositoryFlags;
+use super::known::{DOMAINS, KnownDomain};
+use super::options::MountOptions;
+use super::size::Size;
+use super::trust;
+use crate::cli::exit::{ExitStatus, Failure};
+
+/// Everything needed to open one repository.
+#[derive(Debug, Clone)]
+pub struct RepositorySettings {
+    /// Its name.
+    pub fqrn: Fqrn,
+    /// Base URLs in the order in which they are asked; templates expanded, no trailing slash.
+    pub servers: Vec<String>,
+    /// The ways to the servers.
+    pub proxy: ProxySpec,
+    /// Whose signatures count.
+    pub keys: MasterKeys,
+    /// What this machine does not accept.
+    pub blocklist: Blocklist,
+    /// Where downloaded objects are kept; absolute.
+    pub cache_dir: PathBuf,
+    /// Limit of the cache in bytes; `None` leaves it to the cache.
+    pub quota: Option<u64>,
+    /// Which snapshot is shown.
+    pub pin: Pin,
+    /// What links may refer to.
+    pub symlink_variables: SymlinkVariables,
+    /// How long the network may be silent.
+    pub timeouts: Timeouts,
+}
+
+/// Everything needed to mount one repository.
+#[derive(Debug, Clone)]
+pub struct MountSettings {
+    /// What is mounted.
+    pub repository: RepositorySettings,
+    /// Where; absolute.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub options: MountOptions,
+    /// Serve in this process until unmounted, instead of in a background process.
+    pub foreground: bool,
+    /// This is the background process: its parent waits on this descriptor for the outcome.
+    pub ready_fd: Option<i32>,
+}
+
+impl RepositorySettings {
+    /// Resolves the flags for `fqrn`. Reads key files and the blocklist, but no network.
+    pub fn resolve(
+        fqrn: Fqrn,
+        flags: &RepositoryFlags,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        let proxy = proxy(flags.proxy.as_deref())?;
+        let servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
+        let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
+        Ok(Self {
+            proxy,
+            servers,
+            keys,
+            blocklist: trust::blocklist(&environment.blocklist_file())?,
+            cache_dir: cache_dir(flags.cache_dir.as_deref(), environment)?,
+            quota: quota(flags.quota.as_deref())?,
+            pin: pin(flags)?,
+            symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
+            timeouts: Timeouts::default(),
+            fqrn,
+        })
+    }
+}
+
+/// Parses a repository name; a leading path as in `/cvmfs/atlas.cern.ch` is dropped, as mount
+/// helpers do (spec/config.md section 6).
+pub fn parse_fqrn(text: &OsStr) -> Result<Fqrn, Failure> {
+    let bytes = text.as_bytes();
+    let trimmed = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    let name = trimmed.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    String::from_utf8_lossy(name)
+        .parse()
+        .map_err(|error: cvmfs_core::fqrn::FqrnError| illegal(error.to_string()))
+}
+
+fn illegal(message: impl Into<String>) -> Failure {
+    Failure::new(ExitStatus::Options, message)
+}
+
+fn proxy(flag: Option<&str>) -> Result<ProxySpec, Failure> {
+    flag.map_or_else(
+        || Ok(ProxySpec::direct()),
+        |text| {
+            text.parse().map_err(|error: ProxySpecError| {
+                let status = match error {
+                    ProxySpecError::Auto | ProxySpecError::Empty => ExitStatus::Proxy,
+                    ProxySpecError::Address(_) => ExitStatus::Options,
+                };
+                Failure::new(status, format!("--proxy {text}: {error}"))
+            })
+        },
+    )
+}
+
+fn servers(flag: Option<&str>, fqrn: &Fqrn, proxy: &ProxySpec) -> Result<Vec<String>, Failure> {
+    if let Some(list) = flag {
+        let servers = list
+            .split(';')
+            .map(str::trim)
+            .filter(|template| !template.is_empty())
+            .map(|template| server(&fqrn.expand(template)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if servers.is_empty() {
+            return Err(illegal("--server names no server"));
+        }
+        return Ok(servers);
+    }
+    let Some(known) = KnownDomain::find(fqrn.domain()) else {
+        let domains: Vec<_> = DOMAINS.iter().map(|known| known.domain).collect();
+        return Err(illegal(format!(
+            "no server is known for the domain {} of {fqrn}; give --server URL and --public-key \
+             FILE (built in are {})",
+            fqrn.domain(),
+            domains.join(", ")
+        )));
+    };
+    let templates = known.servers(*proxy != ProxySpec::direct());
+    tracing::debug!(%fqrn, ?templates, "using built-in servers");
+    Ok(templates.iter().map(|template| fqrn.expand(template)).collect())
+}
+
+/// Checks one base URL. The path is appended to it, so query and fragment have no place.
+fn server(url: &str) -> Result<String, Failure> {
+    let bad = |reason: &str| illegal(format!("--server {url}: {reason}"));
+    let parsed = Url::parse(url).map_err(|error| {
+        bad(&format!("{error}; expected http://HOST/PATH, https://HOST/PATH or file:///PATH"))
+    })?;
+    match parsed.scheme() {
+        "http" | "https" if parsed.has_host() => {}
+        "file" if parsed.host().is_none() && parsed.path().starts_with('/') => {}
+        "http" | "https" | "file" => return Err(bad("the host is missing or too much")),
+        _ => return Err(bad("only http://, https:// and file:// are supported")),
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(bad("'?' and '#' are not supported in server URLs"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+fn cache_dir(flag: Option<&Path>, environment: &Environment) -> Result<PathBuf, Failure> {
+    let dir = match flag {
+        Some(dir) => dir.to_owned(),
+        None => environment.default_cache_dir().ok_or_else(|| {
+            Failure::new(
+                ExitStatus::CacheDirectory,
+                "no place for the cache: neither XDG_CACHE_HOME nor HOME is set; give --cache-dir",
+            )
+        })?,
+    };
+    absolute(&dir).map_err(|error| {
+        let what = format!("cannot use cache directory {:?}", dir.as_os_str());
+        Failure::caused(ExitStatus::CacheDirectory, &what, &error)
+    })
+}
+
+fn quota(flag: Option<&str>) -> Result<Option<u64>, Failure> {
+    flag.map(|text| {
+        text.parse::<Size>()
+            .map(|size| size.0)
+            .map_err(|error| illegal(format!("--quota: {error}")))
+    })
+    .transpose()
+}
+
+/// The command line allows one of the three flags at most.
+fn pin(flags: &RepositoryFlags) -> Result<Pin, Failure> {
+    if let Some(hash) = &flags.root_hash {
+        return hash.parse().map(Pin::RootHash).map_err(
+            |error: cvmfs_core::hash::HashParseError| {
+                illegal(format!(
+                    "--root-hash: {error}; expected 40 lower-case hex digits, then nothing, \
+                     -rmd160 or -shake128"
+                ))
+            },
+        );
+    }
+    if let Some(tag) = &flags.tag {
+        if tag.is_empty() {
+            return Err(illegal("--tag: the name is empty"));
+        }
+        return Ok(Pin::Tag(tag.clone()));
+    }
+    if let Some(date) = &flags.date {
+        return date.parse::<jiff::Timestamp>().map(|time| Pin::Date(time.as_second())).map_err(
+            |error| {
+                illegal(format!(
+                    "--date {date:?}: {error}; expected a time such as 2026-01-31T12:00:00Z"
+                ))
+            },
+        );
+    }
+    Ok(Pin::Latest)
+}
+
+fn symlink_variables(fqrn: &Fqrn, flags: &[OsString]) -> Result<SymlinkVariables, Failure> {
+    let mut variables = SymlinkVariables::new();
+    variables.set("CVMFS_FQRN", fqrn.as_str());
+    variables.set("CVMFS_ARCH", std::env::consts::ARCH);
+    for flag in flags {
+        let bytes = flag.as_bytes();
+        let split = bytes.iter().position(|&b| b == b'=').filter(|&equals| equals > 0);
+        let Some(equals) = split else {
+            return Err(illegal(format!(
+                "--symlink-variable {:?}: expected NAME=VALUE",
+                flag.to_string_lossy()
+            )));
+        };
+        variables.set(&bytes[..equals], &bytes[equals + 1..]);
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests;

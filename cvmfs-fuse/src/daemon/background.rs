@@ -1,0 +1,322 @@
+//! The background process, and what it tells its parent.
+//!
+//! The parent starts this program again with the same arguments and `--ready-fd N`: the writing
+//! end of a pipe, on which the child writes one line of JSON when the mount is usable or has
+//! failed. Starting anew, instead of forking, means that no thread or lock of the parent is
+//! inherited half way. The child has its own session and no terminal; its stderr is a log file.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, PipeReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid};
+use serde::{Deserialize, Serialize};
+
+use super::log;
+use super::serve::{Usable, serve};
+use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::MountSettings;
+
+/// Start of the mount until it is usable. The network has tighter limits for each attempt; this
+/// one covers a long list of servers that are all slow.
+const READY_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// After this time the user is told what we wait for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a child that has reported a failure may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest report; a failure has one line of text.
+const MAX_REPORT: usize = 64 << 10;
+/// Length of the log excerpt in a message.
+const MAX_TAIL: usize = 1000;
+/// Process name of the child, which is started as /proc/self/exe.
+const PROCESS_NAME: &std::ffi::CStr = c"cvmfs-fuse";
+
+/// What the child tells.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Report {
+    Usable(Usable),
+    Failed(Failure),
+}
+
+/// Starts the background process and waits until its mount is usable.
+pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
+    let log_path =
+        log::background_path(&settings.repository.cache_dir, settings.repository.fqrn.as_str());
+    let log_file = log::open(&log_path).map_err(|error| {
+        let what = format!("cannot write the log {}", log_path.display());
+        Failure::caused(ExitStatus::CacheDirectory, &what, &error)
+            .advise("choose another cache directory with --cache-dir")
+    })?;
+    let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
+    let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);
+    let (reader, writer) = io::pipe().map_err(|error| trouble("cannot make a pipe", &error))?;
+    let child = spawn(writer.as_raw_fd(), log_file)
+        .map_err(|error| trouble("cannot start the background process", &error))?;
+    drop(writer);
+    let waiting = Waiting { child, reader, log_path, log_start };
+    waiting.outcome(settings)
+}
+
+/// The arguments of this process, and the descriptor; before `--`, after which all is positional.
+fn child_arguments(own: impl Iterator<Item = OsString>, descriptor: RawFd) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = own.collect();
+    let at = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
+    arguments.splice(at..at, ["--ready-fd".into(), descriptor.to_string().into()]);
+    arguments
+}
+
+fn spawn(descriptor: RawFd, log_file: File) -> io::Result<Child> {
+    let mut own = std::env::args_os();
+    // Not current_exe(): the file may have been replaced by an upgrade.
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = own.next() {
+        command.arg0(name);
+    }
+    command
+        .args(child_arguments(own, descriptor))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log_file);
+    // SAFETY: between fork and exec only async-signal-safe system calls are made: setsid,
+    // close_range and fcntl. No memory is allocated, no lock taken.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            // A daemon must not hold pipes and files that happened to be open in the shell. Fails
+            // on kernels before 5.11, where these then stay open.
+            libc::syscall(
+                libc::SYS_close_range,
+                libc::STDERR_FILENO + 1,
+                libc::c_int::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+            if libc::fcntl(descriptor, libc::F_SETFD, 0) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        })
+    };
+    command.spawn()
+}
+
+struct Waiting {
+    child: Child,
+    reader: PipeReader,
+    log_path: PathBuf,
+    log_start: u64,
+}
+
+impl Waiting {
+    fn outcome(mut self, settings: &MountSettings) -> Result<Usable, Failure> {
+        let start = Instant::now();
+        let mut line = Vec::new();
+        let mut told = false;
+        loop {
+            let limit = if told { READY_DEADLINE } else { PATIENCE };
+            let readable = self
+                .readable(limit.saturating_sub(start.elapsed()))
+                .map_err(|error| self.lost(&error.to_string()))?;
+            if readable {
+                let mut piece = [0; 4096];
+                let length = match self.reader.read(&mut piece) {
+                    Ok(length) => length,
+                    Err(error) => return Err(self.lost(&error.to_string())),
+                };
+                line.extend_from_slice(&piece[..length]);
+                if length == 0 || line.contains(&b'\n') || line.len() > MAX_REPORT {
+                    break;
+                }
+            } else if start.elapsed() >= READY_DEADLINE {
+                return Err(self.overdue());
+            } else if !told && start.elapsed() >= PATIENCE {
+                told = true;
+                // Nobody may be listening.
+                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", progress(settings));
+            }
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Report::Usable(usable)) => Ok(usable),
+            Ok(Report::Failed(failure)) => {
+                // Let it end first, so that the user can try again at once.
+                let _ = self.readable(END_DEADLINE);
+                let _ = self.child.try_wait();
+                Err(failure)
+            }
+            Err(_) => {
+                let status = self.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
+                Err(self.lost(&status))
+            }
+        }
+    }
+
+    fn readable(&self, wait: Duration) -> io::Result<bool> {
+        let mut descriptors = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        match poll(&mut descriptors, timeout) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn lost(&self, how: &str) -> Failure {
+        let tail = log::tail(&self.log_path, self.log_start, MAX_TAIL);
+        let said = if tail.is_empty() { "nothing".to_owned() } else { tail };
+        let message = format!(
+            "the background process ended without a word ({how}); its log {} says: {said}",
+            self.log_path.display()
+        );
+        Failure::new(ExitStatus::Mount, message)
+    }
+
+    fn overdue(&mut self) -> Failure {
+        // Its mount, if there is one, must not appear later behind the user's back.
+        if let Ok(process) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
+        }
+        if !matches!(self.readable(END_DEADLINE), Ok(true)) {
+            let _ = self.child.kill();
+        }
+        let message = format!(
+            "not usable after {} s; see the log {}",
+            READY_DEADLINE.as_secs(),
+            self.log_path.display()
+        );
+        Failure::new(ExitStatus::Mount, message)
+    }
+}
+
+fn progress(settings: &MountSettings) -> String {
+    let servers = settings.repository.servers.join(", ");
+    format!("contacting {servers} for {}", settings.repository.fqrn)
+}
+
+/// The child: serves the mount and tells the parent.
+pub fn run(settings: &MountSettings, descriptor: RawFd) -> Result<(), Failure> {
+    let parent = Parent::adopt(descriptor)?;
+    if let Err(error) = parent.stop_with_it() {
+        tracing::warn!(%error, "cannot watch the parent");
+    }
+    let mut parent = Some(parent);
+    log::bound_stderr(log::background_path(
+        &settings.repository.cache_dir,
+        settings.repository.fqrn.as_str(),
+    ));
+    if let Err(error) = nix::sys::prctl::set_name(PROCESS_NAME) {
+        tracing::debug!(%error, "cannot set the process name");
+    }
+    let outcome = serve(settings, |usable| match parent.take() {
+        Some(parent) => parent.tell(&Report::Usable(usable)),
+        None => Ok(()),
+    });
+    match (outcome, parent) {
+        (Err(failure), Some(parent)) => {
+            if let Err(error) = parent.tell(&Report::Failed(failure.clone())) {
+                tracing::warn!(%error, "cannot tell the parent");
+            }
+            Err(failure)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+/// The writing end of the pipe.
+#[derive(Debug)]
+struct Parent {
+    pipe: File,
+    /// Set when the parent has got its report and may leave.
+    told: Arc<AtomicBool>,
+}
+
+impl Parent {
+    /// Takes over the descriptor of the command line.
+    fn adopt(descriptor: RawFd) -> Result<Self, Failure> {
+        let refused = |error: &io::Error| {
+            Failure::caused(ExitStatus::Options, "--ready-fd is for the program itself", error)
+        };
+        // Opened anew, so that the number, which anybody can type, is only looked up.
+        let path = Path::new("/proc/self/fd").join(descriptor.to_string());
+        let own = OpenOptions::new().write(true).open(path).map_err(|error| refused(&error))?;
+        nix::unistd::close(descriptor).map_err(|errno| refused(&errno.into()))?;
+        Ok(Self { pipe: own, told: Arc::default() })
+    }
+
+    /// Stops this process like SIGTERM if the parent ends first (Ctrl-C while it waits): nobody
+    /// would know of the mount.
+    fn stop_with_it(&self) -> io::Result<()> {
+        let pipe = self.pipe.try_clone()?;
+        let told = Arc::clone(&self.told);
+        thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
+            // No event is asked for: what remains is the error that the reader is gone.
+            let mut descriptors = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+            while poll(&mut descriptors, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            if !told.load(Ordering::SeqCst) {
+                // Our own process cannot be missing.
+                let _ = kill(getpid(), Signal::SIGTERM);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn tell(mut self, report: &Report) -> io::Result<()> {
+        self.told.store(true, Ordering::SeqCst);
+        let mut line = serde_json::to_vec(report)?;
+        line.push(b'\n');
+        self.pipe.write_all(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd as _;
+
+    use super::*;
+
+    #[test]
+    fn the_child_gets_the_same_command_line() {
+        for (own, expected) in [
+            ("mount a.b.c /mnt -v", "mount a.b.c /mnt -v --ready-fd 7"),
+            ("mount -o ro -- a.b.c -mnt", "mount -o ro --ready-fd 7 -- a.b.c -mnt"),
+        ] {
+            let arguments = child_arguments(own.split(' ').map(OsString::from), 7);
+            assert_eq!(arguments.join(" ".as_ref()), *expected);
+        }
+    }
+
+    #[test]
+    fn reports_travel_through_the_pipe() {
+        for report in [
+            Report::Usable(Usable::Mounted),
+            Report::Usable(Usable::AlreadyMounted),
+            Report::Failed(Failure::new(ExitStatus::Catalog, "line\nbreak")),
+        ] {
+            let (mut reader, writer) = io::pipe().unwrap();
+            Parent::adopt(writer.into_raw_fd()).unwrap().tell(&report).unwrap();
+            let mut line = String::new();
+            reader.read_to_string(&mut line).unwrap();
+            assert_eq!(line.matches('\n').count(), 1);
+            assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
+        }
+    }
+
+    #[test]
+    fn a_parent_that_left() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let parent = Parent::adopt(writer.into_raw_fd()).unwrap();
+        let error = parent.tell(&Report::Usable(Usable::Mounted)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(Parent::adopt(987_654).unwrap_err().status, ExitStatus::Options);
+    }
+}

@@ -1,0 +1,125 @@
+//! Where messages of a background mount go: a log file that is its stderr, and is kept small.
+//!
+//! Everything written to stderr ends there, panics included; only what goes through [`stderr`]
+//! (the tracing subscriber, see [`crate::cli::main`]) is counted.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+/// A log file of this size becomes `FILE.1`, in place of the one before: weeks of warnings, or an
+/// hour of debugging.
+const MAX_SIZE: u64 = 4 << 20;
+
+static BACKGROUND_FILE: OnceLock<Mutex<BoundedFile>> = OnceLock::new();
+
+/// Returns the log file of a background mount: `CACHE_DIR/log/FQRN.log`.
+pub fn background_path(cache_dir: &Path, fqrn: &str) -> PathBuf {
+    cache_dir.join("log").join(format!("{fqrn}.log"))
+}
+
+/// Opens a log file for appending, with the directories above it.
+pub fn open(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Says that stderr is this file, whose size is to be bounded from now on.
+pub fn bound_stderr(path: PathBuf) {
+    let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    // Only the first call counts: a process has one stderr.
+    let _ = BACKGROUND_FILE.set(Mutex::new(BoundedFile { path, size }));
+}
+
+/// Returns the writer for messages.
+pub fn stderr() -> impl io::Write {
+    CountedStderr
+}
+
+struct CountedStderr;
+
+impl io::Write for CountedStderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = io::stderr().write(bytes)?;
+        if let Some(file) = BACKGROUND_FILE.get()
+            && let Some(fresh) = file.lock().wrote(written)
+        {
+            nix::unistd::dup2_stderr(fresh)?;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+struct BoundedFile {
+    path: PathBuf,
+    size: u64,
+}
+
+impl BoundedFile {
+    /// Counts bytes; returns the file to go on with when the current one is full.
+    fn wrote(&mut self, bytes: usize) -> Option<File> {
+        self.size = self.size.saturating_add(bytes as u64);
+        if self.size < MAX_SIZE {
+            return None;
+        }
+        self.size = 0;
+        let mut old = self.path.clone().into_os_string();
+        old.push(".1");
+        // Without room or permission the current file just goes on.
+        std::fs::rename(&self.path, old).and_then(|()| open(&self.path)).ok()
+    }
+}
+
+/// Returns the end of a log file from `offset` on, for messages: at most `limit` bytes, whole
+/// lines joined by " | ".
+pub fn tail(path: &Path, offset: u64, limit: usize) -> String {
+    let Ok(content) = std::fs::read(path) else { return String::new() };
+    let from = usize::try_from(offset).map_or(0, |offset| offset.min(content.len()));
+    let new = &content[from..];
+    let cut = new.len().saturating_sub(limit);
+    let text = String::from_utf8_lossy(&new[cut..]).into_owned();
+    let lines: Vec<&str> = text.lines().skip(usize::from(cut > 0)).map(str::trim).collect();
+    lines.join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn full_files_are_put_aside_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = background_path(dir.path(), "a.b.c");
+        assert_eq!(path, dir.path().join("log/a.b.c.log"));
+        open(&path).unwrap().write_all(b"first").unwrap();
+        let mut file = BoundedFile { path: path.clone(), size: MAX_SIZE - 10 };
+        assert!(file.wrote(9).is_none());
+        let mut fresh = file.wrote(1).unwrap();
+        fresh.write_all(b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::read(dir.path().join("log/a.b.c.log.1")).unwrap(), b"first");
+        assert!(file.wrote(1).is_none());
+    }
+
+    #[test]
+    fn tails_are_whole_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, "old line\nfirst\nsecond\n").unwrap();
+        assert_eq!(tail(&path, 9, 100), "first | second");
+        assert_eq!(tail(&path, 0, 10), "second");
+        assert_eq!(tail(&path, 99, 10), "");
+        assert_eq!(tail(&dir.path().join("missing"), 0, 10), "");
+    }
+}

@@ -1,0 +1,225 @@
+//! Serves one mount in this process, from the first check to the orderly stop.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{self, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::mountpoint::{self, Answer, Place};
+use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::MountSettings;
+use crate::fs::{RepoFs, RepoFsOptions};
+use crate::fuse::adapter::Adapter;
+use crate::fuse::mount::{self, MountError, UnmountError};
+use crate::fuse::mountinfo::show;
+use crate::fuse::session::{ServedMount, mount_session};
+
+/// How long users of a mount that is being stopped may go on; after that they get errors.
+/// Below the 10 s after which container engines and systemd units are killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the runtime's threads may take to end; a stalled download must not keep the process.
+const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
+/// Open files we ask for, as upstream's default CVMFS_NFILES; each file in use holds one.
+const OPEN_FILES: u64 = 131_072;
+
+/// How a mount became usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Usable {
+    /// We mounted it and serve it.
+    Mounted,
+    /// Another process serves the repository on the same directory; there is nothing to do.
+    AlreadyMounted,
+}
+
+/// Mounts and serves until the directory is unmounted, or SIGTERM or SIGINT ask to stop.
+///
+/// `ready` is called once, when the mount is usable; an error from it ends the mount.
+pub fn serve(
+    settings: &MountSettings,
+    ready: impl FnOnce(Usable) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let resolved = match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
+        Place::Free(resolved) => resolved,
+        Place::Served => return told(ready(Usable::AlreadyMounted)),
+    };
+    prepare_process();
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
+        .thread_name("cvmfs-runtime")
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
+        })?;
+    let outcome = runtime.block_on(run(settings, &resolved, runtime.handle().clone(), ready));
+    runtime.shutdown_timeout(RUNTIME_DEADLINE);
+    outcome
+}
+
+fn told(report: io::Result<()>) -> Result<(), Failure> {
+    report.map_err(|error| {
+        Failure::caused(ExitStatus::Unknown, "nobody waits for this mount any more", &error)
+    })
+}
+
+/// Settings of the whole process; what is refused is not needed.
+fn prepare_process() {
+    // fuser's workers each have a 16 MiB buffer of which they touch the first page; a huge page
+    // would make 2 MiB of that resident.
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay enabled");
+    }
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard.min(OPEN_FILES)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard.min(OPEN_FILES), hard)
+    {
+        tracing::warn!(%error, soft, "cannot raise the limit of open files");
+    }
+}
+
+async fn run(
+    settings: &MountSettings,
+    resolved: &Path,
+    handle: Handle,
+    ready: impl FnOnce(Usable) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut stop = StopSignals::listen()?;
+    let repository = tokio::select! {
+        signal = stop.next() => return Err(interrupted(signal)),
+        repository = settings.repository.open() => repository?,
+    };
+    // Nothing relative is needed any more, and a daemon should not keep its start directory busy.
+    if settings.ready_fd.is_some()
+        && let Err(error) = std::env::set_current_dir("/")
+    {
+        tracing::debug!(%error, "cannot leave the current directory");
+    }
+    let fs = RepoFs::new(repository, RepoFsOptions::default());
+    let adapter = Adapter::new(fs, settings.repository.fqrn.as_str(), handle);
+    let mut mount = mount_session(adapter, resolved, &settings.options)
+        .and_then(|session| session.serve())
+        .map_err(|error| mount_failed(settings, &error))?;
+
+    let probed = resolved.to_owned();
+    let answer = tokio::select! {
+        signal = stop.next() => {
+            detach(&mount).await;
+            return Err(interrupted(signal));
+        }
+        answer = tokio::task::spawn_blocking(move || mountpoint::answer(&probed)) => answer,
+    };
+    if !matches!(answer, Ok(Answer::Alive)) {
+        detach(&mount).await;
+        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(resolved));
+        return Err(Failure::new(ExitStatus::FuseLoop, message));
+    }
+    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(resolved), "mounted");
+    if let Err(failure) = told(ready(Usable::Mounted)) {
+        detach(&mount).await;
+        return Err(failure);
+    }
+
+    let ended = tokio::select! {
+        ended = mount.ended() => ended,
+        signal = stop.next() => {
+            tracing::info!(signal, "stopping");
+            return stop_orderly(mount, &mut stop).await;
+        }
+    };
+    finish(mount, ended).await
+}
+
+fn interrupted(signal: &str) -> Failure {
+    Failure::new(ExitStatus::Unknown, format!("stopped by {signal} before the mount was usable"))
+}
+
+fn mount_failed(settings: &MountSettings, error: &MountError) -> Failure {
+    let what = format!("cannot mount on {}", show(&settings.mountpoint));
+    let failure = Failure::caused(ExitStatus::Mount, &what, error);
+    match error.advice() {
+        Some(advice) => failure.advise(advice),
+        None => failure,
+    }
+}
+
+/// After the kernel ended the connection.
+async fn finish(mount: ServedMount, ended: io::Result<()>) -> Result<(), Failure> {
+    // Unmounted: nothing is left there, or somebody else's mount. Aborted through
+    // /sys/fs/fuse/connections, or a defect of ours: a dead mount is left, to be removed.
+    let path = mount.mountpoint.clone();
+    let left = tokio::task::spawn_blocking(move || mountpoint::answer(&path)).await;
+    if matches!(left, Ok(Answer::Dead)) {
+        tracing::warn!("the connection was aborted");
+        detach(&mount).await;
+    }
+    mount.join();
+    tracing::info!("unmounted");
+    ended.map_err(|error| {
+        Failure::caused(ExitStatus::FuseLoop, "the FUSE requests cannot be served", &error)
+    })
+}
+
+/// Detaches the mount, so that new users do not find it, and gives present ones a little time.
+async fn stop_orderly(mut mount: ServedMount, stop: &mut StopSignals) -> Result<(), Failure> {
+    detach(&mount).await;
+    let deadline = tokio::time::sleep(STOP_DEADLINE);
+    tokio::pin!(deadline);
+    tokio::select! {
+        ended = mount.ended() => return finish(mount, ended).await,
+        () = &mut deadline => tracing::warn!("stopped while files are in use"),
+        signal = stop.next() => tracing::warn!(signal, "stopped at once"),
+    }
+    // The threads end with the process, and the kernel then aborts what is under way.
+    Ok(())
+}
+
+async fn detach(mount: &ServedMount) {
+    let path = mount.mountpoint.clone();
+    let device = mount.device.clone();
+    let result = tokio::task::spawn_blocking(move || {
+        // Somebody may have mounted over ours; that is not ours to remove.
+        match (crate::fuse::mountinfo::topmost_at(&path), device) {
+            (Ok(top), Some(ours)) if top.as_ref().is_none_or(|top| top.device != ours) => Ok(()),
+            _ => mount::unmount(&path, true),
+        }
+    })
+    .await;
+    match result {
+        Ok(Ok(()) | Err(UnmountError::NotMounted)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "cannot unmount"),
+        Err(error) => tracing::warn!(%error, "cannot unmount"),
+    }
+}
+
+/// SIGTERM and SIGINT; SIGHUP is ignored, so that a daemon outlives the terminal.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    _hang_up: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::caused(ExitStatus::Unknown, "cannot listen to signals", &error)
+            })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            _hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next request to stop and returns its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

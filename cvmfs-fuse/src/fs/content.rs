@@ -1,0 +1,244 @@
+//! The open content of inodes: whole objects and chunks, kept by inode and not by handle.
+//!
+//! Reads work on any inode that the kernel knows, opened or not: what is not open is opened again.
+//! Open objects of all files are in one list, least recently used last, so the number of
+//! descriptors has one bound. No lock is held while anything is fetched or read.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cvmfs_core::cache::CachedObject;
+use cvmfs_core::catalog::{Chunk, Content};
+use cvmfs_core::decode::SizeBound;
+use cvmfs_core::fetch::Fetcher;
+use cvmfs_core::object::ObjectId;
+use cvmfs_core::revision::Revision;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::inode::Inode;
+use super::{FsError, Ino};
+
+/// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
+const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Fewest open objects, whatever the descriptor limit says.
+const MIN_OPEN_OBJECTS: usize = 64;
+/// Most open objects: beyond that, opening again costs less than remembering.
+const MAX_OPEN_OBJECTS: usize = 16 * 1024;
+
+/// Index of a piece of a file: 0 for whole objects.
+type Piece = usize;
+
+/// Open objects and chunk lists of a mount.
+pub struct ContentTable {
+    objects: Mutex<LruCache<(Ino, Piece), CachedObject>>,
+    chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
+}
+
+impl ContentTable {
+    /// Makes an empty table that uses at most a quarter of `descriptors`.
+    pub fn new(descriptors: u64) -> Self {
+        let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+        let bound = quarter.clamp(MIN_OPEN_OBJECTS, MAX_OPEN_OBJECTS);
+        let bound = NonZeroUsize::new(bound).expect("clamped to more than zero");
+        Self {
+            objects: Mutex::new(LruCache::new(bound)),
+            chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
+        }
+    }
+
+    /// Prepares a file for reading: fetches a whole object, loads a chunk list.
+    pub async fn open(
+        &self,
+        inode: &Inode,
+        fetcher: &Fetcher,
+        revision: &Revision,
+    ) -> Result<(), FsError> {
+        match &inode.entry.content {
+            Content::Whole(id) => {
+                self.object(inode, 0, id, inode.entry.size, fetcher).await.map(|_| ())
+            }
+            Content::Chunked(_) => self.chunks(inode, revision).await.map(|_| ()),
+            unservable => Err(refusal(inode, unservable)),
+        }
+    }
+
+    /// Reads up to `size` bytes from `offset`; less only at the end of the file.
+    pub async fn read(
+        &self,
+        inode: &Inode,
+        offset: u64,
+        size: u32,
+        fetcher: &Fetcher,
+        revision: &Revision,
+    ) -> Result<Vec<u8>, FsError> {
+        let left = inode.entry.size.saturating_sub(offset);
+        let wanted = usize::try_from(left.min(u64::from(size))).unwrap_or(0);
+        let mut buffer = vec![0; wanted];
+        match &inode.entry.content {
+            _ if wanted == 0 => {}
+            Content::Whole(id) => {
+                let object = self.object(inode, 0, id, inode.entry.size, fetcher).await?;
+                self.fill(inode, 0, id, &object, &mut buffer, offset, fetcher)?;
+            }
+            Content::Chunked(_) => {
+                let chunks = self.chunks(inode, revision).await?;
+                for span in spans(&chunks, offset, wanted) {
+                    let chunk = &chunks[span.piece];
+                    let object =
+                        self.object(inode, span.piece, &chunk.object, chunk.size, fetcher).await?;
+                    let part = &mut buffer[span.start..span.start + span.len];
+                    self.fill(
+                        inode,
+                        span.piece,
+                        &chunk.object,
+                        &object,
+                        part,
+                        span.inside,
+                        fetcher,
+                    )?;
+                }
+            }
+            unservable => return Err(refusal(inode, unservable)),
+        }
+        Ok(buffer)
+    }
+
+    /// Closes what is open of an inode that the kernel has forgotten.
+    pub fn close(&self, ino: Ino) {
+        let pieces = self.chunk_lists.lock().pop(&ino).map_or(1, |chunks| chunks.len());
+        let closed: Vec<_> = {
+            let mut objects = self.objects.lock();
+            (0..pieces).filter_map(|piece| objects.pop(&(ino, piece))).collect()
+        };
+        // Descriptors are closed outside the lock.
+        drop(closed);
+    }
+
+    async fn object(
+        &self,
+        inode: &Inode,
+        piece: Piece,
+        id: &ObjectId,
+        size: u64,
+        fetcher: &Fetcher,
+    ) -> Result<CachedObject, FsError> {
+        if let Some(object) = self.objects.lock().get(&(inode.ino, piece)) {
+            return Ok(object.clone());
+        }
+        let label = inode.path.to_string();
+        let object = fetcher
+            .open(id, SizeBound::Exactly(size), &label)
+            .await
+            .map_err(|source| FsError::Fetch { path: inode.path.clone(), source })?;
+        let evicted = self.objects.lock().push((inode.ino, piece), object.clone());
+        drop(evicted);
+        Ok(object)
+    }
+
+    async fn chunks(&self, inode: &Inode, revision: &Revision) -> Result<Arc<[Chunk]>, FsError> {
+        if let Some(chunks) = self.chunk_lists.lock().get(&inode.ino) {
+            return Ok(Arc::clone(chunks));
+        }
+        let chunks = revision
+            .chunks(&inode.path)
+            .await
+            .map_err(|source| FsError::Revision { path: inode.path.clone(), source })?;
+        self.chunk_lists.lock().put(inode.ino, Arc::clone(&chunks));
+        Ok(chunks)
+    }
+
+    /// Fills a buffer from an object. One that ends early was damaged on disk: it goes.
+    #[expect(clippy::too_many_arguments, reason = "one call's state, used at two places")]
+    fn fill(
+        &self,
+        inode: &Inode,
+        piece: Piece,
+        id: &ObjectId,
+        object: &CachedObject,
+        buffer: &mut [u8],
+        offset: u64,
+        fetcher: &Fetcher,
+    ) -> Result<(), FsError> {
+        let read = object.read_at(buffer, offset).and_then(|n| {
+            if n == buffer.len() {
+                return Ok(());
+            }
+            Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file was cut short"))
+        });
+        read.map_err(|source| {
+            self.objects.lock().pop(&(inode.ino, piece));
+            fetcher.discard(id);
+            FsError::Read { path: inode.path.clone(), source }
+        })
+    }
+}
+
+fn refusal(inode: &Inode, content: &Content) -> FsError {
+    let path = inode.path.clone();
+    match content {
+        Content::External => FsError::External(path),
+        Content::Broken(reason) => FsError::Broken { path, reason },
+        Content::Whole(_) | Content::Chunked(_) | Content::None => FsError::Special(path),
+    }
+}
+
+/// The part of a read that one chunk serves.
+#[derive(Debug, PartialEq, Eq)]
+struct Span {
+    piece: Piece,
+    /// First byte inside the chunk.
+    inside: u64,
+    /// First byte inside the buffer.
+    start: usize,
+    len: usize,
+}
+
+/// Splits a read over the chunks that it touches. Chunks are contiguous from 0.
+fn spans(chunks: &[Chunk], offset: u64, len: usize) -> Vec<Span> {
+    let first = chunks.partition_point(|chunk| chunk.offset + chunk.size <= offset);
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for (piece, chunk) in chunks.iter().enumerate().skip(first) {
+        if start == len {
+            break;
+        }
+        let inside = (offset + start as u64).saturating_sub(chunk.offset);
+        let left = usize::try_from(chunk.size - inside).unwrap_or(usize::MAX);
+        let part = left.min(len - start);
+        if part > 0 {
+            spans.push(Span { piece, inside, start, len: part });
+        }
+        start += part;
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cvmfs_core::hash::{ContentHash, HashAlgorithm};
+    use cvmfs_core::object::ObjectKind;
+
+    #[test]
+    fn reads_touch_only_their_chunks() {
+        let object = ObjectId::zlib(ContentHash::of(HashAlgorithm::Sha1, b""), ObjectKind::Chunk);
+        let chunk = |offset, size| Chunk { offset, size, object };
+        // An empty chunk in the middle is legal.
+        let chunks = [chunk(0, 10), chunk(10, 0), chunk(10, 5), chunk(15, 1), chunk(16, 100)];
+        let split = |offset, len| {
+            spans(&chunks, offset, len)
+                .iter()
+                .map(|span| (span.piece, span.inside, span.start, span.len))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(split(0, 10), [(0, 0, 0, 10)]);
+        assert_eq!(split(3, 4), [(0, 3, 0, 4)]);
+        assert_eq!(split(9, 8), [(0, 9, 0, 1), (2, 0, 1, 5), (3, 0, 6, 1), (4, 0, 7, 1)]);
+        assert_eq!(split(10, 1), [(2, 0, 0, 1)]);
+        assert_eq!(split(50, 66), [(4, 34, 0, 66)]);
+        assert_eq!(split(116, 1), []);
+        let huge = [chunk(0, 5 << 30), chunk(5 << 30, 1)];
+        assert_eq!(spans(&huge, (5 << 30) - 1, 2).len(), 2);
+    }
+}

@@ -1,0 +1,77 @@
+//! Open directories: each handle keeps the listing of the moment when it was opened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cvmfs_core::catalog::DirectoryEntry;
+use cvmfs_core::path::RepoPath;
+use parking_lot::Mutex;
+
+/// A listing without `.` and `..`; offsets given to the kernel are indices into it, shifted by two.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) path: RepoPath,
+    pub(super) entries: Arc<[Arc<DirectoryEntry>]>,
+}
+
+/// All open directories of a mount.
+#[derive(Debug, Default)]
+pub(super) struct DirectoryTable {
+    last: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Listing>>>,
+}
+
+impl DirectoryTable {
+    /// Keeps a listing and returns its handle, never 0.
+    pub(super) fn insert(&self, listing: Listing) -> u64 {
+        let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.lock().insert(handle, Arc::new(listing));
+        handle
+    }
+
+    pub(super) fn get(&self, handle: u64) -> Option<Arc<Listing>> {
+        self.open.lock().get(&handle).cloned()
+    }
+
+    pub(super) fn remove(&self, handle: u64) {
+        let closed = self.open.lock().remove(&handle);
+        drop(closed);
+    }
+}
+
+/// What stands at an offset of a listing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Position {
+    This,
+    Parent,
+    Entry(usize),
+    End,
+}
+
+/// Finds what stands at an offset; any number from the kernel is fine.
+pub(super) fn position(offset: u64, entries: usize) -> Position {
+    match offset {
+        0 => Position::This,
+        1 => Position::Parent,
+        _ => match usize::try_from(offset - 2) {
+            Ok(index) if index < entries => Position::Entry(index),
+            _ => Position::End,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets() {
+        assert_eq!(position(0, 0), Position::This);
+        assert_eq!(position(1, 0), Position::Parent);
+        assert_eq!(position(2, 0), Position::End);
+        assert_eq!(position(2, 1), Position::Entry(0));
+        assert_eq!(position(3, 1), Position::End);
+        assert_eq!(position(u64::MAX, 100_000), Position::End);
+    }
+}

@@ -1,0 +1,111 @@
+//! What a filesystem call can fail with, and the only place that knows errno.
+
+use std::io;
+use std::sync::Arc;
+
+use cvmfs_core::fetch::FetchError;
+use cvmfs_core::path::RepoPath;
+use cvmfs_core::revision::RevisionError;
+
+use super::Ino;
+
+/// Why a call failed. Rules: [`FsError::NotFound`] is said only when a verified catalog says so;
+/// whatever could not be fetched, verified or read is EIO, never absence.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// A verified catalog has no such entry.
+    #[error("no such entry")]
+    NotFound,
+    /// A directory was needed.
+    #[error("{0} is not a directory")]
+    NotADirectory(RepoPath),
+    /// A file was needed.
+    #[error("{0} is a directory")]
+    IsADirectory(RepoPath),
+    /// A link was needed.
+    #[error("{0} is not a symbolic link")]
+    NotALink(RepoPath),
+    /// Only regular files have content.
+    #[error("{0} is a special file")]
+    Special(RepoPath),
+    /// Over 255 bytes.
+    #[error("name of {0} bytes")]
+    NameTooLong(usize),
+    /// The kernel names an inode that it was never told of, or that it has forgotten.
+    #[error("unknown inode {0}")]
+    StaleInode(Ino),
+    /// The entry has no such extended attribute.
+    #[error("no such attribute")]
+    NoSuchAttribute,
+    /// The content is on an external server.
+    #[error("{0} is external data, which is not supported yet")]
+    External(RepoPath),
+    /// The catalog row contradicts itself.
+    #[error("{path} cannot be served: {reason}")]
+    Broken {
+        /// The file.
+        path: RepoPath,
+        /// What is wrong with its row.
+        reason: &'static str,
+    },
+    /// A link target that no kernel follows.
+    #[error("link target of {path} has {len} bytes")]
+    TargetTooLong {
+        /// The link.
+        path: RepoPath,
+        /// Its length.
+        len: usize,
+    },
+    /// A catalog could not answer.
+    #[error("cannot look up {path}")]
+    Revision {
+        /// The path asked for.
+        path: RepoPath,
+        /// The cause.
+        source: RevisionError,
+    },
+    /// The content could not be fetched or verified.
+    #[error("cannot get the content of {path}")]
+    Fetch {
+        /// The file.
+        path: RepoPath,
+        /// The cause.
+        source: Arc<FetchError>,
+    },
+    /// The cached object could not be read.
+    #[error("cannot read the cached content of {path}")]
+    Read {
+        /// The file.
+        path: RepoPath,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl FsError {
+    /// Returns the errno for the kernel. No catch-all: a new variant does not compile until
+    /// somebody decides.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotFound => libc::ENOENT,
+            Self::NotADirectory(_) => libc::ENOTDIR,
+            Self::IsADirectory(_) => libc::EISDIR,
+            Self::NotALink(_) | Self::Special(_) => libc::EINVAL,
+            Self::NameTooLong(_) => libc::ENAMETOOLONG,
+            Self::StaleInode(_) => libc::ESTALE,
+            Self::NoSuchAttribute => libc::ENODATA,
+            Self::External(_)
+            | Self::Broken { .. }
+            | Self::TargetTooLong { .. }
+            | Self::Fetch { .. }
+            | Self::Read { .. } => libc::EIO,
+            Self::Revision { source, .. } => match source {
+                RevisionError::NotFound(_) => libc::ENOENT,
+                RevisionError::NotADirectory(_) => libc::ENOTDIR,
+                RevisionError::Fetch { .. }
+                | RevisionError::Catalog { .. }
+                | RevisionError::Cycle(_) => libc::EIO,
+            },
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Inode numbers: computed, not allocated. One number stands for one version of one content.
+//!
+//! A number is the start of a BLAKE3 hash over the repository and
+//!
+//! - for a directory: its path (a directory stays itself over revisions, its names change);
+//! - for a member of a hard-link group: the whole row, which names group and catalog, but not the
+//!   path, so that all links share one number, and nothing else does;
+//! - for everything else: the path and the whole row, content included.
+//!
+//! So nothing about a non-directory inode ever changes, and what the kernel keeps of it (pages,
+//! attributes) is never stale; an unchanged file keeps its number over revisions, remounts,
+//! crashes and machines; and a process that takes over a live mount finds an inode by scanning the
+//! rows of the catalogs that were loaded, with nothing else recorded. The price: numbers use 64
+//! bits, so a 32-bit program without large-file support gets EOVERFLOW from `stat`, as on XFS.
+//!
+//! Two live entries with one number are told apart by 128 bits of the hash; the later one takes
+//! the next number of a fixed sequence.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
+use cvmfs_core::path::RepoPath;
+use parking_lot::Mutex;
+
+use super::{Ino, ROOT_INO};
+
+/// Numbers up to here are special to kernels, tools and upstream.
+const LAST_RESERVED: Ino = 255;
+
+type Identity = [u8; 16];
+type Numbering = fn(&Identity, u32) -> Ino;
+
+/// An entry that the kernel knows.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number.
+    pub ino: Ino,
+    /// A path that leads to it; for hard links the first one that was looked up.
+    pub path: RepoPath,
+    /// The row.
+    pub entry: Arc<DirectoryEntry>,
+}
+
+struct Slot {
+    identity: Identity,
+    inode: Arc<Inode>,
+    lookups: u64,
+}
+
+/// All inodes that the kernel holds references to.
+pub struct InodeTable {
+    fqrn: String,
+    numbering: Numbering,
+    slots: Mutex<HashMap<Ino, Slot>>,
+}
+
+impl InodeTable {
+    /// Makes an empty table for a repository.
+    pub fn new(fqrn: &str) -> Self {
+        Self::with_numbering(fqrn, number)
+    }
+
+    fn with_numbering(fqrn: &str, numbering: Numbering) -> Self {
+        Self { fqrn: fqrn.to_owned(), numbering, slots: Mutex::default() }
+    }
+
+    /// Returns the number of an entry without counting a reference.
+    pub fn number_of(&self, path: &RepoPath, entry: &DirectoryEntry) -> Ino {
+        if path.is_root() {
+            return ROOT_INO;
+        }
+        let identity = self.identify(path, entry);
+        self.place(&self.slots.lock(), &identity)
+    }
+
+    /// Returns the number of the directory at a path; nothing else about it matters.
+    pub fn number_of_directory(&self, path: &RepoPath) -> Ino {
+        if path.is_root() {
+            return ROOT_INO;
+        }
+        let identity = self.identify_directory(path);
+        self.place(&self.slots.lock(), &identity)
+    }
+
+    /// Counts a kernel reference to an entry and returns its inode.
+    pub fn remember(&self, path: &RepoPath, entry: &Arc<DirectoryEntry>) -> Arc<Inode> {
+        let new = |ino| Arc::new(Inode { ino, path: path.clone(), entry: Arc::clone(entry) });
+        if path.is_root() {
+            return new(ROOT_INO);
+        }
+        let identity = self.identify(path, entry);
+        let mut slots = self.slots.lock();
+        let ino = self.place(&slots, &identity);
+        let slot =
+            slots.entry(ino).or_insert_with(|| Slot { identity, inode: new(ino), lookups: 0 });
+        slot.lookups += 1;
+        if entry.kind == EntryKind::Directory && slot.inode.entry != *entry {
+            // Only directories have attributes that a later revision may change.
+            slot.inode = new(ino);
+        }
+        Arc::clone(&slot.inode)
+    }
+
+    /// Takes references back; returns the inode when the kernel holds none any more.
+    pub fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Inode>> {
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(&ino)?;
+        // Saturating: the count comes from the kernel and is not to be believed blindly.
+        slot.lookups = slot.lookups.saturating_sub(count);
+        if slot.lookups > 0 {
+            return None;
+        }
+        slots.remove(&ino).map(|slot| slot.inode)
+    }
+
+    /// Finds an inode that the kernel knows.
+    pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.slots.lock().get(&ino).map(|slot| Arc::clone(&slot.inode))
+    }
+
+    /// Returns how many inodes the kernel knows, the root not counted.
+    pub fn len(&self) -> usize {
+        self.slots.lock().len()
+    }
+
+    /// Tells whether the kernel knows the root only.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn place(&self, slots: &HashMap<Ino, Slot>, identity: &Identity) -> Ino {
+        let mut attempt = 0;
+        loop {
+            let ino = (self.numbering)(identity, attempt);
+            let taken = slots.get(&ino).is_some_and(|slot| slot.identity != *identity);
+            if ino > LAST_RESERVED && !taken {
+                return ino;
+            }
+            attempt += 1;
+        }
+    }
+
+    fn identify(&self, path: &RepoPath, entry: &DirectoryEntry) -> Identity {
+        if entry.kind == EntryKind::Directory {
+            self.identify_directory(path)
+        } else if entry.hardlink_group != 0 {
+            self.digest(&[b"hard links", &entry.identity])
+        } else {
+            self.digest(&[b"entry", path.as_bytes(), &entry.identity])
+        }
+    }
+
+    fn identify_directory(&self, path: &RepoPath) -> Identity {
+        self.digest(&[b"directory", path.as_bytes()])
+    }
+
+    fn digest(&self, fields: &[&[u8]]) -> Identity {
+        let mut hasher = blake3::Hasher::new();
+        for field in [self.fqrn.as_bytes()].iter().chain(fields) {
+            hasher.update(&(field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+        let mut identity = Identity::default();
+        identity.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        identity
+    }
+}
+
+/// The sequence of numbers for an identity.
+fn number(identity: &Identity, attempt: u32) -> Ino {
+    let mut bytes = [0; 8];
+    if attempt == 0 {
+        bytes.copy_from_slice(&identity[..8]);
+    } else {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(identity).update(&attempt.to_le_bytes());
+        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    }
+    Ino::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cvmfs_core::catalog::Content;
+
+    fn entry(name: &str, kind: EntryKind, identity: u8, group: u32) -> Arc<DirectoryEntry> {
+        Arc::new(DirectoryEntry {
+            name: name.as_bytes().into(),
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            rdev: 0,
+            mtime: 0,
+            mtime_ns: 0,
+            nlink: 1,
+            hardlink_group: group,
+            content: Content::None,
+            symlink: Box::default(),
+            raw_symlink: Box::default(),
+            has_xattrs: false,
+            nested_mountpoint: false,
+            hidden: false,
+            direct_io: false,
+            identity: [identity; 16],
+        })
+    }
+
+    fn path(text: &str) -> RepoPath {
+        RepoPath::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn hard_links_share_a_number_and_nothing_else_does() {
+        let table = InodeTable::new("x.test");
+        let of = |p: &str, kind, identity, group| {
+            table.number_of(&path(p), &entry("n", kind, identity, group))
+        };
+        use EntryKind::{Directory, Regular};
+        assert_eq!(of("/a", Regular, 1, 7), of("/b", Regular, 1, 7));
+        assert_ne!(of("/a", Regular, 1, 7), of("/a", Regular, 2, 7));
+        assert_ne!(of("/a", Regular, 1, 0), of("/b", Regular, 1, 0), "equal content, other path");
+        assert_ne!(of("/a", Regular, 1, 0), of("/a", Regular, 2, 0), "other version");
+        assert_ne!(of("/a", Regular, 1, 0), of("/a", Directory, 1, 0));
+        assert_eq!(of("/a", Directory, 1, 0), of("/a", Directory, 2, 0), "directories keep theirs");
+        assert_eq!(of("/", Directory, 1, 0), ROOT_INO);
+        // The same after a restart, another for another repository.
+        let e = entry("n", Regular, 1, 0);
+        assert_eq!(InodeTable::new("x.test").number_of(&path("/a"), &e), of("/a", Regular, 1, 0));
+        assert_ne!(InodeTable::new("y.test").number_of(&path("/a"), &e), of("/a", Regular, 1, 0));
+    }
+
+    #[test]
+    fn references_are_counted() {
+        let table = InodeTable::new("x.test");
+        let e = entry("a", EntryKind::Regular, 1, 0);
+        let ino = table.remember(&path("/a"), &e).ino;
+        assert_eq!(table.remember(&path("/a"), &e).ino, ino);
+        assert!(table.forget(ino, 1).is_none());
+        assert!(table.get(ino).is_some());
+        assert_eq!(table.forget(ino, 1).unwrap().ino, ino);
+        assert!(table.get(ino).is_none());
+        // Nonsense from the kernel neither panics nor underflows.
+        assert!(table.forget(ino, 5).is_none());
+        table.remember(&path("/a"), &e);
+        assert!(table.forget(ino, u64::MAX).is_some());
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn colliding_entries_get_different_numbers() {
+        // Every first number is the same, the second one is reserved.
+        let table = InodeTable::with_numbering("x.test", |identity, attempt| match attempt {
+            0 => 1000,
+            1 => 255,
+            _ => Ino::from(identity[0]) + 1001,
+        });
+        let (a, b) = (entry("a", EntryKind::Regular, 1, 0), entry("b", EntryKind::Regular, 2, 0));
+        let first = table.remember(&path("/a"), &a).ino;
+        assert_eq!(first, 1000);
+        let second = table.number_of(&path("/b"), &b);
+        assert!(second > 1000);
+        assert_eq!(table.remember(&path("/b"), &b).ino, second);
+        assert_eq!(table.get(first).unwrap().path, path("/a"));
+        assert_eq!(table.get(second).unwrap().path, path("/b"));
+    }
+}

@@ -1,0 +1,144 @@
+//! The filesystem as plain values: everything but the kernel's wire format, testable without it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`error`] | why a call fails, and the only errno match |
+//! | [`attributes`] | rows as `stat` shows them |
+//! | [`inode`] | the scheme of inode numbers, references of the kernel |
+//! | [`content`] | open objects and chunks, by inode |
+//! | `directory` | open directories |
+//! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
+
+use std::future::Future;
+use std::time::Duration;
+
+use cvmfs_core::catalog::EntryKind;
+
+pub mod attributes;
+pub mod content;
+mod directory;
+pub mod error;
+pub mod inode;
+pub mod repo;
+
+pub use attributes::Attributes;
+pub use error::FsError;
+pub use repo::{RepoFs, RepoFsOptions};
+
+/// An inode number.
+pub type Ino = u64;
+
+/// The root directory of a mount, as FUSE fixes it.
+pub const ROOT_INO: Ino = 1;
+
+/// Attributes, and how long the kernel may keep them and the name that led to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What `stat` shows.
+    pub attributes: Attributes,
+    /// How long it stays true.
+    pub ttl: Duration,
+}
+
+/// How the kernel shall treat an opened file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Handle for read and release; carries no state, reads go by inode.
+    pub handle: u64,
+    /// Pages of earlier opens stay valid.
+    pub keep_cache: bool,
+    /// Reads go past the page cache.
+    pub direct_io: bool,
+}
+
+/// What `df` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FsStatistics {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Blocks of the cache.
+    pub blocks: u64,
+    /// Blocks not in use.
+    pub free_blocks: u64,
+    /// Entries of the repository.
+    pub files: u64,
+    /// Entries in catalogs that are not loaded.
+    pub free_files: u64,
+    /// Longest name.
+    pub name_len: u32,
+}
+
+/// One entry of a listing on its way to the kernel.
+#[derive(Debug)]
+pub struct ListedEntry<'a> {
+    /// Name.
+    pub name: &'a [u8],
+    /// Where to go on after this entry.
+    pub offset: u64,
+    /// Inode number, the same as lookup gives.
+    pub ino: Ino,
+    /// Type.
+    pub kind: EntryKind,
+    /// Attributes, if the replier wants them; never for `.` and `..`.
+    pub entry: Option<&'a Entry>,
+}
+
+/// Takes the entries of a listing: readdir, readdirplus, or a test.
+pub trait DirectoryReplier: Send {
+    /// Tells whether entries shall carry attributes; each one taken then counts as a lookup.
+    fn wants_attributes(&self) -> bool;
+    /// Takes an entry; returns true, without taking it, when there is no room left.
+    fn add(&mut self, entry: ListedEntry<'_>) -> bool;
+}
+
+/// A filesystem as the kernel sees it. Futures are ready at once when nothing has to be fetched.
+pub trait Vfs: Send + Sync + 'static {
+    /// Finds an entry; success counts one reference of the kernel.
+    fn lookup(
+        &self,
+        parent: Ino,
+        name: &[u8],
+    ) -> impl Future<Output = Result<Entry, FsError>> + Send;
+    /// Takes back references of the kernel.
+    fn forget(&self, ino: Ino, count: u64);
+    /// Returns attributes.
+    fn getattr(&self, ino: Ino) -> impl Future<Output = Result<Entry, FsError>> + Send;
+    /// Returns the target of a link.
+    fn readlink(&self, ino: Ino) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    /// Makes a file ready for reading; a whole object is fetched before this returns.
+    fn open(&self, ino: Ino) -> impl Future<Output = Result<Opened, FsError>> + Send;
+    /// Reads; returns less than `size` bytes only at the end of the file.
+    fn read(
+        &self,
+        ino: Ino,
+        handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    /// Closes a file.
+    fn release(&self, ino: Ino, handle: u64);
+    /// Lists a directory and keeps the listing under the handle returned.
+    fn opendir(&self, ino: Ino) -> impl Future<Output = Result<u64, FsError>> + Send;
+    /// Hands out entries from `offset` until the replier is full.
+    fn readdir<R: DirectoryReplier>(
+        &self,
+        ino: Ino,
+        handle: u64,
+        offset: u64,
+        replier: &mut R,
+    ) -> impl Future<Output = Result<(), FsError>> + Send;
+    /// Closes a directory.
+    fn releasedir(&self, ino: Ino, handle: u64);
+    /// Returns what `df` shows.
+    fn statfs(&self) -> impl Future<Output = Result<FsStatistics, FsError>> + Send;
+    /// Returns the value of an extended attribute.
+    fn getxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+    ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    /// Returns the names of all extended attributes, each ended by NUL.
+    fn listxattr(&self, ino: Ino) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    /// Returns how long the kernel may remember that a name does not exist.
+    fn negative_ttl(&self) -> Duration;
+}

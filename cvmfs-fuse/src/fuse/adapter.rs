@@ -1,0 +1,597 @@
+//! fuser's calls turned into calls of [`Vfs`].
+//!
+//! Each method names the request, calls one method of the filesystem through
+//! [`Dispatcher`] and turns the result into a reply. No decision about content is made here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::attributes::{file_attr, negative_attr};
+use super::directory::{PlainListing, PlusListing};
+use super::dispatch::{Dispatcher, Operation};
+use super::failure::Failures;
+use crate::fs::{FsError, Vfs};
+
+/// Read-ahead and largest read request, measured best in facts/fuse.md. The kernel's own limit
+/// may be lower; `session` raises it where it may.
+pub const MAX_READAHEAD: u32 = 1 << 20;
+/// Read-ahead requests the kernel may have under way; 16, the default, leaves a fast server idle.
+const MAX_BACKGROUND: u16 = 64;
+/// Above this number the kernel stops starting new read-ahead: three quarters, as libfuse does.
+const CONGESTION_THRESHOLD: u16 = 48;
+/// Writes are refused; but the kernel has one limit of pages for requests of both directions, and
+/// fuser asks for the larger of this and the read-ahead the kernel offered (128 KiB).
+const MAX_WRITE: u32 = MAX_READAHEAD;
+
+/// Wished for, taken as far as the kernel has them. Locks are not among them: the kernel then
+/// keeps flock and fcntl locks itself, local to the machine.
+const CAPABILITIES: [InitFlags; 6] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    // Safe, because an inode number stands for one version of one link.
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_MAX_PAGES,
+];
+
+/// A filesystem, as fuser wants it.
+#[derive(Debug)]
+pub struct Adapter<V> {
+    shared: Arc<Shared<V>>,
+    dispatcher: Dispatcher,
+}
+
+/// What requests take along when they move to the runtime.
+#[derive(Debug)]
+struct Shared<V> {
+    vfs: V,
+    fqrn: String,
+    failures: Failures,
+}
+
+impl<V: Vfs> Shared<V> {
+    fn failed(&self, operation: Operation, error: &FsError) -> Errno {
+        self.failures.record(operation, error)
+    }
+
+    /// Attributes of every entry that tell who serves it: upstream's names
+    /// (spec/filesystem.md section 10), and as there they are not listed.
+    fn server_attribute(&self, name: &OsStr) -> Option<String> {
+        match name.as_bytes() {
+            b"user.fqrn" => Some(self.fqrn.clone()),
+            b"user.pid" => Some(std::process::id().to_string()),
+            _ => None,
+        }
+    }
+}
+
+impl<V: Vfs> Adapter<V> {
+    /// Serves `vfs`, the repository `fqrn`; requests that must wait do so on `runtime`.
+    pub fn new(vfs: V, fqrn: &str, runtime: Handle) -> Self {
+        Self {
+            shared: Arc::new(Shared { vfs, fqrn: fqrn.to_owned(), failures: Failures::default() }),
+            dispatcher: Dispatcher::new(runtime),
+        }
+    }
+
+    fn begin(
+        &self,
+        name: &'static str,
+        req: &Request,
+        ino: INodeNo,
+    ) -> (Operation, Arc<Shared<V>>) {
+        (Operation { name, ino: ino.0, pid: req.pid() }, Arc::clone(&self.shared))
+    }
+}
+
+/// Answers a question about an attribute or a list of names, xattr(7): the length if asked with
+/// an empty buffer, ERANGE if the buffer is too small.
+fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(length) if size == 0 => reply.size(length),
+        Ok(length) if length <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+/// Tells whether an open could lead to a write. The kernel refuses these on a read-only mount;
+/// a mount made writable by `mount -o remount,rw` still gets here.
+fn asks_to_write(flags: OpenFlags) -> bool {
+    flags.0 & libc::O_ACCMODE != libc::O_RDONLY || flags.0 & libc::O_TRUNC != 0
+}
+
+impl<V: Vfs> Filesystem for Adapter<V> {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                tracing::debug!(?capability, "not known to this kernel");
+            }
+        }
+        // Each setter refuses what the kernel cannot, and names the nearest value it can.
+        if let Err(nearest) = config.set_max_readahead(MAX_READAHEAD) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+            let _ = config.set_max_write(nearest);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_congestion_threshold(CONGESTION_THRESHOLD);
+        tracing::debug!(abi = %config.kernel_abi(), "connected to the kernel");
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (operation, shared) = self.begin("lookup", req, parent);
+        let name = name.as_bytes().to_vec();
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.lookup(parent.0, &name).await {
+                Ok(entry) => {
+                    reply.entry(&entry.ttl, &file_attr(&entry.attributes), Generation(0));
+                }
+                Err(FsError::NotFound) if !shared.vfs.negative_ttl().is_zero() => {
+                    reply.entry(&shared.vfs.negative_ttl(), &negative_attr(), Generation(0));
+                }
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    // The default batch_forget calls this for each inode.
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        let (operation, shared) = self.begin("forget", req, ino);
+        self.dispatcher.now(operation, || shared.vfs.forget(ino.0, nlookup));
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (operation, shared) = self.begin("getattr", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.getattr(ino.0).await {
+                Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attributes)),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let (operation, shared) = self.begin("readlink", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.readlink(ino.0).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if asks_to_write(flags) {
+            return reply.error(Errno::EROFS);
+        }
+        let (operation, shared) = self.begin("open", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.open(ino.0).await {
+                Ok(opened) => {
+                    // Nothing is ever written: close needs no message.
+                    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+                    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+                    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+                    reply.opened(FileHandle(opened.handle), flags);
+                }
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (operation, shared) = self.begin("read", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.read(ino.0, fh.0, offset, size).await {
+                Ok(data) => reply.data(&data),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (operation, shared) = self.begin("release", req, ino);
+        self.dispatcher.now(operation, || shared.vfs.release(ino.0, fh.0));
+        reply.ok();
+    }
+
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let (operation, shared) = self.begin("opendir", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.opendir(ino.0).await {
+                // The kernel keeps the listing as long as the inode: it must be told when a
+                // directory changes (`inval_inode`), as it must for entries and attributes.
+                Ok(handle) => reply.opened(
+                    FileHandle(handle),
+                    FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+                ),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        let (operation, shared) = self.begin("readdir", req, ino);
+        self.dispatcher.run(operation, async move {
+            let mut listing = PlainListing(reply);
+            match shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await {
+                Ok(()) => listing.0.ok(),
+                Err(error) => listing.0.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let (operation, shared) = self.begin("readdirplus", req, ino);
+        self.dispatcher.run(operation, async move {
+            let mut listing = PlusListing(reply);
+            match shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await {
+                Ok(()) => listing.0.ok(),
+                Err(error) => listing.0.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (operation, shared) = self.begin("releasedir", req, ino);
+        self.dispatcher.now(operation, || shared.vfs.releasedir(ino.0, fh.0));
+        reply.ok();
+    }
+
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let (operation, shared) = self.begin("statfs", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.statfs().await {
+                Ok(s) => reply.statfs(
+                    s.blocks,
+                    s.free_blocks,
+                    s.free_blocks,
+                    s.files,
+                    s.free_files,
+                    s.block_size,
+                    s.name_len,
+                    s.block_size,
+                ),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (operation, shared) = self.begin("getxattr", req, ino);
+        if let Some(value) = shared.server_attribute(name) {
+            return reply_xattr(reply, value.as_bytes(), size);
+        }
+        let name = name.as_bytes().to_vec();
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.getxattr(ino.0, &name).await {
+                Ok(value) => reply_xattr(reply, &value, size),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (operation, shared) = self.begin("listxattr", req, ino);
+        self.dispatcher.run(operation, async move {
+            match shared.vfs.listxattr(ino.0).await {
+                Ok(names) => reply_xattr(reply, &names, size),
+                Err(error) => reply.error(shared.failed(operation, &error)),
+            }
+        });
+    }
+
+    // ENOSYS below is an answer for the whole mount: the kernel does not ask again and does what
+    // is right for a read-only tree by itself.
+
+    /// The kernel checks mode bits (`default_permissions`).
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Nothing to flush; close(2) succeeds.
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Nothing to write; fsync(2) succeeds.
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// As [`Self::fsync`].
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// The kernel answers SEEK_DATA and SEEK_HOLE for a file without holes.
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // Writes. The kernel refuses them on a read-only mount before it asks; a mount that root made
+    // writable with `mount -o remount,rw` comes here.
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _link_name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_that_could_write() {
+        for (flags, refused) in [
+            (libc::O_RDONLY, false),
+            (libc::O_RDONLY | libc::O_EXCL | libc::O_NONBLOCK | libc::O_NOATIME, false),
+            (libc::O_RDONLY | libc::O_DIRECT | libc::O_CLOEXEC, false),
+            (libc::O_WRONLY, true),
+            (libc::O_RDWR, true),
+            (libc::O_ACCMODE, true),
+            (libc::O_RDONLY | libc::O_TRUNC, true),
+            (-1, true),
+        ] {
+            assert_eq!(asks_to_write(OpenFlags(flags)), refused, "{flags:#o}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Between the kernel and [`crate::fs::Vfs`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`dispatch`] | poll a request once on the worker thread, hand it to the runtime if it must wait |
+//! | [`adapter`] | fuser's calls turned into calls of `Vfs`, results turned into replies |
+//! | [`attributes`] | values of `Vfs` in the kernel's terms |
+//! | [`directory`] | directory listings written into reply buffers |
+//! | [`failure`] | the one place that logs and counts failed requests |
+//! | [`mountinfo`] | which mounts there are |
+//! | [`mount`] | mount(2), or fusermount for users; unmounting |
+//! | [`session`] | capabilities, worker threads, a mount's life |
+//!
+//! **Where async begins.** The kernel's requests arrive on fuser's worker threads. Each becomes a
+//! future that owns its reply. If its first poll ends it (everything cached), the answer leaves
+//! from the worker thread; otherwise the future moves to the tokio runtime and the worker takes
+//! the next request, so that slow servers cannot use up the workers.
+
+pub mod adapter;
+pub mod attributes;
+pub mod directory;
+pub mod dispatch;
+pub mod failure;
+pub mod mount;
+pub mod mountinfo;
+pub mod session;

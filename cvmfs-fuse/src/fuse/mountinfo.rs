@@ -1,0 +1,157 @@
+//! Which mounts there are: /proc/self/mountinfo (proc(5)).
+//!
+//! Reading it never touches the mounted filesystems, so it also works for mounts whose server is
+//! dead or hangs.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Device number as `MAJOR:MINOR`; also the name under `/sys/class/bdi`.
+    pub device: String,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Filesystem type, e.g. `fuse` or `fuse.sshfs`.
+    pub fs_type: String,
+    /// First column of `df`.
+    pub source: OsString,
+}
+
+impl MountEntry {
+    /// Tells whether a FUSE server stands behind it.
+    pub fn is_fuse(&self) -> bool {
+        self.fs_type == "fuse" || self.fs_type.starts_with("fuse.")
+    }
+}
+
+/// Returns the topmost mount at exactly this (resolved) path.
+pub fn topmost_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(find(&std::fs::read("/proc/self/mountinfo")?, mountpoint))
+}
+
+/// The kernel lists mounts in the order in which they were made, so the last one is on top.
+fn find(table: &[u8], mountpoint: &Path) -> Option<MountEntry> {
+    table
+        .split(|&byte| byte == b'\n')
+        .rev()
+        .filter_map(parse_line)
+        .find(|entry| entry.mountpoint == mountpoint)
+}
+
+/// `ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS`
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
+    let fs_type = String::from_utf8(rest.next()?.to_vec()).ok()?;
+    let source = OsString::from_vec(unescape(rest.next()?));
+    Some(MountEntry { device, mountpoint, fs_type, source })
+}
+
+/// Blanks, tabs, line ends and backslashes are written as `\ooo`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'\\'
+            && let Some(octal) = tail.get(..3)
+            && let Some(byte) =
+                std::str::from_utf8(octal).ok().and_then(|o| u8::from_str_radix(o, 8).ok())
+        {
+            plain.push(byte);
+            rest = &tail[3..];
+        } else {
+            plain.push(first);
+            rest = tail;
+        }
+    }
+    plain
+}
+
+/// Makes a mountpoint comparable with the table: absolute, links followed.
+///
+/// A mounted filesystem is not asked: its server may be dead, hang, or turn us away.
+pub fn resolve(mountpoint: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(mountpoint)?;
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        // "/" or a path that ends in "..".
+        return absolute.canonicalize();
+    };
+    let joined = parent.canonicalize()?.join(name);
+    if topmost_at(&joined)?.is_some() { Ok(joined) } else { joined.canonicalize() }
+}
+
+/// Tells whether an error is what the kernel answers for a FUSE mount without server.
+pub fn is_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// Quotes a path for messages.
+pub fn show(path: &Path) -> String {
+    String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+22 28 0:21 / /proc rw,nosuid - proc proc rw
+36 28 98:0 /mnt1 /mnt/a\\040b rw,noatime master:1 propagate_from:2 - ext3 /dev/root rw,errors=continue
+40 28 0:45 / /cvmfs/x ro,nosuid,nodev shared:7 - fuse cvmfs2 ro,user_id=0,group_id=0
+41 40 0:46 / /cvmfs/x ro,nosuid,nodev - fuse.sshfs h:\\134x ro
+garbage
+42 28 0:47 / /short
+";
+
+    #[test]
+    fn the_topmost_mount_of_a_path() {
+        let table = [
+            ("/proc", Some(("0:21", "proc", "proc", false))),
+            ("/mnt/a b", Some(("98:0", "ext3", "/dev/root", false))),
+            ("/cvmfs/x", Some(("0:46", "fuse.sshfs", "h:\\x", true))),
+            ("/cvmfs", None),
+            ("/short", None),
+        ];
+        for (path, expected) in table {
+            let found = find(TABLE, Path::new(path));
+            let found = found.as_ref().map(|m| {
+                (&*m.device, &*m.fs_type, m.source.to_str().unwrap_or_default(), m.is_fuse())
+            });
+            assert_eq!(found, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_a_proc() {
+        let proc = resolve(Path::new("/proc/../proc/")).unwrap();
+        assert_eq!(resolve(Path::new("/proc")).unwrap(), Path::new("/proc"));
+        assert_eq!(proc, Path::new("/proc"));
+        let proc = topmost_at(&proc).unwrap().unwrap();
+        assert_eq!((&*proc.fs_type, proc.is_fuse()), ("proc", false));
+    }
+
+    #[test]
+    fn resolved_mountpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        for (path, expected) in [
+            ("real", Some("real")),
+            ("link", Some("real")),
+            ("./link/", Some("real")),
+            ("real/../real", Some("real")),
+            ("missing", None),
+            ("missing/x", None),
+        ] {
+            let resolved = resolve(&root.join(path)).ok();
+            assert_eq!(resolved, expected.map(|e| root.join(e)), "{path}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A mount's life: connect, serve, end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use fuser::{Config, SessionACL};
+use tokio::sync::oneshot;
+
+use super::adapter::{Adapter, MAX_READAHEAD};
+use super::mount::{self, MountError};
+use super::mountinfo;
+use crate::config::MountOptions;
+use crate::fs::Vfs;
+
+/// Enough for two requests being answered from disk while others are decoded.
+const MIN_THREADS: usize = 4;
+/// Workers never wait for the network, so more than this many only queue; libfuse stops at 10.
+const MAX_THREADS: usize = 16;
+
+/// A mounted filesystem whose requests are not answered yet.
+pub struct MountedSession<V: Vfs> {
+    session: fuser::Session<Adapter<V>>,
+    mountpoint: PathBuf,
+    device: Option<String>,
+}
+
+/// A mounted filesystem that answers.
+#[derive(Debug)]
+pub struct ServedMount {
+    /// Where; resolved.
+    pub mountpoint: PathBuf,
+    /// Device number, as in [`mountinfo::MountEntry`].
+    pub device: Option<String>,
+    thread: JoinHandle<()>,
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+/// Mounts on a resolved directory and greets the kernel.
+pub fn mount_session<V: Vfs>(
+    adapter: Adapter<V>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<MountedSession<V>, MountError> {
+    let connection = mount::mount(mountpoint, options)?;
+    let config = config(thread::available_parallelism().map_or(1, usize::from));
+    let acl = acl(options);
+    let session = fuser::Session::from_fd(adapter, connection, acl, config).map_err(|error| {
+        // The connection is gone; do not leave a dead mount behind.
+        if let Err(left_over) = mount::unmount(mountpoint, true) {
+            tracing::warn!(error = %left_over, "cannot remove the failed mount");
+        }
+        MountError::Handshake(error)
+    })?;
+    let device = match mountinfo::topmost_at(mountpoint) {
+        Ok(entry) => entry.filter(mountinfo::MountEntry::is_fuse).map(|entry| entry.device),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the mount table");
+            None
+        }
+    };
+    if let Some(device) = &device {
+        raise_readahead(device);
+    }
+    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
+}
+
+impl<V: Vfs> MountedSession<V> {
+    /// Starts the worker threads.
+    pub fn serve(self) -> Result<ServedMount, MountError> {
+        let Self { session, mountpoint, device } = self;
+        let (end, ended) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || {
+                // The receiver may have stopped waiting.
+                let _ = end.send(session.run());
+            })
+            .map_err(MountError::Threads)?;
+        Ok(ServedMount { mountpoint, device, thread, ended })
+    }
+}
+
+impl ServedMount {
+    /// Waits until the kernel ends the connection: unmounted, last user gone.
+    ///
+    /// May be cancelled and called again.
+    pub async fn ended(&mut self) -> io::Result<()> {
+        (&mut self.ended).await.unwrap_or_else(|_| Err(io::Error::other("session thread died")))
+    }
+
+    /// Waits for the threads; only after [`Self::ended`] returned.
+    pub fn join(self) {
+        // A panic was logged where it happened, and there is nobody else to tell.
+        let _ = self.thread.join();
+    }
+}
+
+fn config(cores: usize) -> Config {
+    let mut config = Config::default();
+    config.n_threads = Some(cores.clamp(MIN_THREADS, MAX_THREADS));
+    // Each thread its own descriptor, so that they do not queue for one. Behind a setuid helper
+    // we may be unable to open the device ourselves.
+    config.clone_fd = mount::open_device().is_ok();
+    config
+}
+
+/// Whom fuser turns away. Without allow_root nobody: then the kernel itself admits either all
+/// users (allow_other) or only the one who mounts (fs/fuse/dir.c, fuse_allow_current_process).
+fn acl(options: &MountOptions) -> SessionACL {
+    if options.allow_root { SessionACL::RootAndOwner } else { SessionACL::All }
+}
+
+/// In its answer to INIT a filesystem can only lower the kernel's 128 KiB; more takes this file,
+/// which root may write.
+fn raise_readahead(device: &str) {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&path, (MAX_READAHEAD >> 10).to_string()) {
+        tracing::debug!(path, %error, "read-ahead stays at the kernel's default");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_follow_the_cores_within_bounds() {
+        for (cores, threads) in [(1, 4), (2, 4), (4, 4), (9, 9), (16, 16), (128, 16)] {
+            assert_eq!(config(cores).n_threads, Some(threads));
+        }
+    }
+
+    #[test]
+    fn who_is_let_in() {
+        let user = MountOptions::defaults(false);
+        for (allow_root, allow_other, expected) in [
+            (false, false, SessionACL::All),
+            (false, true, SessionACL::All),
+            (true, false, SessionACL::RootAndOwner),
+        ] {
+            assert_eq!(acl(&MountOptions { allow_root, allow_other, ..user.clone() }), expected);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The program `cvmfs-fuse`: mounts CernVM-FS repositories through /dev/fuse.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | settings from flags and built-in knowledge; the only reader of the environment |
+//! | [`fs`] | the filesystem as plain values: inodes, content, listings; testable without a kernel |
+//! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
+//! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
+//! | [`demo`] | the bundled genuine repository on a loopback server |
+//! | [`cli`] | the subcommands and their exit codes |
+
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod fs;
+pub mod fuse;
