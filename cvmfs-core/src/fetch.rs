@@ -24,7 +24,7 @@ use crate::object::ObjectId;
 
 mod sink;
 
-use sink::{CheckingSink, ObjectSink, Writer};
+use sink::{CheckingSink, ObjectSink, Target};
 
 /// Largest object kept in memory when the cache cannot take it.
 const MAX_MEMORY_OBJECT: u64 = 256 << 20;
@@ -270,7 +270,7 @@ impl FetcherState {
         let mut store: Arc<dyn ObjectCache> = Arc::clone(&self.cache);
         loop {
             let new_sink = || {
-                ObjectSink::start(Writer {
+                ObjectSink::start(Target {
                     state: Arc::clone(self),
                     store: Arc::clone(&store),
                     id: *id,

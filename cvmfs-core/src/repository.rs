@@ -288,7 +288,10 @@ async fn letters_of(
         match check(config, &manifest, &pem, &whitelist) {
             Ok(manifest) => return Ok(manifest),
             // The cached file may be at fault: decide on a fresh one.
-            Err(_) => fetcher.discard(&id),
+            Err(TrustError::Certificate(_) | TrustError::CertificateNotListed { .. }) => {
+                fetcher.discard(&id);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     let options = FetchOptions {

@@ -40,9 +40,7 @@ fuzz_target!(|data: &[u8]| {
     let object = CachedObject::from_memory(Bytes::copy_from_slice(data));
     let hash = ContentHash::of(HashAlgorithm::Sha1, b"any");
     let attachment = Attachment { mountpoint: RepoPath::root(), is_bind: false };
-    if let Ok(catalog) =
-        Catalog::open(object.clone(), hash, attachment, SymlinkVariables::new())
-    {
+    if let Ok(catalog) = Catalog::open(object.clone(), hash, attachment, SymlinkVariables::new()) {
         walk(&catalog);
     }
     let fqrn = "a.b".parse().expect("a good name");

@@ -9,7 +9,9 @@ use cvmfs_core::object::{Compression, ObjectId, ObjectKind};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&[switches, piece_len, high, low], stored)) = data.split_first_chunk() else { return };
+    let Some((&[switches, piece_len, high, low], stored)) = data.split_first_chunk() else {
+        return;
+    };
     let compression = if switches & 1 == 0 { Compression::Zlib } else { Compression::None };
     let size = u64::from(u16::from_be_bytes([high, low]));
     let bound = if switches & 2 == 0 { SizeBound::AtMost(size) } else { SizeBound::Exactly(size) };

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::FetcherState;
@@ -14,11 +13,12 @@ use crate::decode::{BodyDecoder, CheckedBody, DecodeError, SizeBound, decode_all
 use crate::net::{AttemptError, Sink};
 use crate::object::ObjectId;
 
-/// Pieces between network and disk: enough to keep both busy, some 256 KiB at most.
-const PIECES_IN_FLIGHT: usize = 16;
+/// Stored bytes collected before the writer is called: most objects need one call, and large ones
+/// are decoded while the next batch is received.
+const BATCH_LEN: usize = 256 * 1024;
 
-/// Runs on the blocking pool: inflates, hashes and writes one body.
-pub(super) struct Writer {
+/// What a writer needs to start.
+pub(super) struct Target {
     pub(super) state: Arc<FetcherState>,
     pub(super) store: Arc<dyn ObjectCache>,
     pub(super) id: ObjectId,
@@ -27,9 +27,12 @@ pub(super) struct Writer {
     pub(super) cache_failed: Arc<AtomicBool>,
 }
 
-enum Step {
-    Piece(Bytes),
-    End,
+/// Inflates, hashes and writes one body, batch by batch. It runs on the blocking pool and never
+/// waits for the network there: a stalled server must not use the pool up.
+struct Writer {
+    target: Target,
+    decoder: BodyDecoder,
+    transaction: Box<dyn Transaction>,
 }
 
 enum WriteError {
@@ -49,84 +52,128 @@ impl From<CacheError> for WriteError {
     }
 }
 
-impl Writer {
-    fn run(self, steps: mpsc::Receiver<Step>) -> Result<CachedObject, AttemptError> {
-        match self.write(steps) {
-            Ok(object) => {
-                self.state.cache_warned.store(false, Ordering::Relaxed);
-                Ok(object)
-            }
-            Err(WriteError::Decode(error)) => Err(error.into()),
-            Err(WriteError::Cache(error)) => {
-                self.state.warn_about_cache(&error);
-                self.cache_failed.store(true, Ordering::SeqCst);
-                Err(AttemptError::Cache(error.to_string()))
-            }
-        }
-    }
-
-    fn write(&self, mut steps: mpsc::Receiver<Step>) -> Result<CachedObject, WriteError> {
+impl Target {
+    fn begin(self) -> Result<Writer, AttemptError> {
         let size = match self.bound {
             SizeBound::Exactly(size) => Some(size),
             SizeBound::AtMost(_) => None,
         };
         let meta = ObjectMeta { size, label: self.label.clone(), volatile: false };
-        let mut transaction: Box<dyn Transaction> = self.store.begin(&self.id, &meta)?;
-        let mut decoder = BodyDecoder::new(self.id, self.bound);
-        loop {
-            match steps.blocking_recv() {
-                Some(Step::Piece(piece)) => decoder
-                    .push(&piece, |plain| transaction.write(plain).map_err(WriteError::Cache))?,
-                Some(Step::End) => return Ok(transaction.commit(decoder.finish()?)?),
-                // The network side gave up; dropping the transaction leaves no trace.
-                None => {
-                    let reason = "transfer given up".to_owned();
-                    return Err(DecodeError::Zlib { id: self.id, reason }.into());
-                }
+        match self.store.begin(&self.id, &meta) {
+            Ok(transaction) => {
+                let decoder = BodyDecoder::new(self.id, self.bound);
+                Ok(Writer { target: self, decoder, transaction })
+            }
+            Err(error) => Err(self.failed(error.into())),
+        }
+    }
+
+    fn failed(&self, error: WriteError) -> AttemptError {
+        match error {
+            WriteError::Decode(error) => error.into(),
+            WriteError::Cache(error) => {
+                self.state.warn_about_cache(&error);
+                self.cache_failed.store(true, Ordering::SeqCst);
+                AttemptError::Cache(error.to_string())
             }
         }
     }
 }
 
-/// Hands the pieces of a body to a [`Writer`].
+impl Writer {
+    fn write(&mut self, batch: &[Bytes]) -> Result<(), AttemptError> {
+        let Self { target, decoder, transaction } = self;
+        batch
+            .iter()
+            .try_for_each(|piece| {
+                decoder.push(piece, |plain| transaction.write(plain).map_err(WriteError::Cache))
+            })
+            .map_err(|error| target.failed(error))
+    }
+
+    fn commit(self) -> Result<CachedObject, AttemptError> {
+        let Self { target, decoder, transaction } = self;
+        let committed = decoder
+            .finish()
+            .map_err(WriteError::from)
+            .and_then(|proof| transaction.commit(proof).map_err(WriteError::from));
+        match committed {
+            Ok(object) => {
+                target.state.cache_warned.store(false, Ordering::Relaxed);
+                Ok(object)
+            }
+            Err(error) => Err(target.failed(error)),
+        }
+    }
+}
+
+/// Where the writer is.
+enum Stage {
+    /// No batch yet.
+    Fresh(Target),
+    /// Busy with a batch on the blocking pool.
+    Busy(JoinHandle<Result<Writer, AttemptError>>),
+    /// Gone after an error that was reported.
+    Failed,
+}
+
+/// Hands the pieces of a body to a [`Writer`], a batch at a time.
 pub(super) struct ObjectSink {
-    steps: mpsc::Sender<Step>,
-    writer: Option<JoinHandle<Result<CachedObject, AttemptError>>>,
+    stage: Stage,
+    batch: Vec<Bytes>,
+    batch_len: usize,
 }
 
 impl ObjectSink {
-    pub(super) fn start(writer: Writer) -> Self {
-        let (steps, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
-        Self { steps, writer: Some(tokio::task::spawn_blocking(move || writer.run(receiver))) }
+    pub(super) fn start(target: Target) -> Self {
+        Self { stage: Stage::Fresh(target), batch: Vec::new(), batch_len: 0 }
     }
 
-    async fn outcome(
-        writer: Option<JoinHandle<Result<CachedObject, AttemptError>>>,
-    ) -> Result<CachedObject, AttemptError> {
-        let gone = || AttemptError::Cache("the writer of the object died".to_owned());
-        match writer {
-            Some(writer) => writer.await.map_err(|_| gone())?,
-            None => Err(gone()),
-        }
+    /// Waits for the batch before and starts `work` with this one.
+    async fn hand_over<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(Writer) -> Result<T, AttemptError> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T, AttemptError>>, AttemptError> {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_len = 0;
+        let with_batch = move |mut writer: Writer| {
+            writer.write(&batch)?;
+            work(writer)
+        };
+        Ok(match std::mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::Fresh(target) => {
+                tokio::task::spawn_blocking(move || with_batch(target.begin()?))
+            }
+            Stage::Busy(before) => {
+                let writer = before.await.map_err(|_| died())??;
+                tokio::task::spawn_blocking(move || with_batch(writer))
+            }
+            Stage::Failed => return Err(died()),
+        })
     }
+}
+
+fn died() -> AttemptError {
+    AttemptError::Cache("the writer of the object died".to_owned())
 }
 
 impl Sink<CachedObject> for ObjectSink {
     fn piece(&mut self, piece: Bytes) -> BoxFuture<'_, Result<(), AttemptError>> {
+        self.batch_len += piece.len();
+        self.batch.push(piece);
+        if self.batch_len < BATCH_LEN {
+            return Box::pin(std::future::ready(Ok(())));
+        }
         Box::pin(async move {
-            if self.steps.send(Step::Piece(piece)).await.is_ok() {
-                return Ok(());
-            }
-            // The writer stopped early: its own error is the reason.
-            Self::outcome(self.writer.take()).await.map(|_| ())
+            self.stage = Stage::Busy(self.hand_over(Ok).await?);
+            Ok(())
         })
     }
 
-    fn end(self) -> BoxFuture<'static, Result<CachedObject, AttemptError>> {
+    fn end(mut self) -> BoxFuture<'static, Result<CachedObject, AttemptError>> {
         Box::pin(async move {
-            // A writer that stopped early is asked below.
-            let _ = self.steps.send(Step::End).await;
-            Self::outcome(self.writer).await
+            let commit = self.hand_over(Writer::commit).await?;
+            commit.await.map_err(|_| died())?
         })
     }
 }

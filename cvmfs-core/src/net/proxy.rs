@@ -108,7 +108,7 @@ mod tests {
         );
         assert_eq!(parsed(" ;| "), Err(ProxySpecError::Empty));
         assert_eq!(parsed("auto;DIRECT"), Err(ProxySpecError::Auto));
-        for bad in ["ftp://a", "http://", "http://a:port", "--?><"] {
+        for bad in ["ftp://a", "http://", "http://a:port", "http://a b", "http://[::"] {
             assert!(matches!(parsed(bad), Err(ProxySpecError::Address(_))), "{bad}");
         }
     }

@@ -22,6 +22,8 @@ use crate::fuse::session::{ServedMount, mount_session};
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the runtime's threads may take to end; a stalled download must not keep the process.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
+/// Threads for inflating, hashing and writing; each keeps some memory of its own.
+const MAX_BLOCKING_THREADS: usize = 8;
 /// Open files we ask for, as upstream's default CVMFS_NFILES; each file in use holds one.
 const OPEN_FILES: u64 = 131_072;
 
@@ -48,6 +50,8 @@ pub fn serve(
     prepare_process();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
+        // Blocking tasks work and never wait for the network, so a few threads are enough.
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_name("cvmfs-runtime")
         .enable_all()
         .build()
