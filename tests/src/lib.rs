@@ -1,0 +1,42 @@
+//! End-to-end tests: the real program, real mounts, genuine repositories, a server that fails as
+//! it is told (`fixtures::server`).
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
+//! | [`mountinfo`] | what the kernel says about a mount |
+//! | [`walk`] | a mounted tree as data, and how it differs from the truth |
+//! | [`wait`] | the one loop that waits for a condition |
+//! | [`watchdog`] | a hard limit for each test, also for one that hangs in the kernel |
+//!
+//! FUSE tests never skip: without `/dev/fuse` they fail and say so. A test looks like this:
+//!
+//! ```ignore
+//! #[test]
+//! fn hello() {
+//!     deadline(LIMIT, || {
+//!         let genuine = Genuine::small();
+//!         let server = TestServer::serving(genuine.dir());
+//!         let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+//!         assert_eq!(std::fs::read(mount.path("one-byte")).unwrap().len(), 1);
+//!     });
+//! }
+//! ```
+
+pub mod mount;
+pub mod mountinfo;
+pub mod wait;
+pub mod walk;
+pub mod watchdog;
+
+pub use mount::{Client, MountFailure, MountSpec, TestMount};
+pub use wait::{TimedOut, wait_until};
+pub use watchdog::deadline;
+
+/// The program under test; for integration tests of this package.
+#[macro_export]
+macro_rules! client {
+    () => {
+        $crate::Client::at(env!("CARGO_BIN_EXE_client-under-test"))
+    };
+}

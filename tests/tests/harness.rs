@@ -1,0 +1,82 @@
+//! The harness itself: whatever the client does, a test ends, says why, and leaves no mount.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fixtures::genuine::Genuine;
+use fixtures::server::TestServer;
+use nix::sys::signal::{Signal, kill};
+use tests::mountinfo::MountInfo;
+use tests::{MountSpec, client, deadline, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_failed_mount_tells_code_and_message() {
+    deadline(LIMIT, || {
+        let (gc, none) = (Genuine::gc(), Genuine::none());
+        let server = TestServer::serving(gc.dir());
+        let url = format!("{}/@fqrn@", server.url());
+        let spec = MountSpec::new(&client!(), gc.fqrn(), &url, &none.public_key());
+        let failure = spec.try_start().expect_err("the key is another repository's");
+        assert!(failure.code.is_some_and(|code| code != 0), "{failure}");
+        assert_ne!(failure.stderr.trim(), "", "{failure:?}");
+        assert!(server.count("/gc.test.repo/.cvmfswhitelist") > 0);
+    });
+}
+
+#[test]
+fn a_killed_client_leaves_no_mount() {
+    deadline(LIMIT, || {
+        let gc = Genuine::gc();
+        let server = TestServer::serving(gc.dir());
+        let mount = MountSpec::genuine(&client!(), &gc, &server).start();
+        let root = mount.root().to_owned();
+        kill(mount.pid(), Signal::SIGKILL).unwrap();
+        drop(mount);
+        assert_eq!(MountInfo::of(&root), None);
+        assert!(!root.exists(), "the directories go with the mount");
+    });
+}
+
+/// Run by the test below in a process of its own, which the watchdog ends.
+#[test]
+#[ignore = "hangs on purpose"]
+fn hang() {
+    deadline(Duration::from_secs(1), || {
+        let gc = Genuine::gc();
+        let server = TestServer::serving(gc.dir());
+        let mount = MountSpec::genuine(&client!(), &gc, &server).start();
+        kill(mount.pid(), Signal::SIGSTOP).unwrap();
+        let _ = File::open(mount.path("hello.txt"));
+        // The watchdog's kill ends the open above, so the process must be waited for.
+        let _ = wait_until(LIMIT, "end of this process", || false);
+    });
+}
+
+#[test]
+fn the_watchdog_ends_a_hanging_test() {
+    deadline(LIMIT, || {
+        let start = Instant::now();
+        // Where the other process mounts, so that the mount can be looked for.
+        let directory = tempfile::tempdir().unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "hang", "--ignored", "--nocapture"])
+            .env("TMPDIR", directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("test hangs: not done after 1s"), "{said}");
+        assert!(start.elapsed() < LIMIT / 2, "took {:?}", start.elapsed());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounted_below(&table, directory.path()), "{table}");
+    });
+}
+
+fn mounted_below(table: &str, directory: &Path) -> bool {
+    let directory = directory.to_string_lossy();
+    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|p| p.starts_with(&*directory)))
+}
