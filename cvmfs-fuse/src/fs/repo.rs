@@ -9,7 +9,7 @@ use cvmfs_core::repository::Repository;
 use cvmfs_core::revision::{Revision, RevisionError};
 
 use super::content::ContentTable;
-use super::directory::{DirectoryTable, Listing, Position, position};
+use super::directory::{DOTS, DirectoryTable, Listing, Position, position};
 use super::inode::{Inode, InodeTable};
 use super::{
     Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Ino, ListedEntry, Opened, ROOT_INO,
@@ -216,9 +216,11 @@ impl Vfs for RepoFs {
             None => Arc::new(self.listing(ino, &self.repository.current()).await?),
         };
         let kind = EntryKind::Directory;
-        for at in offset.. {
+        // The offset comes from the kernel and may be any number.
+        let end = listing.entries.len() as u64 + DOTS;
+        for at in offset..end {
             let next = at + 1;
-            let full = match position(at, listing.entries.len()) {
+            let full = match position(at) {
                 Position::This => {
                     replier.add(ListedEntry { name: b".", offset: next, ino, kind, entry: None })
                 }
@@ -230,7 +232,6 @@ impl Vfs for RepoFs {
                     replier.add(ListedEntry { name: b"..", offset: next, ino, kind, entry: None })
                 }
                 Position::Entry(index) => self.offer(&listing, index, next, replier),
-                Position::End => return Ok(()),
             };
             if full {
                 return Ok(());

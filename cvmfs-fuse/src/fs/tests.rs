@@ -1,0 +1,178 @@
+//! [`RepoFs`] over published repositories, without a kernel.
+
+use std::sync::Arc;
+
+use cvmfs_core::cache::{MemoryCache, ObjectCache};
+use cvmfs_core::catalog::EntryKind;
+use cvmfs_core::catalog::symlink::SymlinkVariables;
+use cvmfs_core::clock::SystemClock;
+use cvmfs_core::format::blocklist::Blocklist;
+use cvmfs_core::net::{HttpTransport, ProxySpec, Timeouts};
+use cvmfs_core::repository::{Pin, Repository, RepositoryConfig};
+use cvmfs_core::trust::MasterKeys;
+use fixtures::publish::{Published, TestRepo};
+
+use super::*;
+
+async fn serve(published: &Published) -> RepoFs {
+    let key = std::fs::read(published.public_key()).unwrap();
+    let config = RepositoryConfig {
+        fqrn: published.fqrn().parse().unwrap(),
+        servers: vec![format!("file://{}/{}", published.root().display(), published.fqrn())],
+        proxy: ProxySpec::direct(),
+        keys: MasterKeys::parse([("master", key)]).unwrap(),
+        blocklist: Blocklist::default(),
+        pin: Pin::Latest,
+        symlink_variables: SymlinkVariables::default(),
+        timeouts: Timeouts::default(),
+    };
+    let transport = Arc::new(HttpTransport::new(Timeouts::default()));
+    let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());
+    let repository = Repository::open(config, transport, cache, &SystemClock).await.unwrap();
+    RepoFs::new(Arc::new(repository), RepoFsOptions::default())
+}
+
+/// Takes `room` entries at a time, as a kernel with a small buffer does.
+struct Page {
+    room: usize,
+    plus: bool,
+    taken: Vec<(Vec<u8>, u64, Ino, EntryKind)>,
+}
+
+impl DirectoryReplier for Page {
+    fn wants_attributes(&self) -> bool {
+        self.plus
+    }
+
+    fn add(&mut self, entry: ListedEntry<'_>) -> bool {
+        if self.taken.len() == self.room {
+            return true;
+        }
+        let dots = entry.name == b"." || entry.name == b"..";
+        assert_eq!(entry.entry.is_some(), self.plus && !dots);
+        self.taken.push((entry.name.to_vec(), entry.offset, entry.ino, entry.kind));
+        false
+    }
+}
+
+async fn list(fs: &RepoFs, ino: Ino, handle: u64, room: usize, plus: bool) -> Vec<(Vec<u8>, Ino)> {
+    let (mut offset, mut all) = (0, Vec::new());
+    loop {
+        let mut page = Page { room, plus, taken: Vec::new() };
+        fs.readdir(ino, handle, offset, &mut page).await.unwrap();
+        let Some(last) = page.taken.last() else { return all };
+        offset = last.1;
+        all.extend(page.taken.into_iter().map(|(name, _, ino, _)| (name, ino)));
+    }
+}
+
+#[tokio::test]
+async fn listings_are_complete_whatever_the_buffer_and_agree_with_lookup() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    repo.dir("/d");
+    for number in 0..100 {
+        repo.file(format!("/d/f{number}"), b"x");
+    }
+    repo.dir("/d/sub");
+    let published = repo.publish();
+    let fs = serve(&published).await;
+    let d = fs.lookup(ROOT_INO, b"d").await.unwrap().attributes.ino;
+    let handle = fs.opendir(d).await.unwrap();
+    let whole = list(&fs, d, handle, 1000, false).await;
+    assert_eq!(whole.len(), 103);
+    assert_eq!(whole[0], (b".".to_vec(), d));
+    assert_eq!(whole[1], (b"..".to_vec(), ROOT_INO));
+    for room in [1, 2, 3, 7, 100] {
+        for plus in [false, true] {
+            assert_eq!(list(&fs, d, handle, room, plus).await, whole, "{room} {plus}");
+        }
+    }
+    // A handle that a predecessor opened lists the same.
+    assert_eq!(list(&fs, d, 4711, 9, false).await, whole);
+    for (name, ino) in &whole[2..] {
+        assert_eq!(fs.lookup(d, name).await.unwrap().attributes.ino, *ino);
+    }
+    let mut past = Page { room: 9, plus: false, taken: Vec::new() };
+    fs.readdir(d, handle, u64::MAX, &mut past).await.unwrap();
+    assert!(past.taken.is_empty());
+    fs.releasedir(d, handle);
+}
+
+#[tokio::test]
+async fn only_entries_that_the_kernel_took_count_as_references() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    for number in 0..10 {
+        repo.file(format!("/f{number}"), b"x");
+    }
+    let published = repo.publish();
+    let fs = serve(&published).await;
+    let handle = fs.opendir(ROOT_INO).await.unwrap();
+    let mut page = Page { room: 5, plus: true, taken: Vec::new() };
+    fs.readdir(ROOT_INO, handle, 0, &mut page).await.unwrap();
+    // Two of the five are the dots.
+    let taken: Vec<_> = page.taken[2..].iter().map(|(_, _, ino, _)| *ino).collect();
+    assert_eq!(taken.len(), 3);
+    for ino in taken {
+        assert!(fs.getattr(ino).await.is_ok());
+        fs.forget(ino, 1);
+        assert!(matches!(fs.getattr(ino).await, Err(FsError::StaleInode(_))));
+    }
+    // The one that found no room is unknown, too.
+    let mut rest = Page { room: 1, plus: false, taken: Vec::new() };
+    fs.readdir(ROOT_INO, handle, 5, &mut rest).await.unwrap();
+    assert!(fs.getattr(rest.taken[0].2).await.is_err());
+}
+
+#[tokio::test]
+async fn reads_need_no_open_and_survive_odd_numbers() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+    repo.chunked("/chunked", content.clone(), 4096);
+    repo.file("/whole", content.clone());
+    repo.file("/empty", b"");
+    let published = repo.publish();
+    let fs = serve(&published).await;
+    for name in [b"chunked".as_slice(), b"whole"] {
+        let ino = fs.lookup(ROOT_INO, name).await.unwrap().attributes.ino;
+        for (offset, size) in
+            [(0, 10), (4090, 20), (0, 400_000), (399_990, 100), (400_000, 1), (u64::MAX, 9), (5, 0)]
+        {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+            let end = (start + usize::try_from(size).unwrap()).min(content.len());
+            let read = fs.read(ino, 99, offset, size).await.unwrap();
+            assert_eq!(read, &content[start..end], "{offset} {size}");
+        }
+        let opened = fs.open(ino).await.unwrap();
+        assert!(opened.keep_cache && !opened.direct_io);
+        fs.release(ino, opened.handle);
+    }
+    let empty = fs.lookup(ROOT_INO, b"empty").await.unwrap().attributes.ino;
+    fs.open(empty).await.unwrap();
+    assert_eq!(fs.read(empty, 0, 0, 4096).await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn questions_about_the_wrong_thing_get_the_right_errno() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    repo.dir("/d");
+    repo.file("/f", b"x");
+    repo.symlink("/l", "f");
+    let published = repo.publish();
+    let fs = serve(&published).await;
+    let ino = async |name: &[u8]| fs.lookup(ROOT_INO, name).await.unwrap().attributes.ino;
+    let (d, f, l) = (ino(b"d").await, ino(b"f").await, ino(b"l").await);
+    let errno = |error: FsError| error.errno();
+    assert_eq!(errno(fs.lookup(ROOT_INO, b"none").await.unwrap_err()), libc::ENOENT);
+    assert_eq!(errno(fs.lookup(f, b"x").await.unwrap_err()), libc::ENOTDIR);
+    assert_eq!(errno(fs.lookup(d, &[b'n'; 256]).await.unwrap_err()), libc::ENAMETOOLONG);
+    assert_eq!(errno(fs.lookup(12345, b"x").await.unwrap_err()), libc::ESTALE);
+    assert_eq!(errno(fs.opendir(f).await.unwrap_err()), libc::ENOTDIR);
+    assert_eq!(errno(fs.open(d).await.unwrap_err()), libc::EISDIR);
+    assert_eq!(errno(fs.readlink(f).await.unwrap_err()), libc::EINVAL);
+    assert_eq!(errno(fs.getxattr(f, b"user.x").await.unwrap_err()), libc::ENODATA);
+    assert_eq!(fs.readlink(l).await.unwrap(), b"f");
+    assert_eq!(fs.listxattr(f).await.unwrap(), b"");
+    assert_eq!(fs.lookup(d, b"..").await.unwrap().attributes.ino, ROOT_INO);
+    assert_eq!(fs.lookup(d, b".").await.unwrap().attributes.ino, d);
+    assert_eq!(fs.statfs().await.unwrap().name_len, 255);
+}
