@@ -96,7 +96,7 @@ impl Revision {
         root: &RootCatalog,
         variables: SymlinkVariables,
     ) -> Result<Self, RevisionError> {
-        let attachment = Attachment { mountpoint: RepoPath::root(), is_bind: false };
+        let attachment = Attachment::root();
         let id = ObjectId::zlib(root.hash, ObjectKind::Catalog);
         let server_path = root.alternative_path.then(|| id.alternative_path());
         let root =
@@ -217,7 +217,7 @@ impl Revision {
                 continue;
             };
             // A bind mountpoint may lead to the tree it lies in; any other repetition is hostile.
-            if !reference.is_bind && seen.contains(&reference.hash) {
+            if reference.attachment.place.is_some() && seen.contains(&reference.hash) {
                 return Err(RevisionError::Cycle(prefix));
             }
             seen.push(reference.hash);
@@ -227,9 +227,9 @@ impl Revision {
     }
 
     async fn attach(&self, reference: NestedReference) -> Result<Arc<Catalog>, RevisionError> {
-        let NestedReference { mountpoint, hash, size, is_bind } = reference;
+        let NestedReference { attachment, hash, size } = reference;
+        let mountpoint = attachment.mountpoint.clone();
         tracing::debug!(%mountpoint, %hash, "loading nested catalog");
-        let attachment = Attachment { mountpoint: mountpoint.clone(), is_bind };
         let catalog =
             Arc::new(load(&self.fetcher, hash, size, None, attachment, &self.variables).await?);
         // Whoever else loaded it meanwhile got the same immutable content; the last one stays.

@@ -16,7 +16,7 @@ fn catalog() {
     let bytes = include_bytes!("../fuzz/seeds/catalog_file/catalog");
     let object = CachedObject::from_memory(Bytes::from_static(bytes));
     let hash = ContentHash::of(HashAlgorithm::Sha1, bytes);
-    let attachment = Attachment { mountpoint: RepoPath::root(), is_bind: false };
+    let attachment = Attachment::root();
     let catalog = Catalog::open(object, hash, attachment, SymlinkVariables::new()).unwrap();
     let path = |text: &str| RepoPath::parse(text.as_bytes()).unwrap();
 

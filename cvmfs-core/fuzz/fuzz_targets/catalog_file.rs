@@ -39,7 +39,7 @@ fn walk(catalog: &Catalog) {
 fuzz_target!(|data: &[u8]| {
     let object = CachedObject::from_memory(Bytes::copy_from_slice(data));
     let hash = ContentHash::of(HashAlgorithm::Sha1, b"any");
-    let attachment = Attachment { mountpoint: RepoPath::root(), is_bind: false };
+    let attachment = Attachment::root();
     if let Ok(catalog) = Catalog::open(object.clone(), hash, attachment, SymlinkVariables::new()) {
         walk(&catalog);
     }

@@ -56,22 +56,28 @@ const MAX_DIRECTORY_LEN: usize = 10_000_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NestedReference {
     /// Where it is attached.
-    pub mountpoint: RepoPath,
+    pub attachment: Attachment,
     /// Its object.
     pub hash: ContentHash,
     /// Plain size if stated.
     pub size: Option<u64>,
-    /// A bind mountpoint: the target is another root catalog.
-    pub is_bind: bool,
 }
 
 /// Where a catalog is attached and what it may call itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// Path of its root directory in the repository.
     pub mountpoint: RepoPath,
-    /// Bind targets keep the paths of the tree that they come from.
-    pub is_bind: bool,
+    /// The same path in the words of the catalog above, which differ below bind mountpoints: a
+    /// nested catalog must state it. `None` for bind targets, which may come from anywhere.
+    pub place: Option<RepoPath>,
+}
+
+impl Attachment {
+    /// Attaches the root catalog.
+    pub fn root() -> Self {
+        Self { mountpoint: RepoPath::root(), place: Some(RepoPath::root()) }
+    }
 }
 
 /// One opened catalog.
@@ -130,14 +136,12 @@ impl Catalog {
         let schema = Schema::read(connection, version)?;
         let stated = properties.root_prefix.clone().unwrap_or_default();
         let root_prefix = RepoPath::parse(&stated).filter(|path| path.as_bytes() == stated);
-        // A nested catalog belongs to one place; a bind target may come from anywhere. Before
-        // schema revision 1 or so nested catalogs did not state their place.
-        let root_prefix = match root_prefix {
-            Some(prefix) if attachment.is_bind => prefix,
-            Some(prefix) if prefix == attachment.mountpoint => prefix,
-            Some(prefix) if prefix.is_root() && properties.root_prefix.is_none() => {
-                attachment.mountpoint.clone()
-            }
+        // A nested catalog belongs to one place; a bind target may come from anywhere. Catalogs
+        // that do not state their place are taken at the word of the one above.
+        let root_prefix = match (root_prefix, &attachment.place) {
+            (Some(prefix), None) => prefix,
+            (Some(prefix), Some(place)) if prefix == *place => prefix,
+            (Some(_), Some(place)) if properties.root_prefix.is_none() => place.clone(),
             _ => {
                 return Err(CatalogError::WrongPrefix {
                     stated: stated.escape_ascii().to_string(),
@@ -337,7 +341,9 @@ impl Catalog {
                 Value::Integer(size) => Some(u64::try_from(size).map_err(|_| malformed())?),
                 _ => return Err(malformed()),
             };
-            Ok(Some(NestedReference { mountpoint: path.clone(), hash, size, is_bind }))
+            let place = (!is_bind).then(|| inside.clone());
+            let attachment = Attachment { mountpoint: path.clone(), place };
+            Ok(Some(NestedReference { attachment, hash, size }))
         })
     }
 

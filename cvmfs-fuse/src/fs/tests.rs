@@ -10,7 +10,7 @@ use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::net::{HttpTransport, ProxySpec, Timeouts};
 use cvmfs_core::repository::{Pin, Repository, RepositoryConfig};
 use cvmfs_core::trust::MasterKeys;
-use fixtures::publish::{Published, TestRepo};
+use fixtures::publish::{Published, Schema, TestRepo};
 
 use super::*;
 
@@ -175,4 +175,74 @@ async fn questions_about_the_wrong_thing_get_the_right_errno() {
     assert_eq!(fs.lookup(d, b"..").await.unwrap().attributes.ino, ROOT_INO);
     assert_eq!(fs.lookup(d, b".").await.unwrap().attributes.ino, d);
     assert_eq!(fs.statfs().await.unwrap().name_len, 255);
+}
+
+#[tokio::test]
+async fn every_published_schema_is_read() {
+    let schemas =
+        (0..=7).map(|revision| (format!("2.5 revision {revision}"), Schema::v2_5(revision)));
+    for (name, schema) in schemas.chain([("2.4".to_owned(), Schema::v2_4())]) {
+        let mut repo = TestRepo::new("fs.test.repo");
+        repo.schema(schema);
+        repo.dir("/d");
+        repo.file("/d/f", b"content").mtime(1_500_000_000, 7);
+        repo.nested("/n");
+        repo.file("/n/g", b"nested");
+        repo.chunked("/chunked", vec![7; 10_000], 4096);
+        repo.symlink("/l", "d/f");
+        let published = repo.publish();
+        let fs = serve(&published).await;
+        for (path, content) in [
+            ("d/f", b"content".to_vec()),
+            ("n/g", b"nested".to_vec()),
+            ("chunked", vec![7; 10_000]),
+        ] {
+            let mut ino = ROOT_INO;
+            for part in path.split('/') {
+                ino = fs.lookup(ino, part.as_bytes()).await.unwrap().attributes.ino;
+            }
+            assert_eq!(fs.read(ino, 0, 0, 65_536).await.unwrap(), content, "{name}: {path}");
+        }
+        let handle = fs.opendir(ROOT_INO).await.unwrap();
+        assert_eq!(list(&fs, ROOT_INO, handle, 100, true).await.len(), 6, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_bind_mountpoint_shows_the_tree_of_another_revision() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    repo.nested("/d");
+    repo.file("/d/f", b"old");
+    let old = repo.publish().root_hash().to_string();
+    repo.file("/d/f", b"newer");
+    repo.bind("/snap", old);
+    let published = repo.publish();
+    let fs = serve(&published).await;
+    let walk = async |path: &str| {
+        let mut ino = ROOT_INO;
+        for part in path.split('/') {
+            ino = fs.lookup(ino, part.as_bytes()).await?.attributes.ino;
+        }
+        Ok::<_, FsError>(ino)
+    };
+    let (new, old) = (walk("d/f").await.unwrap(), walk("snap/d/f").await.unwrap());
+    assert_ne!(new, old);
+    assert_eq!(fs.read(new, 0, 0, 99).await.unwrap(), b"newer");
+    assert_eq!(fs.read(old, 0, 0, 99).await.unwrap(), b"old");
+    assert!(matches!(walk("snap/snap").await, Err(FsError::NotFound)));
+    let snap = walk("snap").await.unwrap();
+    let handle = fs.opendir(snap).await.unwrap();
+    let names: Vec<_> =
+        list(&fs, snap, handle, 9, false).await.into_iter().map(|(n, _)| n).collect();
+    assert_eq!(names, [b".".to_vec(), b"..".to_vec(), b"d".to_vec()]);
+}
+
+#[tokio::test]
+async fn root_catalog_and_certificate_may_be_at_their_alternative_places() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    repo.alternative_paths();
+    repo.file("/f", b"x");
+    let published = repo.publish();
+    let fs = serve(&published).await;
+    assert!(fs.lookup(ROOT_INO, b"f").await.is_ok());
 }
