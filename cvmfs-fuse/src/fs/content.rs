@@ -1,8 +1,8 @@
 //! The open content of inodes: whole objects and chunks, kept by inode and not by handle.
 //!
 //! Reads work on any inode that the kernel knows, opened or not: what is not open is opened again.
-//! Open objects of all files are in one list, least recently used last, so the number of
-//! descriptors has one bound. No lock is held while anything is fetched or read.
+//! Open objects are bounded over all files and for each file (`objects`). No lock is held while
+//! anything is fetched, read or closed.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::inode::Inode;
+use super::objects::{OpenObjects, Piece};
 use super::{FsError, Ino};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
@@ -26,12 +27,9 @@ const MIN_OPEN_OBJECTS: usize = 64;
 /// Most open objects: beyond that, opening again costs less than remembering.
 const MAX_OPEN_OBJECTS: usize = 16 * 1024;
 
-/// Index of a piece of a file: 0 for whole objects.
-type Piece = usize;
-
 /// Open objects and chunk lists of a mount.
 pub struct ContentTable {
-    objects: Mutex<LruCache<(Ino, Piece), CachedObject>>,
+    objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
 }
 
@@ -42,7 +40,7 @@ impl ContentTable {
         let bound = quarter.clamp(MIN_OPEN_OBJECTS, MAX_OPEN_OBJECTS);
         let bound = NonZeroUsize::new(bound).expect("clamped to more than zero");
         Self {
-            objects: Mutex::new(LruCache::new(bound)),
+            objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
         }
     }
@@ -106,13 +104,10 @@ impl ContentTable {
 
     /// Closes what is open of an inode that the kernel has forgotten.
     pub fn close(&self, ino: Ino) {
-        let pieces = self.chunk_lists.lock().pop(&ino).map_or(1, |chunks| chunks.len());
-        let closed: Vec<_> = {
-            let mut objects = self.objects.lock();
-            (0..pieces).filter_map(|piece| objects.pop(&(ino, piece))).collect()
-        };
+        let list = self.chunk_lists.lock().pop(&ino);
+        let closed = self.objects.lock().remove_file(ino);
         // Descriptors are closed outside the lock.
-        drop(closed);
+        drop((list, closed));
     }
 
     async fn object(
@@ -123,16 +118,16 @@ impl ContentTable {
         size: u64,
         fetcher: &Fetcher,
     ) -> Result<CachedObject, FsError> {
-        if let Some(object) = self.objects.lock().get(&(inode.ino, piece)) {
-            return Ok(object.clone());
+        if let Some(object) = self.objects.lock().get(inode.ino, piece) {
+            return Ok(object);
         }
         let label = inode.path.to_string();
         let object = fetcher
             .open(id, SizeBound::Exactly(size), &label)
             .await
             .map_err(|source| FsError::Fetch { path: inode.path.clone(), source })?;
-        let evicted = self.objects.lock().push((inode.ino, piece), object.clone());
-        drop(evicted);
+        let closed = self.objects.lock().insert(inode.ino, piece, object.clone());
+        drop(closed);
         Ok(object)
     }
 
@@ -167,7 +162,8 @@ impl ContentTable {
             Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file was cut short"))
         });
         read.map_err(|source| {
-            self.objects.lock().pop(&(inode.ino, piece));
+            let closed = self.objects.lock().remove(inode.ino, piece);
+            drop(closed);
             fetcher.discard(id);
             FsError::Read { path: inode.path.clone(), source }
         })

@@ -6,6 +6,7 @@
 //! | [`attributes`] | rows as `stat` shows them |
 //! | [`inode`] | the scheme of inode numbers, references of the kernel |
 //! | [`content`] | open objects and chunks, by inode |
+//! | `objects` | which objects are open, and how many may be |
 //! | `directory` | open directories |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
 
@@ -19,6 +20,7 @@ pub mod content;
 mod directory;
 pub mod error;
 pub mod inode;
+mod objects;
 pub mod repo;
 
 pub use attributes::Attributes;
