@@ -94,12 +94,18 @@ impl InodeTable {
         let ino = self.place(&slots, &identity);
         let slot =
             slots.entry(ino).or_insert_with(|| Slot { identity, inode: new(ino), lookups: 0 });
+        let first = slot.lookups == 0;
         slot.lookups += 1;
         if entry.kind == EntryKind::Directory && slot.inode.entry != *entry {
             // Only directories have attributes that a later revision may change.
             slot.inode = new(ino);
         }
-        Arc::clone(&slot.inode)
+        let inode = Arc::clone(&slot.inode);
+        drop(slots);
+        if first && ino != (self.numbering)(&identity, 0) {
+            tracing::warn!(%path, ino, "inode number is taken or reserved, using the next one");
+        }
+        inode
     }
 
     /// Takes references back; returns the inode when the kernel holds none any more.
