@@ -225,7 +225,7 @@ impl DirectoryEntry {
                 _ => Box::default(),
             },
             symlink,
-            has_xattrs: row.has_xattrs,
+            has_xattrs: row.xattr.is_some(),
             nested_mountpoint: kind == EntryKind::Directory
                 && row.flags & (flag::NESTED_MOUNTPOINT | flag::BIND_MOUNTPOINT) != 0,
             hidden: row.flags & flag::HIDDEN != 0,
@@ -304,7 +304,6 @@ fn identify(entry: &DirectoryEntry, row: &RawRow, context: &RowContext<'_>) -> E
         i64::from(entry.mtime_ns),
         row.hardlinks,
         row.flags,
-        i64::from(row.has_xattrs),
     ] {
         hasher.update(&number.to_le_bytes());
     }
@@ -314,6 +313,7 @@ fn identify(entry: &DirectoryEntry, row: &RawRow, context: &RowContext<'_>) -> E
     };
     field(&entry.symlink);
     field(row.hash.as_deref().unwrap_or_default());
+    field(row.xattr.as_deref().unwrap_or_default());
     if let Some(Ok(chunks)) = &context.chunks {
         for chunk in *chunks {
             field(&chunk.offset.to_le_bytes());

@@ -20,7 +20,7 @@ pub(super) struct RawRow {
     pub(super) symlink: Box<[u8]>,
     pub(super) uid: i64,
     pub(super) gid: i64,
-    pub(super) has_xattrs: bool,
+    pub(super) xattr: Option<Box<[u8]>>,
 }
 
 /// The select list that [`RawRow::read`] expects; upgraded catalogs have another column order, so
@@ -30,7 +30,7 @@ pub(super) fn columns(schema: &Schema) -> String {
         "md5path_1, md5path_2, hardlinks, hash, size, mode, mtime, {mtimens}, flags, name, symlink, \
          uid, gid, {xattr}",
         mtimens = if schema.has_mtimens { "mtimens" } else { "NULL" },
-        xattr = if schema.has_xattr { "xattr IS NOT NULL" } else { "0" },
+        xattr = if schema.has_xattr { "xattr" } else { "NULL" },
     )
 }
 
@@ -59,8 +59,7 @@ impl RawRow {
         let (Some(flags), Some(name), Some(symlink)) = (integer(8)?, bytes(9)?, bytes(10)?) else {
             return Ok(None);
         };
-        let (Some(uid), Some(gid), Some(has_xattrs)) = (integer(11)?, integer(12)?, integer(13)?)
-        else {
+        let (Some(uid), Some(gid), Some(xattr)) = (integer(11)?, integer(12)?, bytes(13)?) else {
             return Ok(None);
         };
         Ok(Some(Self {
@@ -76,7 +75,7 @@ impl RawRow {
             symlink,
             uid,
             gid,
-            has_xattrs: has_xattrs != 0,
+            xattr: (!xattr.is_empty()).then_some(xattr),
         }))
     }
 }

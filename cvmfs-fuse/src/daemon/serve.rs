@@ -155,12 +155,19 @@ async fn finish(mount: ServedMount, ended: io::Result<()>) -> Result<(), Failure
     // /sys/fs/fuse/connections, or a defect of ours: a dead mount is left, to be removed.
     let path = mount.mountpoint.clone();
     let left = tokio::task::spawn_blocking(move || mountpoint::answer(&path)).await;
-    if matches!(left, Ok(Answer::Dead)) {
+    let dead = matches!(left, Ok(Answer::Dead));
+    if dead {
         tracing::warn!("the connection was aborted");
         detach(&mount).await;
     }
     mount.join();
     tracing::info!("unmounted");
+    if let (false, Err(error)) = (dead, &ended) {
+        // A worker may find its last request taken away while the mount goes: rare, and as good
+        // an end as any, since nobody can ask any more.
+        tracing::info!(%error, "a worker ended with an error while the mount went away");
+        return Ok(());
+    }
     ended.map_err(|error| {
         Failure::caused(ExitStatus::FuseLoop, "the FUSE requests cannot be served", &error)
     })
