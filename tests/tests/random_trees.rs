@@ -2,7 +2,7 @@
 //!
 //! The names are few and odd on purpose. A failure names its seed: run it again alone with
 //! `CVMFS_TEST_SEED=N cargo nextest run -p tests --test random_trees`.
-#![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may die, and names its seed")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
