@@ -8,7 +8,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`clock`] | time as a parameter |
+//! | [`chain`], [`clock`] | errors with their causes; time as a parameter |
 //! | [`hash`], [`object`], [`path`] | the value types: content hashes, object names, repository paths |
 //! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
 //! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
@@ -21,6 +21,7 @@
 
 pub mod cache;
 pub mod catalog;
+pub mod chain;
 pub mod clock;
 pub mod decode;
 pub mod fetch;

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use crate::cache::ObjectCache;
 use crate::catalog::MAX_CATALOG_SIZE;
 use crate::catalog::symlink::SymlinkVariables;
+use crate::chain::chain;
 use crate::clock::Clock;
 use crate::decode::SizeBound;
 use crate::fetch::{FetchError, FetchOptions, Fetcher};
@@ -368,16 +369,4 @@ async fn history(
         fetcher.discard(&id);
         RepositoryError::History { fqrn, source }
     })
-}
-
-/// Writes an error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

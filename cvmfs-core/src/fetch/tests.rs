@@ -171,7 +171,7 @@ async fn when_all_servers_fail_every_attempt_is_told_and_nothing_is_stored() {
     let fetcher = fetcher(&script, Arc::clone(&cache) as _);
     let bound = SizeBound::Exactly(PLAIN.len() as u64);
     let error = fetcher.open(&id, bound, "/sw/x").await.unwrap_err();
-    let text = crate::repository::chain(&*error);
+    let text = crate::chain::chain(&*error);
     for part in ["/sw/x", "http://a/data/", "HTTP 503", "http://b/data/", "no answer within 50ms"] {
         assert!(text.contains(part), "{part:?} missing in {text}");
     }

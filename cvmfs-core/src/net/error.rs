@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::transport::describe;
+use crate::chain::chain;
 use crate::decode::DecodeError;
 
 /// Which part of the way is to blame, and so what is tried next.
@@ -65,7 +65,7 @@ pub enum AttemptError {
 impl AttemptError {
     pub(super) fn from_reqwest(error: &reqwest::Error) -> Self {
         // The outermost text only repeats the URL, which every attempt carries anyway.
-        let text = std::error::Error::source(error).map_or_else(|| describe(error), describe);
+        let text = std::error::Error::source(error).map_or_else(|| chain(error), chain);
         if error.is_connect() {
             Self::Connect(text)
         } else if error.is_builder() {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::error::AttemptError;
 use super::proxy::Proxy;
+use crate::chain::chain;
 
 /// Pieces in which files are read.
 const FILE_PIECE_LEN: usize = 256 * 1024;
@@ -96,7 +97,7 @@ impl HttpTransport {
         if let Some(client) = self.clients.lock().get(proxy) {
             return Ok(client.clone());
         }
-        let unusable = |error: reqwest::Error| AttemptError::Unusable(describe(&error));
+        let unusable = |error: reqwest::Error| AttemptError::Unusable(chain(&error));
         let builder = reqwest::Client::builder()
             .user_agent(concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)"))
             // A redirect could lead anywhere; hosts and proxies come from the configuration only.
@@ -218,21 +219,6 @@ fn unescape(path: &str) -> PathBuf {
         }
     }
     PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(plain))
-}
-
-/// Writes an error with its causes on one line; reqwest hides the interesting one at the end.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use cvmfs_core::chain::chain;
 use serde::{Deserialize, Serialize};
 
 /// How a command ended. Codes and texts are those of `cvmfs2`, which scripts and the CSI driver
@@ -186,21 +187,6 @@ impl fmt::Display for Failure {
         }
         write!(f, " ({} - {})", self.status.code(), self.status.text())
     }
-}
-
-/// Returns an error and its causes on one line; a cause that its parent already tells is left out.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use cvmfs_core::repository::{Repository, RepositoryConfig, RepositoryError, Serv
 use cvmfs_core::trust::TrustError;
 
 use super::settings::RepositorySettings;
-use crate::cli::exit::{ExitStatus, Failure, chain};
+use cvmfs_core::chain::chain;
+
+use crate::cli::exit::{ExitStatus, Failure};
 
 impl RepositorySettings {
     /// Opens the repository with the cache directory of the settings.

@@ -23,7 +23,9 @@ use std::process::{Command, Stdio};
 use cvmfs_core::path::RepoPath;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::exit::{ExitStatus, Failure, chain};
+use cvmfs_core::chain::chain;
+
+use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::runtime;
 use crate::config::environment::absolute;
 use crate::config::{Environment, RepositoryFlags, RepositorySettings, parse_fqrn};

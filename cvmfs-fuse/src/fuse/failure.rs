@@ -7,8 +7,8 @@ use fuser::Errno;
 use parking_lot::Mutex;
 
 use super::dispatch::Operation;
-use crate::cli::exit::chain;
 use crate::fs::FsError;
+use cvmfs_core::chain::chain;
 
 /// Lines of one errno in one window; enough to see what is wrong, too few to fill a disk while a
 /// server is away and a thousand programs retry.

@@ -22,9 +22,10 @@ use cvmfs_core::repository::Repository;
 use cvmfs_core::revision::{Revision, RevisionError};
 
 use super::args::{CatArgs, LsArgs, StatArgs};
-use super::exit::{ExitStatus, Failure, chain};
+use super::exit::{ExitStatus, Failure};
 use super::{complain, runtime};
 use crate::config::{Environment, RepositoryFlags, RepositorySettings};
+use cvmfs_core::chain::chain;
 pub use escape::for_terminal;
 use find::FindError;
 use target::Target;
