@@ -39,8 +39,6 @@ const END_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_REPORT: usize = 64 << 10;
 /// Length of the log excerpt in a message.
 const MAX_TAIL: usize = 1000;
-/// Process name of the child, which is started as /proc/self/exe.
-const PROCESS_NAME: &std::ffi::CStr = c"cvmfs-fuse";
 
 /// What the child tells.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,9 +211,6 @@ pub fn run(settings: &MountSettings, descriptor: RawFd) -> Result<(), Failure> {
         &settings.repository.cache_dir,
         settings.repository.fqrn.as_str(),
     ));
-    if let Err(error) = nix::sys::prctl::set_name(PROCESS_NAME) {
-        tracing::debug!(%error, "cannot set the process name");
-    }
     let outcome = serve(settings, |usable| match parent.take() {
         Some(parent) => parent.tell(&Report::Usable(usable)),
         None => Ok(()),

@@ -1,5 +1,6 @@
 //! Serves one mount in this process, from the first check to the orderly stop.
 
+use std::ffi::CStr;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_BLOCKING_THREADS: usize = 8;
 /// Open files we ask for, as upstream's default CVMFS_NFILES; each file in use holds one.
 const OPEN_FILES: u64 = 131_072;
+/// What `ps` shows, and by which `umount` knows us; background processes start as /proc/self/exe.
+const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 
 /// How a mount became usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -71,6 +74,9 @@ fn told(report: io::Result<()>) -> Result<(), Failure> {
 
 /// Settings of the whole process; what is refused is not needed.
 fn prepare_process() {
+    if let Err(error) = nix::sys::prctl::set_name(PROCESS_NAME) {
+        tracing::debug!(%error, "cannot set the process name");
+    }
     // fuser's workers each have a 16 MiB buffer of which they touch the first page; a huge page
     // would make 2 MiB of that resident.
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
