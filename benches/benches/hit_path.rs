@@ -12,7 +12,7 @@ use cvmfs_core::clock::SystemClock;
 use cvmfs_core::decode::{SizeBound, decode_all};
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::hash::{ContentHash, HashAlgorithm};
-use cvmfs_core::net::{HttpTransport, ProxySpec, Timeouts};
+use cvmfs_core::net::{HttpTransport, ProxySpec, SelectionOptions, Timeouts, TransportOptions};
 use cvmfs_core::object::{ObjectId, ObjectKind};
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::repository::{Pin, Repository, RepositoryConfig};
@@ -106,10 +106,13 @@ fn catalog() -> [Ratio; 2] {
         pin: Pin::Latest,
         symlink_variables: cvmfs_core::catalog::symlink::SymlinkVariables::default(),
         timeouts: Timeouts::default(),
+        selection: SelectionOptions::default(),
+        wait_for_network: false,
+        min_revision: 0,
     };
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());
-    let transport = Arc::new(HttpTransport::new(Timeouts::default()));
+    let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     let repository =
         runtime.block_on(Repository::open(config, transport, cache, &SystemClock)).unwrap();
     let revision = repository.current();

@@ -81,6 +81,22 @@ pub trait ObjectCache: Send + Sync + 'static {
 
     /// Tells how full the store is.
     fn usage(&self) -> CacheUsage;
+
+    /// Returns the small record that is kept under a name beside the objects. A store that keeps
+    /// none says `None`.
+    fn load_record(&self, _name: &str) -> Result<Option<Vec<u8>>, CacheError> {
+        Ok(None)
+    }
+
+    /// Replaces a record atomically by what `change` makes of the present one; `None` leaves it.
+    /// Processes that share the store do this one after the other.
+    fn update_record(
+        &self,
+        _name: &str,
+        _change: &mut dyn FnMut(Option<Vec<u8>>) -> Option<Vec<u8>>,
+    ) -> Result<(), CacheError> {
+        Ok(())
+    }
 }
 
 /// One object on its way into a store.

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::cache::{CacheError, CachedObject, MemoryCache, ObjectCache, ObjectMeta};
 use crate::decode::{CheckedBody, SizeBound};
-use crate::net::{DownloadError, Downloader};
+use crate::net::{DownloadError, Downloader, Walk};
 use crate::object::ObjectId;
 
 mod sink;
@@ -63,7 +63,30 @@ pub enum FetchError {
 }
 
 type Outcome = Result<CachedObject, Arc<FetchError>>;
-type Download = Shared<BoxFuture<'static, Outcome>>;
+
+/// A download under way, and how many wait for it.
+#[derive(Clone)]
+struct Download {
+    outcome: Shared<BoxFuture<'static, Outcome>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One who waits; gone with the future that waits.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn begin(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(waiting))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Bounds are part of the key: a row that lies about a size fails alone.
 type DownloadKey = (ObjectId, SizeBound);
 
@@ -78,6 +101,7 @@ struct FetcherState {
     downloads: Mutex<HashMap<DownloadKey, Download>>,
     statistics: FetchStatistics,
     cache_warned: AtomicBool,
+    patient: bool,
 }
 
 /// Counters since start.
@@ -98,18 +122,22 @@ pub struct FetchOptions {
     pub label: String,
     /// Path on the server, if it is not the usual one.
     pub server_path: Option<String>,
+    /// Ask this server only.
+    pub only_host: Option<usize>,
 }
 
 impl FetchOptions {
     /// The usual place on the server.
     pub fn new(bound: SizeBound, label: impl Into<String>) -> Self {
-        Self { bound, label: label.into(), server_path: None }
+        Self { bound, label: label.into(), server_path: None, only_host: None }
     }
 }
 
 impl Fetcher {
     /// Joins a cache and a downloader.
-    pub fn new(cache: Arc<dyn ObjectCache>, downloader: Downloader) -> Self {
+    ///
+    /// A `patient` fetcher goes on trying for as long as somebody waits for the object.
+    pub fn new(cache: Arc<dyn ObjectCache>, downloader: Downloader, patient: bool) -> Self {
         Self {
             shared: Arc::new(FetcherState {
                 cache,
@@ -117,6 +145,7 @@ impl Fetcher {
                 downloads: Mutex::default(),
                 statistics: FetchStatistics::default(),
                 cache_warned: AtomicBool::new(false),
+                patient,
             }),
         }
     }
@@ -156,8 +185,10 @@ impl Fetcher {
             self.shared.statistics.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(object);
         }
-        let download = self.join(id, options);
-        download.await
+        let (outcome, waiting) = self.join(id, options);
+        let outcome = outcome.await;
+        drop(waiting);
+        outcome
     }
 
     /// Removes an object that proved to be damaged, so that the next request fetches it again.
@@ -178,7 +209,8 @@ impl Fetcher {
         let cap = options.bound.stored_cap(id.compression);
         let new_sink = || CheckingSink { id: *id, bound: options.bound, stored: Vec::new() };
         self.shared.statistics.downloads.fetch_add(1, Ordering::Relaxed);
-        self.shared.downloader.fetch(&path, cap, None, new_sink).await.map_err(|source| {
+        let walk = Walk::new(options.only_host, shard_key(id));
+        self.shared.downloader.fetch(&path, cap, walk, || false, new_sink).await.map_err(|source| {
             FetchError::Download { id: *id, label: options.label.clone(), source }
         })
     }
@@ -197,26 +229,41 @@ impl Fetcher {
         }
     }
 
-    fn join(&self, id: &ObjectId, options: &FetchOptions) -> Download {
+    fn join(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> (Shared<BoxFuture<'static, Outcome>>, Waiting) {
         let key = (*id, options.bound);
-        match self.shared.downloads.lock().entry(key) {
+        let mut downloads = self.shared.downloads.lock();
+        let Download { outcome, waiting } = match downloads.entry(key) {
             Entry::Occupied(running) => running.get().clone(),
             Entry::Vacant(vacant) => {
                 let state = Arc::clone(&self.shared);
+                let waiting = Arc::new(AtomicUsize::new(0));
                 let (task_id, task_options) = (*id, options.clone());
+                let task_waiting = Arc::clone(&waiting);
                 let task = tokio::spawn(async move {
                     // Leaves the table also when the download panics.
                     let _leave = LeaveTable { state: &state, key };
-                    state.download(&task_id, &task_options).await.map_err(Arc::new)
+                    state.download(&task_id, &task_options, &task_waiting).await.map_err(Arc::new)
                 });
                 let (id, label) = (*id, options.label.clone());
-                let download = async move {
+                let outcome = async move {
                     task.await.unwrap_or_else(|_| Err(Arc::new(FetchError::Aborted { id, label })))
                 };
-                vacant.insert(download.boxed().shared()).clone()
+                vacant.insert(Download { outcome: outcome.boxed().shared(), waiting }).clone()
             }
-        }
+        };
+        let guard = Waiting::begin(&waiting);
+        (outcome, guard)
     }
+}
+
+/// What a proxy is chosen by (spec/network.md section 4.2).
+fn shard_key(id: &ObjectId) -> u32 {
+    let start = id.hash.digest().iter().take(4);
+    start.fold(0, |key, byte| (key << 8) | u32::from(*byte))
 }
 
 struct LeaveTable<'a> {
@@ -258,6 +305,7 @@ impl FetcherState {
         self: &Arc<Self>,
         id: &ObjectId,
         options: &FetchOptions,
+        waiting: &AtomicUsize,
     ) -> Result<CachedObject, FetchError> {
         // It may have arrived between the caller's look and the start of this task.
         if let Some(object) = self.open_cached(id, options.bound) {
@@ -279,7 +327,9 @@ impl FetcherState {
                     cache_failed: Arc::clone(&cache_failed),
                 })
             };
-            match self.downloader.fetch(&path, cap, None, new_sink).await {
+            let walk = Walk::new(options.only_host, shard_key(id));
+            let patient = || self.patient && waiting.load(Ordering::SeqCst) > 0;
+            match self.downloader.fetch(&path, cap, walk, patient, new_sink).await {
                 Ok(object) => return Ok(object),
                 Err(_) if cache_failed.swap(false, Ordering::SeqCst) => {
                     let size = options.bound.plain_cap();

@@ -23,7 +23,9 @@ use crate::format::whitelist::{MAX_WHITELIST_LEN, Whitelist};
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
 use crate::history::{History, HistoryError};
-use crate::net::{DownloadError, Downloader, MirrorSet, ProxySpec, Timeouts, Transport};
+use crate::net::{
+    DownloadError, Downloader, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
+};
 use crate::object::{ObjectId, ObjectKind};
 use crate::revision::{Revision, RevisionError, RootCatalog};
 use crate::trust::{
@@ -66,6 +68,12 @@ pub struct RepositoryConfig {
     pub symlink_variables: SymlinkVariables,
     /// Bounds of every network wait.
     pub timeouts: Timeouts,
+    /// Failover, retries, load balancing.
+    pub selection: SelectionOptions,
+    /// A read waits for the network for as long as its caller does, instead of failing.
+    pub wait_for_network: bool,
+    /// Oldest revision that is accepted as the newest.
+    pub min_revision: u64,
 }
 
 /// Why one server's letters were refused.
@@ -184,9 +192,9 @@ impl Repository {
         if config.servers.is_empty() {
             return Err(RepositoryError::NoServer(fqrn));
         }
-        let mirrors = MirrorSet::new(config.servers.clone(), &config.proxy);
-        let downloader = Downloader::new(transport, mirrors, config.timeouts);
-        let fetcher = Arc::new(Fetcher::new(cache, downloader));
+        let selection = Selection::new(config.servers.clone(), &config.proxy, config.selection);
+        let downloader = Downloader::new(transport, selection, config.timeouts);
+        let fetcher = Arc::new(Fetcher::new(cache, downloader, config.wait_for_network));
         let manifest = match config.pin {
             Pin::RootHash(_) => None,
             _ => Some(verified_manifest(&config, &fetcher, clock).await?),
@@ -236,9 +244,11 @@ impl Repository {
     }
 
     /// Returns the base URL of the server in use.
-    pub fn server(&self) -> &str {
-        let mirrors = self.fetcher.downloader().mirrors();
-        &mirrors.hosts()[mirrors.current_host()]
+    pub fn server(&self) -> String {
+        let current = |selection: &mut Selection| {
+            selection.hosts().get(selection.current_host()).cloned().unwrap_or_default()
+        };
+        self.fetcher.downloader().selection(current)
     }
 }
 
@@ -248,7 +258,7 @@ async fn verified_manifest(
     fetcher: &Fetcher,
     clock: &dyn Clock,
 ) -> Result<Verified<Manifest>, RepositoryError> {
-    let hosts = fetcher.downloader().mirrors().hosts().to_vec();
+    let hosts = fetcher.downloader().hosts();
     let mut servers = Vec::new();
     for (index, host) in hosts.into_iter().enumerate() {
         match letters_of(config, fetcher, clock, index).await {
@@ -299,6 +309,7 @@ async fn letters_of(
         bound: SizeBound::AtMost(MAX_CERTIFICATE_LEN as u64),
         label: "certificate".to_owned(),
         server_path: unverified_alternative_paths(&manifest)?.then(|| id.alternative_path()),
+        only_host: None,
     };
     let (pem, proof) = fetcher
         .fetch_unstored(&id, &options)

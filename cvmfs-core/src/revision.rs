@@ -277,7 +277,7 @@ async fn load(
         format!("nested catalog of {mountpoint}")
     };
     let bound = size.map_or(SizeBound::AtMost(MAX_CATALOG_SIZE), SizeBound::AtMost);
-    let options = FetchOptions { bound, label, server_path };
+    let options = FetchOptions { bound, label, server_path, only_host: None };
     let mut fresh = false;
     loop {
         let object = fetcher

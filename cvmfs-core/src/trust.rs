@@ -101,6 +101,21 @@ pub enum TrustError {
         /// The repository found.
         found: String,
     },
+    /// Older than what was accepted under a certificate that is still trusted: a mirror that is
+    /// behind, or an attack.
+    #[error("outdated manifest: revision {found}, and {known} is known")]
+    Rollback {
+        /// The revision of the manifest.
+        found: u64,
+        /// The newest accepted one, or the oldest that the user permits.
+        known: u64,
+    },
+    /// The revision that is known, with another content.
+    #[error("revision {revision} is used a second time, for another root catalog")]
+    Reused {
+        /// The number.
+        revision: u64,
+    },
     /// The administrators of this machine forbid the revision.
     #[error(
         "revision blacklisted: {fqrn} revision {revision}, the first allowed one is {first_good}"
@@ -208,6 +223,21 @@ pub fn verify_whitelist(
     fqrn: &Fqrn,
     now: i64,
 ) -> Result<Verified<Whitelist>, TrustError> {
+    let list = verify_whitelist_origin(bytes, keys, fqrn)?;
+    if list.is_expired(now) {
+        let (ended, now) = (show_time(list.expires), show_time(now));
+        return Err(TrustError::WhitelistExpired { ended, now });
+    }
+    Ok(list)
+}
+
+/// Checks a whitelist like [`verify_whitelist`], but not its expiry: for what was accepted in its
+/// time and is only shown again. Nothing new may be accepted by it.
+pub fn verify_whitelist_origin(
+    bytes: &[u8],
+    keys: &MasterKeys,
+    fqrn: &Fqrn,
+) -> Result<Verified<Whitelist>, TrustError> {
     if bytes.is_empty() {
         return Err(TrustError::WhitelistEmpty);
     }
@@ -223,10 +253,6 @@ pub fn verify_whitelist(
         return Err(TrustError::WhitelistSignature { keys });
     }
     must_be_whitelist_of(&list, fqrn)?;
-    if list.is_expired(now) {
-        let (ended, now) = (show_time(list.expires), show_time(now));
-        return Err(TrustError::WhitelistExpired { ended, now });
-    }
     Ok(Verified(list))
 }
 

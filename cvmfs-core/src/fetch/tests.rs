@@ -11,7 +11,9 @@ use super::*;
 use crate::cache::{CacheUsage, Transaction};
 use crate::hash::{ContentHash, HashAlgorithm};
 use crate::net::transport::Body;
-use crate::net::{AttemptError, MirrorSet, ProxySpec, Request, Timeouts, Transport};
+use crate::net::{
+    AttemptError, ProxySpec, Request, Selection, SelectionOptions, Timeouts, Transport,
+};
 use crate::object::ObjectKind;
 
 #[derive(Clone)]
@@ -53,6 +55,8 @@ impl Transport for Script {
         let answer = if queue.len() > 1 { queue.pop_front().unwrap() } else { queue[0].clone() };
         Box::pin(async move {
             let whole = |bytes: Vec<u8>| Body {
+                start: 0,
+                date: None,
                 announced_len: Some(bytes.len() as u64),
                 pieces: futures_util::stream::iter(
                     bytes.chunks(7).map(|c| Ok(Bytes::copy_from_slice(c))).collect::<Vec<_>>(),
@@ -62,13 +66,15 @@ impl Transport for Script {
             Ok(match answer {
                 Answer::Body(bytes) => whole(bytes),
                 Answer::Status(code) => {
-                    return Err(AttemptError::Status { code, by_proxy: false });
+                    return Err(AttemptError::Status { code, by_proxy: false, retry_after: None });
                 }
                 Answer::Gated(bytes, gate) => {
                     gate.notified().await;
                     whole(bytes)
                 }
                 Answer::Stall(bytes) => Body {
+                    start: 0,
+                    date: None,
                     announced_len: None,
                     pieces: futures_util::stream::iter([Ok(Bytes::from(bytes))])
                         .chain(futures_util::stream::pending())
@@ -78,6 +84,8 @@ impl Transport for Script {
                     Body { announced_len: Some(bytes.len() as u64 + 10), ..whole(bytes) }
                 }
                 Answer::Endless => Body {
+                    start: 0,
+                    date: None,
                     announced_len: None,
                     pieces: futures_util::stream::repeat_with(|| {
                         Ok(Bytes::from_static(&[0; 4096]))
@@ -98,9 +106,10 @@ fn object(plain: &[u8]) -> (ObjectId, Vec<u8>) {
 
 fn fetcher(script: &Arc<Script>, cache: Arc<dyn ObjectCache>) -> Fetcher {
     let hosts = vec!["http://a".to_owned(), "http://b".to_owned()];
-    let mirrors = MirrorSet::new(hosts, &ProxySpec::direct());
+    let options = SelectionOptions { max_retries: 0, ..SelectionOptions::default() };
+    let mirrors = Selection::new(hosts, &ProxySpec::direct(), options);
     let transport: Arc<dyn Transport> = Arc::clone(script) as _;
-    Fetcher::new(cache, Downloader::new(transport, mirrors, TIMEOUTS))
+    Fetcher::new(cache, Downloader::new(transport, mirrors, TIMEOUTS), false)
 }
 
 fn asked(script: &Script) -> Vec<String> {

@@ -2,18 +2,53 @@
 
 use std::time::Duration;
 
+use super::proxy::without_password;
 use crate::chain::chain;
 use crate::decode::DecodeError;
 
-/// Which part of the way is to blame, and so what is tried next.
+/// What kind of failure it was, and so what is tried next (spec/network.md section 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    /// The next server.
-    Host,
-    /// The next proxy to the same server; without a proxy the next server.
-    Proxy,
+pub enum FailureClass {
+    /// The server's name has no address.
+    HostResolve,
+    /// The server cannot be reached, or the transfer broke.
+    HostTransfer,
+    /// The server answered with an error.
+    HostHttp,
+    /// The proxy's name has no address.
+    ProxyResolve,
+    /// The proxy cannot be reached, or the transfer broke.
+    ProxyTransfer,
+    /// The proxy answered with an error of its own.
+    ProxyHttp,
+    /// The body is not the object.
+    BadData,
     /// Our own disk: no other way would help.
-    Local,
+    Final,
+}
+
+impl FailureClass {
+    /// Tells whether the next proxy is tried, and not the next server.
+    pub fn is_proxy(self) -> bool {
+        matches!(self, Self::ProxyResolve | Self::ProxyTransfer | Self::ProxyHttp)
+    }
+
+    /// Tells whether the same way may be tried again.
+    pub fn is_transfer(self) -> bool {
+        matches!(self, Self::HostTransfer | Self::ProxyTransfer)
+    }
+}
+
+/// What the choice of the next way depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub class: FailureClass,
+    /// Likely to be gone at the next try: worth one even where retries are switched off, if
+    /// there is no other way.
+    pub transient: bool,
+    /// The server asked for patience.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why one attempt by one way failed. Texts follow upstream's where it has one, since tools match
@@ -27,7 +62,15 @@ pub enum AttemptError {
         code: u16,
         /// The proxy says that the error is its own.
         by_proxy: bool,
+        /// When the server wants to be asked again.
+        retry_after: Option<Duration>,
     },
+    /// A name without address.
+    #[error("failed to resolve the address: {0}")]
+    Resolve(String),
+    /// Too many transfers with this server are under way already.
+    #[error("no free connection within {0:?}")]
+    Busy(Duration),
     /// No connection.
     #[error("host connection problem: {0}")]
     Connect(String),
@@ -66,7 +109,9 @@ impl AttemptError {
     pub(super) fn from_reqwest(error: &reqwest::Error) -> Self {
         // The outermost text only repeats the URL, which every attempt carries anyway.
         let text = std::error::Error::source(error).map_or_else(|| chain(error), chain);
-        if error.is_connect() {
+        if error.is_connect() && text.contains("dns error") {
+            Self::Resolve(text)
+        } else if error.is_connect() {
             Self::Connect(text)
         } else if error.is_builder() {
             Self::Unusable(text)
@@ -75,25 +120,41 @@ impl AttemptError {
         }
     }
 
-    /// Tells what to try next (facts/behaviours.md section 2.11).
-    pub fn blame(&self, through_proxy: bool) -> Blame {
-        match self {
-            Self::Status { code: 400 | 404 | 429 | 500.., by_proxy: false } => Blame::Host,
-            Self::TooLarge(_) | Self::Corrupt(_) | Self::Unusable(_) => Blame::Host,
-            Self::Status { .. }
-            | Self::Connect(_)
-            | Self::Silent(_)
-            | Self::TooSlow { .. }
-            | Self::Cut(_) => {
-                if through_proxy {
-                    Blame::Proxy
-                } else {
-                    Blame::Host
-                }
+    /// Classifies the failure of a way (spec/network.md section 7.1).
+    pub fn failure(&self, through_proxy: bool) -> Failure {
+        use FailureClass::{
+            BadData, Final, HostHttp, HostResolve, HostTransfer, ProxyHttp, ProxyResolve,
+            ProxyTransfer,
+        };
+        let side = |proxy, host| if through_proxy { proxy } else { host };
+        let class = match self {
+            Self::Status { by_proxy: true, .. } => side(ProxyHttp, HostHttp),
+            // Patience helps, so it is repeated like a broken transfer.
+            Self::Status { code: 429, .. } => HostTransfer,
+            Self::Status { code: 400 | 404 | 500.. | 300..=399, .. } => HostHttp,
+            Self::Status { .. } => side(ProxyHttp, HostHttp),
+            Self::Resolve(_) => side(ProxyResolve, HostResolve),
+            Self::Connect(_) | Self::Silent(_) | Self::TooSlow { .. } | Self::Cut(_) => {
+                side(ProxyTransfer, HostTransfer)
             }
-            Self::Local(_) => Blame::Host,
-            Self::Cache(_) => Blame::Local,
-        }
+            Self::Busy(_) => side(ProxyHttp, HostHttp),
+            Self::Local(_) => HostTransfer,
+            Self::TooLarge(_) | Self::Unusable(_) => HostHttp,
+            Self::Corrupt(_) => BadData,
+            Self::Cache(_) => Final,
+        };
+        let (transient, retry_after) = match self {
+            Self::Cut(_) => (true, None),
+            Self::Status { code: 429, retry_after, .. } => (true, *retry_after),
+            Self::Status { code: 503, retry_after: Some(time), .. } => (true, Some(*time)),
+            _ => (false, None),
+        };
+        Failure { class, transient, retry_after }
+    }
+
+    /// Tells whether what was received before it is good as far as it goes.
+    pub(super) fn keeps_what_came(&self) -> bool {
+        matches!(self, Self::Silent(_) | Self::TooSlow { .. } | Self::Cut(_))
     }
 }
 
@@ -140,16 +201,5 @@ impl std::fmt::Display for DownloadError {
             f.write_str("no server is configured")?;
         }
         Ok(())
-    }
-}
-
-/// Secrets in a proxy address are not for logs (facts/behaviours.md T22).
-fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            let _ = parsed.set_password(Some("***"));
-            parsed.to_string()
-        }
-        _ => url.to_owned(),
     }
 }

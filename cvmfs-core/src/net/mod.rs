@@ -4,37 +4,68 @@
 //! |---|---|
 //! | [`transport`] | one GET |
 //! | [`proxy`] | the grammar of proxy lists |
-//! | [`mirror`] | which server and proxy next |
+//! | [`selection`] | which server and proxy next, and when to give up |
+//! | `shard` | which proxy of a group for which object |
 //! | [`error`] | attempts and what they died of |
 //!
 //! Every wait is bounded: connecting, headers and each silence by [`Timeouts`], slow trickles by
 //! the low-speed limit, the size by the caller's cap, the number of attempts by the ways there are.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 pub mod error;
-pub mod mirror;
 pub mod proxy;
+pub mod selection;
+mod shard;
 pub mod transport;
 
-pub use error::{Attempt, AttemptError, Blame, DownloadError};
-pub use mirror::MirrorSet;
+pub use error::{Attempt, AttemptError, DownloadError, Failure, FailureClass};
 pub use proxy::{Proxy, ProxySpec};
-pub use transport::{HttpTransport, Request, Timeouts, Transport};
+pub use selection::{Next, Selection, SelectionOptions, Walk};
+pub use transport::{HttpTransport, Request, Timeouts, Transport, TransportOptions};
 
-use mirror::Way;
+use selection::Way;
 use transport::{Body, escape_url};
+
+/// Bytes that are worth asking for the rest only.
+const MIN_RESUMED: u64 = 64 * 1024;
+/// Pause before all ways are tried again by a request that may wait for ever; short, because a
+/// reader shall go on within a second of the network's return.
+const PATIENT_PAUSE: Duration = Duration::from_millis(500);
+/// Attempts kept in an error; one that waited for hours has many.
+const MAX_ATTEMPTS_KEPT: usize = 64;
 
 /// Fetches paths of one repository from whichever server answers rightly.
 pub struct Downloader {
     transport: Arc<dyn Transport>,
-    mirrors: MirrorSet,
+    selection: Mutex<Selection>,
     timeouts: Timeouts,
+    statistics: NetStatistics,
+    /// The last request that ended found no way.
+    failing: AtomicBool,
+    recovered: Notify,
+    skew: AtomicI64,
+}
+
+/// Counters since start (spec/network.md section 13).
+#[derive(Debug, Default)]
+pub struct NetStatistics {
+    /// Bytes of bodies received.
+    pub bytes: AtomicU64,
+    /// Attempts started.
+    pub requests: AtomicU64,
+    /// Attempts that failed.
+    pub failures: AtomicU64,
+    /// Bodies that were continued after a break.
+    pub resumed: AtomicU64,
 }
 
 /// Takes the pieces of one body. Each attempt gets a new one.
@@ -45,63 +76,144 @@ pub trait Sink<T>: Send {
     fn end(self) -> BoxFuture<'static, Result<T, AttemptError>>;
 }
 
+/// What of a body is here already.
+struct Partial<S> {
+    sink: S,
+    received: u64,
+}
+
 impl Downloader {
     /// Joins transport and servers.
-    pub fn new(transport: Arc<dyn Transport>, mirrors: MirrorSet, timeouts: Timeouts) -> Self {
-        Self { transport, mirrors, timeouts }
+    pub fn new(transport: Arc<dyn Transport>, selection: Selection, timeouts: Timeouts) -> Self {
+        Self {
+            transport,
+            selection: Mutex::new(selection),
+            timeouts,
+            statistics: NetStatistics::default(),
+            failing: AtomicBool::new(false),
+            recovered: Notify::new(),
+            skew: AtomicI64::new(0),
+        }
     }
 
-    /// Returns the servers.
-    pub fn mirrors(&self) -> &MirrorSet {
-        &self.mirrors
+    /// Returns the base URLs in their order.
+    pub fn hosts(&self) -> Vec<String> {
+        self.selection.lock().hosts().to_vec()
+    }
+
+    /// Returns the index of the server that the next request asks.
+    pub fn current_host(&self) -> usize {
+        self.selection.lock().current_host()
+    }
+
+    /// Lets the caller look at servers and proxies, or change them.
+    pub fn selection<T>(&self, look: impl FnOnce(&mut Selection) -> T) -> T {
+        look(&mut self.selection.lock())
     }
 
     /// Makes a server the one that later requests ask first: it proved to have good letters.
     pub fn prefer_host(&self, host: usize) {
-        self.mirrors.prefer_host(host);
+        self.selection.lock().prefer_host(host, Instant::now());
+    }
+
+    /// Returns the counters.
+    pub fn statistics(&self) -> &NetStatistics {
+        &self.statistics
+    }
+
+    /// Returns the last known difference of a server's clock to ours in seconds, positive when
+    /// theirs is ahead.
+    pub fn clock_skew(&self) -> i64 {
+        self.skew.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether the last request that ended found no way to any server.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a request succeeds after all ways had failed.
+    pub async fn recovered(&self) {
+        self.recovered.notified().await;
     }
 
     /// Fetches `path` (below the base URL) into sinks until one accepts it.
     ///
-    /// A body that turns out damaged is asked for once more past all caches on the same way, then
-    /// from the next server. `cap` is the most stored bytes worth receiving.
+    /// `cap` is the most stored bytes worth receiving. When all ways have failed the request goes
+    /// around once more for as long as `patient` says so.
     pub async fn fetch<T, S: Sink<T>>(
         &self,
         path: &str,
         cap: u64,
-        only_host: Option<usize>,
+        walk: Walk,
+        patient: impl Fn() -> bool,
         mut new_sink: impl FnMut() -> S,
     ) -> Result<T, DownloadError> {
         let mut failure = DownloadError::default();
-        let mut walk = self.mirrors.walk(only_host);
-        let mut no_cache = false;
-        while let Some(way) = walk.way() {
-            let request = self.request(path, &way, no_cache);
+        let start = walk;
+        let mut walk = start.clone();
+        let mut partial = None;
+        loop {
+            let choice = {
+                let mut selection = self.selection.lock();
+                let way = selection.way(&mut walk, Instant::now());
+                way.map(|way| (selection.hosts()[way.host].clone(), way))
+            };
+            let Some((host, way)) = choice else { return Err(failure) };
+            let from = partial.as_ref().map_or(0, |partial: &Partial<S>| partial.received);
+            let request = Request {
+                url: escape_url(&format!("{host}/{path}")),
+                proxy: way.proxy.clone(),
+                no_cache: walk.no_cache(),
+                from,
+            };
             let url = request.url.clone();
-            match self.attempt(request, cap, new_sink()).await {
+            let error = match self.attempt(request, cap, &mut partial, &mut new_sink).await {
                 Ok(done) => {
-                    if only_host.is_none() {
-                        self.mirrors.succeeded(&way);
+                    if self.failing.swap(false, Ordering::Relaxed) {
+                        self.recovered.notify_waiters();
                     }
                     return Ok(done);
                 }
-                Err(error) => {
-                    tracing::debug!(%url, %error, "download attempt failed");
-                    let proxy = match self.mirrors.proxy(&way) {
-                        Proxy::Direct => None,
-                        Proxy::Url(url) => Some(url.clone()),
-                    };
-                    let blame = error.blame(proxy.is_some());
-                    let again = matches!(error, AttemptError::Corrupt(_)) && !no_cache;
-                    failure.attempts.push(Attempt { url, proxy, error });
-                    no_cache = again;
-                    if !again {
-                        walk.failed(blame);
+                Err(error) => error,
+            };
+            self.statistics.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%url, %error, "download attempt failed");
+            if !error.keeps_what_came()
+                || partial.as_ref().is_some_and(|p| p.received < MIN_RESUMED)
+            {
+                partial = None;
+            }
+            let next = self.give_way(&mut walk, &way, &error);
+            let proxy = match &way.proxy {
+                Proxy::Direct => None,
+                Proxy::Url(url) => Some(url.clone()),
+            };
+            if failure.attempts.len() == MAX_ATTEMPTS_KEPT {
+                failure.attempts.remove(0);
+            }
+            let is_final = matches!(error, AttemptError::Cache(_));
+            failure.attempts.push(Attempt { url, proxy, error });
+            match next {
+                Next::Again(wait) if wait.is_zero() => {}
+                Next::Again(wait) => tokio::time::sleep(wait).await,
+                Next::GiveUp => {
+                    if !is_final {
+                        self.failing.store(true, Ordering::Relaxed);
                     }
+                    if is_final || !patient() {
+                        return Err(failure);
+                    }
+                    tokio::time::sleep(PATIENT_PAUSE).await;
+                    walk = start.clone();
                 }
             }
         }
-        Err(failure)
+    }
+
+    fn give_way(&self, walk: &mut Walk, way: &Way, error: &AttemptError) -> Next {
+        let failure = error.failure(way.proxy != Proxy::Direct);
+        self.selection.lock().failed(walk, &failure, Instant::now())
     }
 
     /// Fetches a small file that no hash names, such as the manifest, from one server.
@@ -111,53 +223,71 @@ impl Downloader {
         cap: u64,
         host: usize,
     ) -> Result<Bytes, DownloadError> {
-        self.fetch(path, cap, Some(host), MemorySink::default).await
-    }
-
-    fn request(&self, path: &str, way: &Way, no_cache: bool) -> Request {
-        let url = escape_url(&format!("{}/{path}", self.mirrors.hosts()[way.host]));
-        Request { url, proxy: self.mirrors.proxy(way).clone(), no_cache }
+        self.fetch(path, cap, Walk::new(Some(host), 0), || false, MemorySink::default).await
     }
 
     async fn attempt<T, S: Sink<T>>(
         &self,
         request: Request,
         cap: u64,
-        mut sink: S,
+        partial: &mut Option<Partial<S>>,
+        new_sink: &mut impl FnMut() -> S,
     ) -> Result<T, AttemptError> {
+        self.statistics.requests.fetch_add(1, Ordering::Relaxed);
         let silence = self.timeouts.silence(&request.proxy);
-        let Body { announced_len, mut pieces } = self.transport.get(request).await?;
-        if announced_len.is_some_and(|len| len > cap) {
+        let Body { start, announced_len, date, mut pieces } = self.transport.get(request).await?;
+        if let Some(date) = date {
+            self.note_time(date);
+        }
+        // A server that cannot continue sends all of it, and so does one that was not asked to.
+        let kept = partial.take().filter(|partial| start > 0 && partial.received == start);
+        if kept.is_some() {
+            self.statistics.resumed.fetch_add(1, Ordering::Relaxed);
+        }
+        let Partial { sink, received } =
+            partial.insert(kept.unwrap_or_else(|| Partial { sink: new_sink(), received: 0 }));
+        let end = announced_len.map(|len| len.saturating_add(*received));
+        if end.is_some_and(|end| end > cap) {
             return Err(AttemptError::TooLarge(cap));
         }
-        let mut received = 0u64;
-        let mut window = (Instant::now(), 0u64);
+        let mut window = (Instant::now(), *received);
         loop {
             let piece = tokio::time::timeout(silence, pieces.next())
                 .await
                 .map_err(|_| AttemptError::Silent(silence))?;
             let Some(piece) = piece else { break };
             let piece = piece?;
-            received += piece.len() as u64;
-            if received > cap {
+            let len = piece.len() as u64;
+            if *received + len > cap {
                 return Err(AttemptError::TooLarge(cap));
             }
             sink.piece(piece).await?;
+            *received += len;
+            self.statistics.bytes.fetch_add(len, Ordering::Relaxed);
             let (start, before) = window;
             let elapsed = start.elapsed();
             if elapsed >= silence {
-                let bytes = received - before;
+                let bytes = *received - before;
                 let seconds = elapsed.as_secs().max(1);
                 if bytes / seconds < self.timeouts.low_speed_limit {
                     return Err(AttemptError::TooSlow { bytes, seconds });
                 }
-                window = (Instant::now(), received);
+                window = (Instant::now(), *received);
             }
         }
-        if let Some(len) = announced_len.filter(|len| *len != received) {
-            return Err(AttemptError::Cut(format!("{received} of {len} bytes")));
+        if let Some(end) = end.filter(|end| end != received) {
+            return Err(AttemptError::Cut(format!("{received} of {end} bytes")));
         }
-        sink.end().await
+        match partial.take() {
+            Some(partial) => partial.sink.end().await,
+            None => Err(AttemptError::Cut("lost".to_owned())),
+        }
+    }
+
+    fn note_time(&self, date: i64) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or(0);
+        self.skew.store(date.saturating_sub(now), Ordering::Relaxed);
     }
 }
 

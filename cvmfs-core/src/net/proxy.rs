@@ -32,10 +32,48 @@ pub enum ProxySpecError {
     Address(String),
 }
 
+impl Proxy {
+    /// Returns the URL without a password, or `DIRECT`: for logs and attributes.
+    pub fn display(&self) -> String {
+        match self {
+            Self::Direct => "DIRECT".to_owned(),
+            Self::Url(url) => without_password(url),
+        }
+    }
+}
+
+/// Secrets in a proxy address are not for logs (facts/behaviours.md T22).
+pub(super) fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            let _ = parsed.set_password(Some("***"));
+            parsed.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
 impl ProxySpec {
     /// No proxy at all.
     pub fn direct() -> Self {
         Self { groups: vec![vec![Proxy::Direct]] }
+    }
+
+    /// Adds fallback groups. They never hold DIRECT, and while there are any, neither do the
+    /// regular groups (spec/network.md section 4.4).
+    pub fn with_fallback(mut self, fallback: &Self) -> Self {
+        let indirect = |groups: &[Vec<Proxy>]| -> Vec<Vec<Proxy>> {
+            let of = |group: &Vec<Proxy>| -> Vec<Proxy> {
+                group.iter().filter(|proxy| **proxy != Proxy::Direct).cloned().collect()
+            };
+            groups.iter().map(of).filter(|group| !group.is_empty()).collect()
+        };
+        let fallback = indirect(&fallback.groups);
+        if !fallback.is_empty() {
+            self.groups = indirect(&self.groups);
+            self.groups.extend(fallback);
+        }
+        self
     }
 
     /// Returns the groups in order.

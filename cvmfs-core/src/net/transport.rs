@@ -1,14 +1,17 @@
 //! One GET: over HTTP through a pooled client, or from a directory (`file://` servers).
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use lru::LruCache;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::AttemptError;
 use super::proxy::Proxy;
@@ -18,6 +21,16 @@ use crate::chain::chain;
 const FILE_PIECE_LEN: usize = 256 * 1024;
 /// Idle connections kept per server; a burst of small files reuses them.
 const MAX_IDLE_CONNECTIONS: usize = 16;
+/// Transfers with one server or proxy at a time; further ones wait, so that a thousand readers
+/// do not open a thousand connections. More than upstream's 16, because a few stalled objects must
+/// not hold up the others.
+const MAX_TRANSFERS: usize = 64;
+/// How long a transfer waits for its turn; the ones before it are bounded by their own limits.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+/// Clients kept: addresses of proxies change over a long life.
+const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Redirects followed if they are allowed at all (spec/network.md section 3).
+const MAX_REDIRECTS: usize = 4;
 /// How long an idle connection is kept: shorter than the keep-alive of common servers (60-75 s).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
@@ -62,12 +75,18 @@ pub struct Request {
     pub proxy: Proxy,
     /// Ask caches on the way for a fresh copy.
     pub no_cache: bool,
+    /// Skip this many bytes, which are here already; the server may ignore it.
+    pub from: u64,
 }
 
 /// A body on its way.
 pub struct Body {
-    /// Length announced by the server; never trusted, only used to give up early.
+    /// First byte of the body: what was asked for, or 0 where the server sends all of it.
+    pub start: u64,
+    /// Bytes announced from `start` on; never trusted, only used to give up early.
     pub announced_len: Option<u64>,
+    /// The server's time in Unix seconds, if it told.
+    pub date: Option<i64>,
     /// The pieces.
     pub pieces: BoxStream<'static, Result<Bytes, AttemptError>>,
 }
@@ -78,19 +97,34 @@ pub trait Transport: Send + Sync + 'static {
     fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>>;
 }
 
+/// How servers are talked to.
+#[derive(Debug, Clone, Default)]
+pub struct TransportOptions {
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Follow redirects. They could lead anywhere, so by default they are errors.
+    pub follow_redirects: bool,
+    /// PEM certificates of authorities that may vouch for HTTPS servers; none means those of the
+    /// system.
+    pub authorities: Vec<Vec<u8>>,
+}
+
 /// HTTP and HTTPS over reqwest with rustls, `file://` from the disk; one pool for all repositories.
 pub struct HttpTransport {
-    timeouts: Timeouts,
+    options: TransportOptions,
     /// reqwest ties a proxy to a client, so there is one client (and pool) for each proxy.
-    clients: Mutex<HashMap<Proxy, reqwest::Client>>,
+    clients: Mutex<LruCache<Proxy, reqwest::Client>>,
+    /// Turns at each server or proxy.
+    turns: Mutex<LruCache<String, Arc<Semaphore>>>,
 }
 
 impl HttpTransport {
     /// Makes a transport with an empty pool.
-    pub fn new(timeouts: Timeouts) -> Self {
+    pub fn new(options: TransportOptions) -> Self {
         // Fails only if a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { timeouts, clients: Mutex::default() }
+        let (clients, turns) = (LruCache::new(MAX_CLIENTS), LruCache::new(MAX_CLIENTS));
+        Self { options, clients: Mutex::new(clients), turns: Mutex::new(turns) }
     }
 
     fn client(&self, proxy: &Proxy) -> Result<reqwest::Client, AttemptError> {
@@ -100,9 +134,12 @@ impl HttpTransport {
         let unusable = |error: reqwest::Error| AttemptError::Unusable(chain(&error));
         let builder = reqwest::Client::builder()
             .user_agent(concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)"))
-            // A redirect could lead anywhere; hosts and proxies come from the configuration only.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(self.timeouts.silence(proxy))
+            .redirect(if self.options.follow_redirects {
+                reqwest::redirect::Policy::limited(MAX_REDIRECTS)
+            } else {
+                reqwest::redirect::Policy::none()
+            })
+            .connect_timeout(self.options.timeouts.silence(proxy))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .tcp_nodelay(true)
@@ -112,62 +149,120 @@ impl HttpTransport {
             Proxy::Direct => builder,
             Proxy::Url(url) => builder.proxy(reqwest::Proxy::all(url).map_err(unusable)?),
         };
+        let mut authorities = Vec::new();
+        for pem in &self.options.authorities {
+            authorities.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)?);
+        }
+        let builder =
+            if authorities.is_empty() { builder } else { builder.tls_certs_only(authorities) };
         let client = builder.build().map_err(unusable)?;
-        self.clients.lock().insert(proxy.clone(), client.clone());
+        self.clients.lock().put(proxy.clone(), client.clone());
         Ok(client)
     }
 
+    /// Waits for a turn at the peer of a request: its proxy, or else its server.
+    async fn turn(&self, request: &Request) -> Result<OwnedSemaphorePermit, AttemptError> {
+        let peer = match &request.proxy {
+            Proxy::Url(url) => url.clone(),
+            Proxy::Direct => request.url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"),
+        };
+        let new = || Arc::new(Semaphore::new(MAX_TRANSFERS));
+        let turns = Arc::clone(self.turns.lock().get_or_insert(peer, new));
+        match tokio::time::timeout(TURN_LIMIT, turns.acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(AttemptError::Busy(TURN_LIMIT)),
+        }
+    }
+
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
-        let limit = self.timeouts.silence(&request.proxy);
+        let turn = self.turn(&request).await?;
+        let limit = self.options.timeouts.silence(&request.proxy);
         let mut builder = self.client(&request.proxy)?.get(&request.url);
         if request.no_cache {
             builder = builder.header("Pragma", "no-cache").header("Cache-Control", "no-cache");
+        }
+        if request.from > 0 {
+            builder = builder.header("Range", format!("bytes={}-", request.from));
         }
         let response = tokio::time::timeout(limit, builder.send())
             .await
             .map_err(|_| AttemptError::Silent(limit))?
             .map_err(|error| AttemptError::from_reqwest(&error))?;
         let status = response.status();
-        if status != reqwest::StatusCode::OK {
-            let by_proxy = response.headers().contains_key("X-Squid-Error")
-                || response
-                    .headers()
-                    .get("Proxy-Status")
-                    .is_some_and(|value| value.as_bytes().windows(6).any(|w| w == b"error="));
-            return Err(AttemptError::Status { code: status.as_u16(), by_proxy });
-        }
+        let headers = response.headers();
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let start = match status {
+            reqwest::StatusCode::OK => 0,
+            reqwest::StatusCode::PARTIAL_CONTENT
+                if text("Content-Range").and_then(range_start) == Some(request.from) =>
+            {
+                request.from
+            }
+            _ => {
+                let by_proxy = headers.contains_key("X-Squid-Error")
+                    || text("Proxy-Status").is_some_and(|value| value.contains("error="));
+                // Only the form in seconds; the other one would need the server's clock.
+                let retry_after = text("Retry-After")
+                    .and_then(|value| value.trim().parse().ok())
+                    .map(Duration::from_secs);
+                let code = status.as_u16();
+                return Err(AttemptError::Status { code, by_proxy, retry_after });
+            }
+        };
+        let date = text("Date").and_then(http_date);
         let announced_len = response.content_length();
         let pieces = response
             .bytes_stream()
-            .map(|piece| piece.map_err(|error| AttemptError::from_reqwest(&error)))
+            .map(move |piece| {
+                // The turn ends with the body.
+                let _ = &turn;
+                piece.map_err(|error| AttemptError::from_reqwest(&error))
+            })
             .boxed();
-        Ok(Body { announced_len, pieces })
+        Ok(Body { start, announced_len, date, pieces })
     }
+}
+
+/// First byte of `bytes FIRST-LAST/LEN`.
+fn range_start(value: &str) -> Option<u64> {
+    value.trim().strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
+}
+
+/// Unix seconds of a `Date` header (RFC 9110 section 5.6.7).
+fn http_date(value: &str) -> Option<i64> {
+    jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(value)
+        .ok()
+        .map(jiff::Timestamp::as_second)
 }
 
 impl Transport for HttpTransport {
     fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>> {
         Box::pin(async move {
             match request.url.strip_prefix("file://") {
-                Some(path) => get_file(unescape(path)).await,
+                Some(path) => get_file(unescape(path), request.from).await,
                 None => self.get_http(request).await,
             }
         })
     }
 }
 
-async fn get_file(path: PathBuf) -> Result<Body, AttemptError> {
+async fn get_file(path: PathBuf, from: u64) -> Result<Body, AttemptError> {
     let local = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => AttemptError::Status { code: 404, by_proxy: false },
+        std::io::ErrorKind::NotFound => {
+            AttemptError::Status { code: 404, by_proxy: false, retry_after: None }
+        }
         _ => AttemptError::Local(error.to_string()),
     };
-    let (file, len) = tokio::task::spawn_blocking(move || {
-        let file = std::fs::File::open(path)?;
+    let (file, start, len) = tokio::task::spawn_blocking(move || {
+        let mut file = std::fs::File::open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(std::io::Error::other("not a regular file"));
         }
-        Ok((file, metadata.len()))
+        let start = from.min(metadata.len());
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(start))?;
+        Ok((file, start, metadata.len() - start))
     })
     .await
     .map_err(|error| AttemptError::Local(error.to_string()))?
@@ -185,7 +280,7 @@ async fn get_file(path: PathBuf) -> Result<Body, AttemptError> {
             .map_err(|error| AttemptError::Local(error.to_string()))?;
         Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file)))
     });
-    Ok(Body { announced_len: Some(len), pieces: pieces.boxed() })
+    Ok(Body { start, announced_len: Some(len), date: None, pieces: pieces.boxed() })
 }
 
 /// Escapes as upstream does (spec/network.md section 3): `?`, `=` and `%` too, so no query strings.

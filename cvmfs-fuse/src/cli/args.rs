@@ -33,7 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Mount a repository on a directory
-    #[command(after_long_help = help::MOUNT)]
+    #[command(after_long_help = help::mount())]
     Mount(Box<MountArgs>),
     /// Unmount a repository and end its server
     #[command(visible_alias = "unmount", after_long_help = help::UMOUNT)]
@@ -68,6 +68,10 @@ pub struct MountArgs {
     /// Mount options, as for mount(8): noexec, allow_other, fsname=NAME and the like
     #[arg(short = 'o', value_name = "OPT[,OPT...]", help_heading = "Mount")]
     pub options: Vec<String>,
+
+    /// Keep the revision of the mount; do not follow new ones
+    #[arg(long, help_heading = "Mount")]
+    pub no_auto_update: bool,
 
     /// Stay in the foreground until unmounted; log to stderr
     #[arg(long, help_heading = "Mount")]

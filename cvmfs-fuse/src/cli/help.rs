@@ -32,7 +32,7 @@ Host configuration: /etc/cvmfs/keys (keys of domains that are not built in) and 
 /etc/cvmfs/blacklist are read if they exist. Log level: -v, -vv, or the variable CVMFS_FUSE_LOG.";
 
 /// Examples for `cvmfs-fuse mount --help`.
-pub(super) const MOUNT: &str = "\
+const MOUNT: &str = "\
 Examples:
   cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch
   cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch --proxy 'squid1:3128|squid2:3128;DIRECT'
@@ -44,6 +44,11 @@ Examples:
 The command returns when the mount can be used, or with an exit code that says why not (see \
 cvmfs-fuse --help). The server goes on in the background until the directory is unmounted. \
 Mounts are always read-only, nosuid and nodev. For root, allow_other is the default.";
+
+/// Examples and parameters for `cvmfs-fuse mount --help`.
+pub(super) fn mount() -> String {
+    format!("{MOUNT}\n\n{}", crate::config::parameters::Parameters::help())
+}
 
 /// Examples for `cvmfs-fuse umount --help`.
 pub(super) const UMOUNT: &str = "\

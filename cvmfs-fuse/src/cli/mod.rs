@@ -76,10 +76,12 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         let what = format!("cannot use mountpoint {:?}", args.mountpoint);
         Failure::caused(ExitStatus::Permission, &what, &error)
     })?;
+    let repository = RepositorySettings::resolve(fqrn, &args.repository, environment)?;
     Ok(MountSettings {
-        repository: RepositorySettings::resolve(fqrn, &args.repository, environment)?,
         mountpoint,
         options,
+        auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
+        repository,
         foreground: args.foreground,
         ready_fd: args.ready_fd,
     })

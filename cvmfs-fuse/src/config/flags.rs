@@ -57,6 +57,14 @@ pub struct RepositoryFlags {
     #[arg(long, value_name = "RFC3339", group = "snapshot")]
     pub date: Option<String>,
 
+    /// Refuse revisions before this one, e.g. after a mirror served an old one
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+    pub min_revision: u64,
+
+    /// Set a parameter, such as CVMFS_TIMEOUT=10; may be repeated; 'mount --help' lists them
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+
     /// Set a variable for symbolic links such as $(NAME); may be repeated
     ///
     /// CVMFS_FQRN and CVMFS_ARCH are always set. The environment is never looked at.

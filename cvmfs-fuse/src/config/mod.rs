@@ -10,6 +10,7 @@
 //! | [`flags`] | the flags about a repository, as typed |
 //! | [`known`] | servers and master keys of the well-known domains |
 //! | [`options`] | the `-o` list |
+//! | [`parameters`] | `--set NAME=VALUE` |
 //! | [`size`] | `4000M` |
 //! | [`settings`] | everything as values |
 //! | `trust` | which keys and which blocklist |
@@ -20,6 +21,7 @@ pub mod flags;
 pub mod known;
 pub mod open;
 pub mod options;
+pub mod parameters;
 pub mod settings;
 pub mod size;
 mod trust;

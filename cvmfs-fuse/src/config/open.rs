@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cvmfs_cache::DiskCache;
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
-use cvmfs_core::net::HttpTransport;
+use cvmfs_core::net::{HttpTransport, TransportOptions};
 use cvmfs_core::repository::{Repository, RepositoryConfig, RepositoryError, ServerError};
 use cvmfs_core::trust::TrustError;
 
@@ -35,7 +35,11 @@ impl RepositorySettings {
 
     /// Opens the repository with any cache.
     pub async fn open_with(&self, cache: Arc<dyn ObjectCache>) -> Result<Arc<Repository>, Failure> {
-        let transport = Arc::new(HttpTransport::new(self.timeouts));
+        let transport = Arc::new(HttpTransport::new(TransportOptions {
+            timeouts: self.parameters.timeouts,
+            follow_redirects: self.parameters.follow_redirects,
+            authorities: self.authorities.clone(),
+        }));
         Repository::open(self.to_config(), transport, cache, &SystemClock)
             .await
             .map(Arc::new)
@@ -62,7 +66,10 @@ impl RepositorySettings {
             blocklist: self.blocklist.clone(),
             pin: self.pin.clone(),
             symlink_variables: self.symlink_variables.clone(),
-            timeouts: self.timeouts,
+            timeouts: self.parameters.timeouts,
+            selection: self.parameters.selection,
+            wait_for_network: self.parameters.wait_for_network,
+            min_revision: self.min_revision,
         }
     }
 }

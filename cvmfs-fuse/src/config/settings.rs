@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use cvmfs_core::catalog::symlink::SymlinkVariables;
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::fqrn::Fqrn;
+use cvmfs_core::net::ProxySpec;
 use cvmfs_core::net::proxy::ProxySpecError;
-use cvmfs_core::net::{ProxySpec, Timeouts};
 use cvmfs_core::repository::Pin;
 use cvmfs_core::trust::MasterKeys;
 use url::Url;
@@ -17,6 +17,7 @@ use super::environment::{Environment, absolute};
 use super::flags::RepositoryFlags;
 use super::known::{DOMAINS, KnownDomain};
 use super::options::MountOptions;
+use super::parameters::Parameters;
 use super::size::Size;
 use super::trust;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -42,8 +43,12 @@ pub struct RepositorySettings {
     pub pin: Pin,
     /// What links may refer to.
     pub symlink_variables: SymlinkVariables,
-    /// How long the network may be silent.
-    pub timeouts: Timeouts,
+    /// Network and updates.
+    pub parameters: Parameters,
+    /// Certificates that may vouch for HTTPS servers, as PEM; none means those of the system.
+    pub authorities: Vec<Vec<u8>>,
+    /// Oldest revision that is accepted.
+    pub min_revision: u64,
 }
 
 /// Everything needed to mount one repository.
@@ -55,6 +60,8 @@ pub struct MountSettings {
     pub mountpoint: PathBuf,
     /// How.
     pub options: MountOptions,
+    /// Follow new revisions.
+    pub auto_update: bool,
     /// Serve in this process until unmounted, instead of in a background process.
     pub foreground: bool,
     /// This is the background process: its parent waits on this descriptor for the outcome.
@@ -68,8 +75,17 @@ impl RepositorySettings {
         flags: &RepositoryFlags,
         environment: &Environment,
     ) -> Result<Self, Failure> {
+        let parameters = Parameters::parse(flags.set.iter().map(String::as_str))?;
         let proxy = proxy(flags.proxy.as_deref())?;
-        let servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
+        let mut servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
+        if parameters.max_servers > 0 {
+            servers.truncate(parameters.max_servers);
+        }
+        let proxy = match &parameters.fallback_proxy {
+            Some(fallback) => proxy.with_fallback(fallback),
+            None => proxy,
+        };
+        let authorities = parameters.certificate_bundle.as_deref().map(authorities);
         let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
         Ok(Self {
             proxy,
@@ -80,7 +96,9 @@ impl RepositorySettings {
             quota: quota(flags.quota.as_deref())?,
             pin: pin(flags)?,
             symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
-            timeouts: Timeouts::default(),
+            authorities: authorities.transpose()?.into_iter().collect(),
+            min_revision: flags.min_revision,
+            parameters,
             fqrn,
         })
     }
@@ -95,6 +113,13 @@ pub fn parse_fqrn(text: &OsStr) -> Result<Fqrn, Failure> {
     String::from_utf8_lossy(name)
         .parse()
         .map_err(|error: cvmfs_core::fqrn::FqrnError| illegal(error.to_string()))
+}
+
+fn authorities(file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| {
+        let what = format!("cannot read X509_CERT_BUNDLE {}", file.display());
+        Failure::caused(ExitStatus::Options, &what, &error)
+    })
 }
 
 fn illegal(message: impl Into<String>) -> Failure {

@@ -7,7 +7,7 @@ use cvmfs_core::catalog::EntryKind;
 use cvmfs_core::catalog::symlink::SymlinkVariables;
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::format::blocklist::Blocklist;
-use cvmfs_core::net::{HttpTransport, ProxySpec, Timeouts};
+use cvmfs_core::net::{HttpTransport, ProxySpec, SelectionOptions, Timeouts, TransportOptions};
 use cvmfs_core::repository::{Pin, Repository, RepositoryConfig};
 use cvmfs_core::trust::MasterKeys;
 use fixtures::publish::{Published, Schema, TestRepo};
@@ -25,8 +25,11 @@ async fn serve(published: &Published) -> RepoFs {
         pin: Pin::Latest,
         symlink_variables: SymlinkVariables::default(),
         timeouts: Timeouts::default(),
+        selection: SelectionOptions::default(),
+        wait_for_network: false,
+        min_revision: 0,
     };
-    let transport = Arc::new(HttpTransport::new(Timeouts::default()));
+    let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());
     let repository = Repository::open(config, transport, cache, &SystemClock).await.unwrap();
     RepoFs::new(Arc::new(repository), RepoFsOptions::default())
