@@ -113,8 +113,9 @@ fn catalog() -> [Ratio; 2] {
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
-    let repository =
-        runtime.block_on(Repository::open(config, transport, cache, &SystemClock)).unwrap();
+    let repository = runtime
+        .block_on(Repository::open(config, transport, cache, Arc::new(SystemClock)))
+        .unwrap();
     let revision = repository.current();
     let paths: Vec<_> = (0..FILES)
         .map(|number| RepoPath::parse(format!("/d/f{number}").as_bytes()).unwrap())

@@ -15,6 +15,7 @@ use cvmfs_core::object::ObjectId;
 use nix::sys::statvfs::statvfs;
 
 use crate::layout::{Layout, failed};
+use crate::record;
 use crate::seal::{self, Found};
 use crate::tally::Tally;
 use crate::transaction::{Naming, TempFile, probe, sweep};
@@ -124,6 +125,20 @@ impl ObjectCache for DiskCache {
             used.saturating_add(free.unwrap_or(0))
         });
         CacheUsage { used, limit }
+    }
+
+    fn load_record(&self, name: &str) -> Result<Option<Vec<u8>>, CacheError> {
+        record::load(&self.store.layout.records(), name)
+    }
+
+    fn update_record(
+        &self,
+        name: &str,
+        change: &mut dyn FnMut(Option<Vec<u8>>) -> Option<Vec<u8>>,
+    ) -> Result<(), CacheError> {
+        // Somebody may have wiped the cache under a live mount.
+        self.store.layout.restore()?;
+        record::update(&self.store.layout.records(), name, change)
     }
 }
 

@@ -5,6 +5,7 @@
 //!   CACHEDIR.TAG          tells backup tools to pass by
 //!   objects/ab/cdef...    plain bytes of the object with that hash (see `object_name`)
 //!   txn/                  files that are being written, where they need a name at all
+//!   records/              what is remembered of repositories, one file each
 //!   quarantine/           directories found where an object should be; made when needed
 //! ```
 //!
@@ -29,6 +30,7 @@ const VERSION: &str = "v1";
 const OBJECTS: &str = "objects";
 const TRANSACTIONS: &str = "txn";
 const QUARANTINE: &str = "quarantine";
+const RECORDS: &str = "records";
 const DIRECTORY_MODE: u32 = 0o700;
 pub(crate) const FILE_MODE: u32 = 0o600;
 /// Write permission for group or others.
@@ -121,7 +123,7 @@ impl Layout {
             }
             Err(error) => return Err(failed("use cache directory", &self.directory)(error)),
         }
-        for path in [self.root.clone(), self.objects(), self.transactions()] {
+        for path in [self.root.clone(), self.objects(), self.transactions(), self.records()] {
             make_directory(&path)?;
             check_directory(&path)?;
         }
@@ -158,6 +160,11 @@ impl Layout {
     /// Returns one of the 256 directories.
     pub(crate) fn fan(&self, number: u8) -> PathBuf {
         self.root.join(OBJECTS).join(format!("{number:02x}"))
+    }
+
+    /// Returns where records are.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.root.join(RECORDS)
     }
 
     /// Returns where files that are being written have their names.

@@ -14,6 +14,7 @@
 
 mod disk;
 mod layout;
+mod record;
 mod seal;
 mod tally;
 mod transaction;

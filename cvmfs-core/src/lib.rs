@@ -17,6 +17,7 @@
 //! | [`cache`] | the contract of a store for objects |
 //! | [`net`] | transport and the choice of servers |
 //! | [`fetch`] | objects by id: from the cache, or downloaded, checked and stored |
+//! | `letters`, `memory` | the signed letters of a server; what is remembered of them over restarts |
 //! | [`revision`], [`repository`] | one immutable snapshot; a repository and its current snapshot |
 
 pub mod cache;
@@ -29,6 +30,8 @@ pub mod format;
 pub mod fqrn;
 pub mod hash;
 pub mod history;
+mod letters;
+mod memory;
 pub mod net;
 pub mod object;
 pub mod path;

@@ -1,40 +1,53 @@
-//! A repository: the way from its servers and master keys to a verified [`Revision`].
+//! A repository: the way from its servers and master keys to a verified [`Revision`], and from one
+//! revision to the next.
 //!
-//! Bootstrap, for one server after the other until one passes: manifest and whitelist (fetched at
-//! once), whitelist against the master keys, certificate, manifest against certificate and
-//! whitelist. No field of the manifest is used, and nothing is stored, before all of that was
-//! right. Then the root catalog, by its hash, from any server.
+//! Start: the first two servers are asked at once (all, if nothing is remembered of the
+//! repository), and the newest manifest that passes every check wins. No field of a manifest is
+//! used, and nothing is stored, before that. If no server has one, or only an older one, the
+//! revision that was accepted last is shown, as far as the cache has it.
+//!
+//! Update: [`Repository::check`] finds and prepares a newer revision, [`Repository::commit`]
+//! makes it the current one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 
 use crate::cache::ObjectCache;
-use crate::catalog::MAX_CATALOG_SIZE;
 use crate::catalog::symlink::SymlinkVariables;
 use crate::chain::chain;
 use crate::clock::Clock;
-use crate::decode::SizeBound;
-use crate::fetch::{FetchError, FetchOptions, Fetcher};
+use crate::fetch::Fetcher;
 use crate::format::blocklist::Blocklist;
-use crate::format::certificate::{Certificate, MAX_CERTIFICATE_LEN};
 use crate::format::manifest::{MAX_MANIFEST_LEN, Manifest};
-use crate::format::whitelist::{MAX_WHITELIST_LEN, Whitelist};
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
-use crate::history::{History, HistoryError};
-use crate::net::{
-    DownloadError, Downloader, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
-};
-use crate::object::{ObjectId, ObjectKind};
-use crate::revision::{Revision, RevisionError, RootCatalog};
-use crate::trust::{
-    MasterKeys, TrustError, Verified, unverified_alternative_paths, unverified_certificate_hash,
-    verify_manifest, verify_whitelist,
-};
+use crate::letters::{Judge, Letters};
+use crate::memory::RevisionMemory;
+use crate::net::{Downloader, ProxySpec, Selection, SelectionOptions, Timeouts, Transport};
+use crate::revision::{Revision, RootCatalog};
+use crate::trust::{MasterKeys, TrustError, Verified};
 
-/// Largest history database: a row of 200 bytes for each of a million tags.
-const MAX_HISTORY_SIZE: u64 = 256 << 20;
+mod error;
+mod root;
+
+pub use crate::letters::ServerError;
+pub use error::RepositoryError;
+
+use root::root_catalog;
+
+/// Servers asked for their letters at a start that remembers the repository.
+const COMPARED_SERVERS: usize = 2;
+/// How long further servers may take once one has answered rightly.
+const COMPARE_LIMIT: Duration = Duration::from_secs(1);
+/// The whitelist is asked for at least this often, whatever else changes: it may revoke.
+const WHITELIST_RECHECK: i64 = 24 * 3600;
+/// A difference of clocks that is worth a word.
+const CLOCK_SKEW: i64 = 3600;
 
 /// Which revision is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,106 +89,46 @@ pub struct RepositoryConfig {
     pub min_revision: u64,
 }
 
-/// Why one server's letters were refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// The manifest did not arrive.
-    #[error("failed to download the manifest")]
-    Manifest(#[source] DownloadError),
-    /// The whitelist did not arrive.
-    #[error("failed to download the whitelist")]
-    Whitelist(#[source] DownloadError),
-    /// The certificate did not arrive.
-    #[error("failed to download the certificate")]
-    Certificate(#[source] Arc<FetchError>),
-    /// A check of the chain of trust failed.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
+/// Since when, and why, the repository shows what may not be the newest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stale {
+    /// Unix seconds.
+    pub since: i64,
+    /// For people.
+    pub reason: String,
 }
 
-/// Why a repository cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum RepositoryError {
-    /// No server is configured.
-    #[error("no server is configured for {0}")]
-    NoServer(Fqrn),
-    /// Every server failed; each with its own reason.
-    #[error("no server gave an acceptable manifest of {fqrn}")]
-    NoManifest {
-        /// The repository.
-        fqrn: Fqrn,
-        /// Base URL and reason, in the order of asking.
-        servers: Vec<(String, ServerError)>,
-    },
-    /// The revision is on the blocklist.
-    #[error(
-        "revision {revision} of {fqrn} is blocked: the blocklist allows {first_good} and newer"
-    )]
-    Blocked {
-        /// The repository.
-        fqrn: Fqrn,
-        /// What the root catalog or manifest says.
-        revision: u64,
-        /// From the blocklist.
-        first_good: u64,
-    },
-    /// The root catalog cannot be had or used.
-    #[error("root catalog of {fqrn} cannot be used")]
-    RootCatalog {
-        /// The repository.
-        fqrn: Fqrn,
-        /// The cause.
-        source: RevisionError,
-    },
-    /// A tag or date was asked for and the repository keeps no history.
-    #[error("{0} has no history of tags")]
-    NoHistory(Fqrn),
-    /// The history database cannot be fetched.
-    #[error("the history of {fqrn} cannot be fetched")]
-    HistoryFetch {
-        /// The repository.
-        fqrn: Fqrn,
-        /// The cause.
-        source: Arc<FetchError>,
-    },
-    /// The history database cannot be read.
-    #[error("the history of {fqrn} cannot be read")]
-    History {
-        /// The repository.
-        fqrn: Fqrn,
-        /// The cause.
-        source: HistoryError,
-    },
-    /// No such tag.
-    #[error("{fqrn} has no tag {tag:?}")]
-    NoSuchTag {
-        /// The repository.
-        fqrn: Fqrn,
-        /// The tag.
-        tag: String,
-    },
-    /// The repository is younger.
-    #[error("{fqrn} has no tagged revision at or before the date asked for")]
-    NoSuchDate {
-        /// The repository.
-        fqrn: Fqrn,
-    },
-    /// Reading needs a membership that we cannot prove yet.
-    #[error("{fqrn} is restricted to members ({membership}), which is not supported yet")]
-    Membership {
-        /// The repository.
-        fqrn: Fqrn,
-        /// What the root catalog asks for.
-        membership: String,
-    },
+/// A newer revision, complete and checked, that is not shown yet.
+#[derive(Debug)]
+pub struct Update {
+    revision: Arc<Revision>,
+    letters: Letters,
+}
+
+impl Update {
+    /// Returns the new revision.
+    pub fn revision(&self) -> &Arc<Revision> {
+        &self.revision
+    }
+}
+
+/// What is known of the letters of the current revision.
+#[derive(Debug, Clone, Default)]
+struct Accepted {
+    letters: Option<Letters>,
+    memory: RevisionMemory,
+    /// When a server last gave a good whitelist.
+    whitelist_checked: i64,
 }
 
 /// An open repository and its current revision.
 pub struct Repository {
-    fqrn: Fqrn,
+    config: RepositoryConfig,
     fetcher: Arc<Fetcher>,
+    clock: Arc<dyn Clock>,
     current: ArcSwap<Revision>,
-    manifest: Option<Verified<Manifest>>,
+    accepted: Mutex<Accepted>,
+    stale: ArcSwapOption<Stale>,
 }
 
 impl Repository {
@@ -186,7 +139,7 @@ impl Repository {
         config: RepositoryConfig,
         transport: Arc<dyn Transport>,
         cache: Arc<dyn ObjectCache>,
-        clock: &dyn Clock,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, RepositoryError> {
         let fqrn = config.fqrn.clone();
         if config.servers.is_empty() {
@@ -195,37 +148,189 @@ impl Repository {
         let selection = Selection::new(config.servers.clone(), &config.proxy, config.selection);
         let downloader = Downloader::new(transport, selection, config.timeouts);
         let fetcher = Arc::new(Fetcher::new(cache, downloader, config.wait_for_network));
-        let manifest = match config.pin {
-            Pin::RootHash(_) => None,
-            _ => Some(verified_manifest(&config, &fetcher, clock).await?),
+        if let Pin::RootHash(hash) = config.pin {
+            let root = RootCatalog { hash, size: None, alternative_path: false };
+            let revision = open_revision(&config, &fetcher, &root).await?;
+            return Ok(Self {
+                config,
+                fetcher,
+                clock,
+                current: ArcSwap::from_pointee(revision),
+                accepted: Mutex::default(),
+                stale: ArcSwapOption::empty(),
+            });
+        }
+        let now = clock.unix_seconds();
+        let judge = judge(&config, &config.blocklist, now);
+        let memory = RevisionMemory::load(&**fetcher.cache(), fqrn.as_str());
+        let known = memory.letters(judge);
+        let fresh = match newest_letters(&config, &fetcher, judge, known.as_ref(), &memory).await {
+            Ok(letters) => match revision_of(&config, &fetcher, &letters).await {
+                Ok(revision) => Ok((letters, revision)),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
         };
-        let root = root_catalog(&config, &fetcher, manifest.as_ref()).await?;
-        let revision = Revision::open(
-            fqrn.clone(),
-            Arc::clone(&fetcher),
-            &root,
-            config.symlink_variables.clone(),
-        )
-        .await
-        .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn.clone(), source })?;
-        let number = revision.number();
-        if let Some(first_good) = config.blocklist.blocks_revision(&fqrn, number) {
-            return Err(RepositoryError::Blocked { fqrn, revision: number, first_good });
+        let mut accepted = Accepted { letters: None, memory, whitelist_checked: now };
+        let mut stale = None;
+        let (letters, revision) = match (fresh, known) {
+            (Ok(fresh), _) => fresh,
+            (Err(error @ RepositoryError::Blocked { .. }), _) => return Err(error),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(known)) => {
+                // A cached root catalog is all it takes; the first error tells more if it fails.
+                let Ok(revision) = revision_of(&config, &fetcher, &known).await else {
+                    return Err(error);
+                };
+                let (revision_number, reason) = (known.manifest.revision, error.summary());
+                tracing::warn!(%fqrn, revision = revision_number, reason, "showing the revision accepted last");
+                let since = accepted.memory.confirmed.min(now);
+                stale = Some(Arc::new(Stale { since, reason }));
+                accepted.whitelist_checked = 0;
+                (known, revision)
+            }
+        };
+        if stale.is_none() {
+            accepted.remember(&letters, &config.blocklist, now, &fetcher, &fqrn);
         }
-        if let Some(membership) = revision.properties().membership.clone() {
-            return Err(RepositoryError::Membership { fqrn, membership });
+        accepted.letters = Some(letters);
+        warn_about_clock(&fetcher);
+        Ok(Self {
+            config,
+            fetcher,
+            clock,
+            current: ArcSwap::from_pointee(revision),
+            accepted: Mutex::new(accepted),
+            stale: ArcSwapOption::from(stale),
+        })
+    }
+
+    /// Looks for a newer revision and prepares it: root catalog and all catalogs in use are here
+    /// and open, or it is an error and nothing changes. `None` if the current one is the newest.
+    ///
+    /// `blocklist` is the present one; its file may have changed.
+    pub async fn check(&self, blocklist: &Blocklist) -> Result<Option<Update>, RepositoryError> {
+        let outcome = self.find_update(blocklist).await;
+        match &outcome {
+            Ok(None) => self.set_stale(None),
+            Ok(Some(_)) => {}
+            Err(error) => self.set_stale(Some(error.summary())),
         }
-        Ok(Self { fqrn, fetcher, current: ArcSwap::from_pointee(revision), manifest })
+        outcome
+    }
+
+    async fn find_update(&self, blocklist: &Blocklist) -> Result<Option<Update>, RepositoryError> {
+        if self.config.pin != Pin::Latest {
+            return Ok(None);
+        }
+        let now = self.clock.unix_seconds();
+        let judge = judge(&self.config, blocklist, now);
+        let Accepted { letters, memory, whitelist_checked } = self.accepted.lock().clone();
+        let hosts = self.fetcher.downloader().hosts();
+        let first = self.fetcher.downloader().current_host();
+        let whitelist_due = now.saturating_sub(whitelist_checked) >= WHITELIST_RECHECK
+            || letters.as_ref().is_none_or(|letters| letters.whitelist.is_expired(now));
+        let mut servers = Vec::new();
+        for step in 0..hosts.len() {
+            let host = (first + step) % hosts.len();
+            let outcome = async {
+                if let (Some(letters), false) = (&letters, whitelist_due) {
+                    let downloader = self.fetcher.downloader();
+                    let limit = MAX_MANIFEST_LEN as u64;
+                    let manifest = downloader.fetch_letter(".cvmfspublished", limit, host).await;
+                    if manifest.map_err(ServerError::Manifest)? == letters.manifest_bytes {
+                        return Ok(None);
+                    }
+                }
+                let new = Letters::fetch(judge, &self.fetcher, host, letters.as_ref()).await?;
+                memory.check(&new, letters.as_ref(), judge)?;
+                Ok::<_, ServerError>(Some(new))
+            };
+            match outcome.await {
+                Ok(None) => return Ok(None),
+                Ok(Some(new)) => {
+                    let same = self.current.load().root_hash() == new.manifest.root_catalog;
+                    if step > 0 {
+                        self.fetcher.downloader().prefer_host(host);
+                    }
+                    if same {
+                        self.confirm(new, blocklist, now);
+                        return Ok(None);
+                    }
+                    let revision = revision_of(&self.config, &self.fetcher, &new).await?;
+                    let fqrn = self.config.fqrn.clone();
+                    revision
+                        .adopt(&self.current.load_full())
+                        .await
+                        .map_err(|source| RepositoryError::RootCatalog { fqrn, source })?;
+                    return Ok(Some(Update { revision: Arc::new(revision), letters: new }));
+                }
+                Err(error) => {
+                    tracing::debug!(server = %hosts[host], error = %chain(&error), "server refused");
+                    servers.push((hosts[host].clone(), error));
+                }
+            }
+        }
+        Err(RepositoryError::NoManifest { fqrn: self.config.fqrn.clone(), servers })
+    }
+
+    /// Makes a prepared revision the current one and remembers its letters.
+    pub fn commit(&self, update: Update, blocklist: &Blocklist) {
+        let now = self.clock.unix_seconds();
+        let number = update.letters.manifest.revision;
+        tracing::info!(fqrn = %self.config.fqrn, "switched to catalog revision {number}");
+        self.set_stale(None);
+        self.current.store(update.revision);
+        self.confirm(update.letters, blocklist, now);
+    }
+
+    fn confirm(&self, letters: Letters, blocklist: &Blocklist, now: i64) {
+        let mut accepted = self.accepted.lock().clone();
+        accepted.whitelist_checked = now;
+        // The record is a file: written without the lock. Only one update runs at a time.
+        accepted.remember(&letters, blocklist, now, &self.fetcher, &self.config.fqrn);
+        accepted.letters = Some(letters);
+        *self.accepted.lock() = accepted;
+    }
+
+    fn set_stale(&self, reason: Option<String>) {
+        let fqrn = &self.config.fqrn;
+        let before = self.stale.load_full();
+        match (reason, before) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                tracing::info!(%fqrn, "up to date again");
+                self.stale.store(None);
+            }
+            (Some(reason), before) => {
+                let since = before.as_ref().map(|stale| stale.since);
+                if before.as_ref().is_none_or(|stale| stale.reason != reason) {
+                    tracing::warn!(%fqrn, reason, "the current revision may be stale");
+                }
+                let since = since.unwrap_or_else(|| self.clock.unix_seconds());
+                self.stale.store(Some(Arc::new(Stale { since, reason })));
+            }
+        }
     }
 
     /// Returns the name.
     pub fn fqrn(&self) -> &Fqrn {
-        &self.fqrn
+        &self.config.fqrn
     }
 
     /// Returns the current revision. An operation takes it once and uses only that.
     pub fn current(&self) -> Arc<Revision> {
         self.current.load_full()
+    }
+
+    /// Tells since when the repository may not be the newest; `None` while it is.
+    pub fn stale(&self) -> Option<Arc<Stale>> {
+        self.stale.load_full()
+    }
+
+    /// Tells whether newer revisions are to be looked for at all.
+    pub fn follows_updates(&self) -> bool {
+        self.config.pin == Pin::Latest
     }
 
     /// Returns the fetcher for objects of the repository.
@@ -239,8 +344,8 @@ impl Repository {
     }
 
     /// Returns the manifest, unless the revision was given by its root hash.
-    pub fn manifest(&self) -> Option<&Verified<Manifest>> {
-        self.manifest.as_ref()
+    pub fn manifest(&self) -> Option<Verified<Manifest>> {
+        self.accepted.lock().letters.as_ref().map(|letters| letters.manifest.clone())
     }
 
     /// Returns the base URL of the server in use.
@@ -252,132 +357,131 @@ impl Repository {
     }
 }
 
-/// Goes from server to server until one has letters that pass every check.
-async fn verified_manifest(
+impl Accepted {
+    fn remember(
+        &mut self,
+        letters: &Letters,
+        blocklist: &Blocklist,
+        now: i64,
+        fetcher: &Fetcher,
+        fqrn: &Fqrn,
+    ) {
+        let cache = &**fetcher.cache();
+        if let Err(error) = self.memory.accept(letters, blocklist, now, cache, fqrn.as_str()) {
+            tracing::warn!(%fqrn, error = %chain(&error), "cannot record the accepted revision");
+        }
+    }
+}
+
+fn judge<'a>(config: &'a RepositoryConfig, blocklist: &'a Blocklist, now: i64) -> Judge<'a> {
+    Judge { fqrn: &config.fqrn, keys: &config.keys, blocklist, now }
+}
+
+fn warn_about_clock(fetcher: &Fetcher) {
+    let skew = fetcher.downloader().clock_skew();
+    if skew.abs() >= CLOCK_SKEW {
+        tracing::warn!(
+            seconds = skew,
+            "the server's clock differs from ours; expiry dates are judged by ours"
+        );
+    }
+}
+
+/// Asks servers for their letters, some at once, and returns the newest that pass every check.
+async fn newest_letters(
     config: &RepositoryConfig,
     fetcher: &Fetcher,
-    clock: &dyn Clock,
-) -> Result<Verified<Manifest>, RepositoryError> {
+    judge: Judge<'_>,
+    known: Option<&Letters>,
+    memory: &RevisionMemory,
+) -> Result<Letters, RepositoryError> {
     let hosts = fetcher.downloader().hosts();
-    let mut servers = Vec::new();
-    for (index, host) in hosts.into_iter().enumerate() {
-        match letters_of(config, fetcher, clock, index).await {
-            Ok(manifest) => {
-                fetcher.downloader().prefer_host(index);
-                return Ok(manifest);
+    let wanted = if known.is_some() { COMPARED_SERVERS.min(hosts.len()) } else { hosts.len() };
+    let ask = |host: usize| async move {
+        let outcome = Letters::fetch(judge, fetcher, host, known).await.and_then(|letters| {
+            let (found, least) = (letters.manifest.revision, config.min_revision);
+            if found < least {
+                return Err(TrustError::Rollback { found, known: least }.into());
             }
-            Err(ServerError::Trust(TrustError::RevisionBlocked { fqrn, revision, first_good })) => {
+            memory.check(&letters, known, judge)?;
+            Ok(letters)
+        });
+        (host, outcome)
+    };
+    let mut waiting: FuturesUnordered<_> = (0..wanted).map(ask).collect();
+    let mut next = wanted;
+    let mut good: Vec<(usize, Letters)> = Vec::new();
+    let mut refused = Vec::new();
+    while !waiting.is_empty() {
+        let answer = if good.is_empty() {
+            waiting.next().await
+        } else {
+            // A good answer is here: the others may be newer, but not much slower.
+            tokio::time::timeout(COMPARE_LIMIT, waiting.next()).await.unwrap_or(None)
+        };
+        match answer {
+            None => break,
+            Some((host, Ok(letters))) => good.push((host, letters)),
+            Some((
+                _,
+                Err(ServerError::Trust(TrustError::RevisionBlocked { fqrn, revision, first_good })),
+            )) => {
                 return Err(RepositoryError::Blocked { fqrn, revision, first_good });
             }
-            Err(error) => {
-                tracing::warn!(server = %host, error = %chain(&error), "server refused");
-                servers.push((host, error));
+            Some((host, Err(error))) => {
+                tracing::info!(server = %hosts[host], error = %chain(&error), "server refused");
+                refused.push((host, error));
+                if good.is_empty() && next < hosts.len() {
+                    waiting.push(ask(next));
+                    next += 1;
+                }
             }
         }
     }
-    Err(RepositoryError::NoManifest { fqrn: config.fqrn.clone(), servers })
-}
-
-async fn letters_of(
-    config: &RepositoryConfig,
-    fetcher: &Fetcher,
-    clock: &dyn Clock,
-    host: usize,
-) -> Result<Verified<Manifest>, ServerError> {
-    let downloader = fetcher.downloader();
-    let (manifest, whitelist) = tokio::join!(
-        downloader.fetch_letter(".cvmfspublished", MAX_MANIFEST_LEN as u64, host),
-        downloader.fetch_letter(".cvmfswhitelist", MAX_WHITELIST_LEN as u64, host),
-    );
-    let manifest = manifest.map_err(ServerError::Manifest)?;
-    let whitelist = whitelist.map_err(ServerError::Whitelist)?;
-    let whitelist = verify_whitelist(&whitelist, &config.keys, &config.fqrn, clock.unix_seconds())?;
-    let id = ObjectId::zlib(unverified_certificate_hash(&manifest)?, ObjectKind::Certificate);
-    let cached = fetcher.cache().open(&id).ok().flatten();
-    if let Some(object) = cached {
-        let pem = object.read_all(MAX_CERTIFICATE_LEN as u64).unwrap_or_default();
-        match check(config, &manifest, &pem, &whitelist) {
-            Ok(manifest) => return Ok(manifest),
-            // The cached file may be at fault: decide on a fresh one.
-            Err(TrustError::Certificate(_) | TrustError::CertificateNotListed { .. }) => {
-                fetcher.discard(&id);
+    // The newest; of equal ones that of the first server.
+    good.sort_by_key(|(host, letters)| (std::cmp::Reverse(letters.manifest.revision), *host));
+    match good.into_iter().next() {
+        Some((host, letters)) => {
+            for (refused, error) in refused {
+                tracing::warn!(server = %hosts[refused], error = %chain(&error), "server refused, using another one");
             }
-            Err(error) => return Err(error.into()),
+            fetcher.downloader().prefer_host(host);
+            Ok(letters)
+        }
+        None => {
+            refused.sort_by_key(|(host, _)| *host);
+            let servers =
+                refused.into_iter().map(|(host, error)| (hosts[host].clone(), error)).collect();
+            Err(RepositoryError::NoManifest { fqrn: config.fqrn.clone(), servers })
         }
     }
-    let options = FetchOptions {
-        bound: SizeBound::AtMost(MAX_CERTIFICATE_LEN as u64),
-        label: "certificate".to_owned(),
-        server_path: unverified_alternative_paths(&manifest)?.then(|| id.alternative_path()),
-        only_host: None,
-    };
-    let (pem, proof) = fetcher
-        .fetch_unstored(&id, &options)
-        .await
-        .map_err(|error| ServerError::Certificate(Arc::new(error)))?;
-    let verified = check(config, &manifest, &pem, &whitelist)?;
-    fetcher.store(&pem, proof, &options.label);
-    Ok(verified)
 }
 
-fn check(
+async fn revision_of(
     config: &RepositoryConfig,
-    manifest: &[u8],
-    pem: &[u8],
-    whitelist: &Verified<Whitelist>,
-) -> Result<Verified<Manifest>, TrustError> {
-    let certificate = Certificate::parse(pem)?;
-    verify_manifest(manifest, &certificate, whitelist, &config.blocklist, &config.fqrn)
+    fetcher: &Arc<Fetcher>,
+    letters: &Letters,
+) -> Result<Revision, RepositoryError> {
+    let root = root_catalog(config, fetcher, Some(&letters.manifest)).await?;
+    open_revision(config, fetcher, &root).await
 }
 
-async fn root_catalog(
+async fn open_revision(
     config: &RepositoryConfig,
-    fetcher: &Fetcher,
-    manifest: Option<&Verified<Manifest>>,
-) -> Result<RootCatalog, RepositoryError> {
+    fetcher: &Arc<Fetcher>,
+    root: &RootCatalog,
+) -> Result<Revision, RepositoryError> {
     let fqrn = || config.fqrn.clone();
-    let alternative_path = manifest.is_some_and(|manifest| manifest.alternative_paths);
-    let tagged = match (&config.pin, manifest) {
-        (Pin::RootHash(hash), _) => {
-            return Ok(RootCatalog { hash: *hash, size: None, alternative_path: false });
-        }
-        (_, None) => return Err(RepositoryError::NoHistory(fqrn())),
-        (Pin::Latest, Some(manifest)) => {
-            let size = manifest.root_catalog_size.filter(|size| *size <= MAX_CATALOG_SIZE);
-            return Ok(RootCatalog { hash: manifest.root_catalog, size, alternative_path });
-        }
-        (Pin::Tag(name), Some(manifest)) => {
-            let history = history(config, fetcher, manifest).await?;
-            history
-                .by_name(name)
-                .map_err(|source| RepositoryError::History { fqrn: fqrn(), source })?
-                .ok_or_else(|| RepositoryError::NoSuchTag { fqrn: fqrn(), tag: name.clone() })?
-        }
-        (Pin::Date(date), Some(manifest)) => {
-            let history = history(config, fetcher, manifest).await?;
-            history
-                .by_date(*date)
-                .map_err(|source| RepositoryError::History { fqrn: fqrn(), source })?
-                .ok_or_else(|| RepositoryError::NoSuchDate { fqrn: fqrn() })?
-        }
-    };
-    Ok(RootCatalog { hash: tagged.root_catalog, size: tagged.size, alternative_path: false })
-}
-
-async fn history(
-    config: &RepositoryConfig,
-    fetcher: &Fetcher,
-    manifest: &Verified<Manifest>,
-) -> Result<History, RepositoryError> {
-    let fqrn = config.fqrn.clone();
-    let Some(hash) = manifest.history else { return Err(RepositoryError::NoHistory(fqrn)) };
-    let id = ObjectId::zlib(hash, ObjectKind::History);
-    let object = fetcher
-        .open(&id, SizeBound::AtMost(MAX_HISTORY_SIZE), "history of tags")
+    let variables = config.symlink_variables.clone();
+    let revision = Revision::open(fqrn(), Arc::clone(fetcher), root, variables)
         .await
-        .map_err(|source| RepositoryError::HistoryFetch { fqrn: fqrn.clone(), source })?;
-    History::open(&object, &fqrn).map_err(|source| {
-        fetcher.discard(&id);
-        RepositoryError::History { fqrn, source }
-    })
+        .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn(), source })?;
+    let number = revision.number();
+    if let Some(first_good) = config.blocklist.blocks_revision(&config.fqrn, number) {
+        return Err(RepositoryError::Blocked { fqrn: fqrn(), revision: number, first_good });
+    }
+    if let Some(membership) = revision.properties().membership.clone() {
+        return Err(RepositoryError::Membership { fqrn: fqrn(), membership });
+    }
+    Ok(revision)
 }

@@ -191,6 +191,61 @@ impl Revision {
         Ok((catalog.mountpoint().clone(), catalog.hash()))
     }
 
+    /// Makes ready what is in use of an earlier revision: unchanged nested catalogs are taken
+    /// over, changed ones are loaded. Paths that are gone are left out.
+    pub async fn adopt(&self, earlier: &Self) -> Result<(), RevisionError> {
+        let mut open: Vec<_> = earlier
+            .nested
+            .lock()
+            .iter()
+            .map(|(mountpoint, catalog)| (mountpoint.clone(), Arc::clone(catalog)))
+            .collect();
+        // Parents first: a child is found through its parent.
+        open.sort_by_key(|(mountpoint, _)| mountpoint.as_bytes().len());
+        for (mountpoint, catalog) in open {
+            let parent = self.catalog_of(&mountpoint, false).await?;
+            match self.ask(&parent, |parent| parent.nested_at(&mountpoint))? {
+                Some(new)
+                    if new.hash == catalog.hash() && new.attachment == *catalog.attachment() =>
+                {
+                    self.nested.lock().put(mountpoint, catalog);
+                }
+                Some(_) => drop(self.catalog_of(&mountpoint, true).await?),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether a directory and all below it is the same in both revisions, judged by the
+    /// hashes of catalogs alone; false only means that somebody must look closer.
+    pub async fn same_below(
+        &self,
+        earlier: &Self,
+        directory: &RepoPath,
+    ) -> Result<bool, RevisionError> {
+        let (mut old, mut new) = (Arc::clone(&earlier.root), Arc::clone(&self.root));
+        if old.hash() == new.hash() {
+            return Ok(true);
+        }
+        for prefix in mountpoint_candidates(directory, true) {
+            let before = earlier.ask(&old, |catalog| catalog.nested_at(&prefix))?;
+            let after = self.ask(&new, |catalog| catalog.nested_at(&prefix))?;
+            match (before, after) {
+                (None, None) => {}
+                (Some(before), Some(after)) => {
+                    if before.hash == after.hash && before.attachment == after.attachment {
+                        return Ok(true);
+                    }
+                    old = earlier.catalog_of(&prefix, true).await?;
+                    new = self.catalog_of(&prefix, true).await?;
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
     /// Descends to the catalog that answers for `path`, loading what is missing.
     ///
     /// `enter` also descends into a catalog attached at `path` itself, as a listing needs.
@@ -201,12 +256,7 @@ impl Revision {
     ) -> Result<Arc<Catalog>, RevisionError> {
         let mut catalog = Arc::clone(&self.root);
         let mut seen = vec![catalog.hash()];
-        let bytes = path.as_bytes();
-        // Ends of the ancestors, shallow to deep: each slash but the first, and the path itself.
-        let ends =
-            (1..bytes.len()).filter(|&at| bytes[at] == b'/').chain(enter.then_some(bytes.len()));
-        for end in ends.filter(|&end| end > 0) {
-            let prefix = RepoPath::from_catalog(bytes[..end].to_vec());
+        for prefix in mountpoint_candidates(path, enter) {
             let cached = self.nested.lock().get(&prefix).cloned();
             if let Some(nested) = cached {
                 seen.push(nested.hash());
@@ -252,6 +302,15 @@ impl Revision {
             RevisionError::Catalog { mountpoint, source: Arc::new(error) }
         })
     }
+}
+
+/// The ancestors of a path, shallow to deep, without the root; with the path itself if `enter`.
+fn mountpoint_candidates(path: &RepoPath, enter: bool) -> impl Iterator<Item = RepoPath> + '_ {
+    let bytes = path.as_bytes();
+    let ends = (1..bytes.len()).filter(|&at| bytes[at] == b'/');
+    ends.chain(enter.then_some(bytes.len()))
+        .filter(|&end| end > 0)
+        .map(|end| RepoPath::from_catalog(bytes[..end].to_vec()))
 }
 
 impl std::fmt::Debug for Revision {

@@ -182,6 +182,11 @@ impl Catalog {
         &self.attachment.mountpoint
     }
 
+    /// Returns where it is attached.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
     /// Returns the hash of the catalog's object.
     pub fn hash(&self) -> ContentHash {
         self.hash

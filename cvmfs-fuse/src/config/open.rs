@@ -40,7 +40,7 @@ impl RepositorySettings {
             follow_redirects: self.parameters.follow_redirects,
             authorities: self.authorities.clone(),
         }));
-        Repository::open(self.to_config(), transport, cache, &SystemClock)
+        Repository::open(self.to_config(), transport, cache, Arc::new(SystemClock))
             .await
             .map(Arc::new)
             .map_err(|error| failure_of(&error))

@@ -35,6 +35,8 @@ pub struct RepositorySettings {
     pub keys: MasterKeys,
     /// What this machine does not accept.
     pub blocklist: Blocklist,
+    /// Where that is written; looked at again before each update.
+    pub blocklist_file: PathBuf,
     /// Where downloaded objects are kept; absolute.
     pub cache_dir: PathBuf,
     /// Limit of the cache in bytes; `None` leaves it to the cache.
@@ -92,6 +94,7 @@ impl RepositorySettings {
             servers,
             keys,
             blocklist: trust::blocklist(&environment.blocklist_file())?,
+            blocklist_file: environment.blocklist_file(),
             cache_dir: cache_dir(flags.cache_dir.as_deref(), environment)?,
             quota: quota(flags.quota.as_deref())?,
             pin: pin(flags)?,
@@ -101,6 +104,13 @@ impl RepositorySettings {
             parameters,
             fqrn,
         })
+    }
+}
+
+impl RepositorySettings {
+    /// Reads the blocklist as it is now.
+    pub fn present_blocklist(&self) -> Result<Blocklist, Failure> {
+        trust::blocklist(&self.blocklist_file)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod log;
 pub mod mountpoint;
 pub mod serve;
 pub mod umount;
+mod update;
 
 use std::io::Write as _;
 use std::path::Path;

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,6 +11,7 @@ use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::mountpoint::{self, Answer, Place};
+use super::update;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 use crate::fs::{RepoFs, RepoFsOptions};
@@ -107,8 +109,8 @@ async fn run(
     {
         tracing::debug!(%error, "cannot leave the current directory");
     }
-    let fs = RepoFs::new(repository, RepoFsOptions::default());
-    let adapter = Adapter::new(fs, settings.repository.fqrn.as_str(), handle);
+    let fs = Arc::new(RepoFs::new(Arc::clone(&repository), RepoFsOptions::default()));
+    let adapter = Adapter::new(Arc::clone(&fs), handle);
     let mut mount = mount_session(adapter, resolved, &settings.options)
         .and_then(|session| session.serve())
         .map_err(|error| mount_failed(settings, &error))?;
@@ -132,14 +134,30 @@ async fn run(
         return Err(failure);
     }
 
+    let follow = (settings.auto_update && repository.follows_updates()).then(|| {
+        let notifier = Arc::clone(&mount.notifier);
+        update::follow(repository, fs, notifier, settings.repository.clone())
+    });
+    // A task of its own, so that a defect in it does not end the mount.
+    let follow = follow.map(|follow| AbortOnDrop(tokio::spawn(follow)));
     let ended = tokio::select! {
         ended = mount.ended() => ended,
         signal = stop.next() => {
             tracing::info!(signal, "stopping");
+            drop(follow);
             return stop_orderly(mount, &mut stop).await;
         }
     };
     finish(mount, ended).await
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 fn interrupted(signal: &str) -> Failure {

@@ -50,13 +50,13 @@ impl ContentTable {
         &self,
         inode: &Inode,
         fetcher: &Fetcher,
-        revision: &Revision,
+        revisions: &[Arc<Revision>],
     ) -> Result<(), FsError> {
         match &inode.entry.content {
             Content::Whole(id) => {
                 self.object(inode, 0, id, inode.entry.size, fetcher).await.map(|_| ())
             }
-            Content::Chunked(_) => self.chunks(inode, revision).await.map(|_| ()),
+            Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
             unservable => Err(refusal(inode, unservable)),
         }
     }
@@ -68,7 +68,7 @@ impl ContentTable {
         offset: u64,
         size: u32,
         fetcher: &Fetcher,
-        revision: &Revision,
+        revisions: &[Arc<Revision>],
     ) -> Result<Vec<u8>, FsError> {
         let left = inode.entry.size.saturating_sub(offset);
         let wanted = usize::try_from(left.min(u64::from(size))).unwrap_or(0);
@@ -80,7 +80,7 @@ impl ContentTable {
                 self.fill(inode, 0, id, &object, &mut buffer, offset, fetcher)?;
             }
             Content::Chunked(_) => {
-                let chunks = self.chunks(inode, revision).await?;
+                let chunks = self.chunks(inode, revisions).await?;
                 for span in spans(&chunks, offset, wanted) {
                     let chunk = &chunks[span.piece];
                     let object =
@@ -131,11 +131,17 @@ impl ContentTable {
         Ok(object)
     }
 
-    async fn chunks(&self, inode: &Inode, revision: &Revision) -> Result<Arc<[Chunk]>, FsError> {
+    async fn chunks(
+        &self,
+        inode: &Inode,
+        revisions: &[Arc<Revision>],
+    ) -> Result<Arc<[Chunk]>, FsError> {
         if let Some(chunks) = self.chunk_lists.lock().get(&inode.ino) {
             return Ok(Arc::clone(chunks));
         }
-        let chunks = revision
+        let chunks = inode
+            .home(revisions)
+            .await?
             .chunks(&inode.path)
             .await
             .map_err(|source| FsError::Revision { path: inode.path.clone(), source })?;

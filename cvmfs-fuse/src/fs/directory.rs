@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cvmfs_core::catalog::DirectoryEntry;
 use cvmfs_core::path::RepoPath;
+use cvmfs_core::revision::Revision;
 use parking_lot::Mutex;
 
 /// A listing without `.` and `..`; offsets given to the kernel are indices into it, shifted by two.
@@ -13,6 +14,10 @@ use parking_lot::Mutex;
 pub(super) struct Listing {
     pub(super) path: RepoPath,
     pub(super) entries: Arc<[Arc<DirectoryEntry>]>,
+    /// The gate's count when it was made.
+    pub(super) epoch: u64,
+    /// The revision that it is of, if not the current one at that time.
+    pub(super) earlier: Option<Arc<Revision>>,
 }
 
 /// All open directories of a mount.
@@ -32,6 +37,12 @@ impl DirectoryTable {
 
     pub(super) fn get(&self, handle: u64) -> Option<Arc<Listing>> {
         self.open.lock().get(&handle).cloned()
+    }
+
+    /// Puts a newer listing in place of the one under a handle.
+    pub(super) fn replace(&self, handle: u64, listing: Arc<Listing>) {
+        let old = self.open.lock().get_mut(&handle).map(|place| std::mem::replace(place, listing));
+        drop(old);
     }
 
     pub(super) fn remove(&self, handle: u64) {

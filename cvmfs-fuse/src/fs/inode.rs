@@ -21,9 +21,10 @@ use std::sync::Arc;
 
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::path::RepoPath;
+use cvmfs_core::revision::Revision;
 use parking_lot::Mutex;
 
-use super::{Ino, ROOT_INO};
+use super::{FsError, Ino, ROOT_INO};
 
 /// Numbers up to here are special to kernels, tools and upstream.
 const LAST_RESERVED: Ino = 255;
@@ -40,12 +41,45 @@ pub struct Inode {
     pub path: RepoPath,
     /// The row.
     pub entry: Arc<DirectoryEntry>,
+    /// The revision that it belongs to, if the current one does not have it any more.
+    pub earlier: Option<Arc<Revision>>,
 }
 
 struct Slot {
     identity: Identity,
     inode: Arc<Inode>,
     lookups: u64,
+}
+
+impl Inode {
+    /// Returns the one of some revisions that has this very entry, not only its path: what a path
+    /// leads to elsewhere must never be taken for the content of this inode.
+    pub async fn home<'a>(
+        &self,
+        revisions: &'a [Arc<Revision>],
+    ) -> Result<&'a Arc<Revision>, FsError> {
+        for revision in revisions {
+            let found = revision
+                .lookup(&self.path)
+                .await
+                .map_err(|source| FsError::Revision { path: self.path.clone(), source })?;
+            if found.is_some_and(|found| found.identity == self.entry.identity) {
+                return Ok(revision);
+            }
+        }
+        Err(FsError::Broken { path: self.path.clone(), reason: "its revision is gone" })
+    }
+}
+
+impl Slot {
+    fn bind(&mut self, revision: &Arc<Revision>) {
+        if self.inode.earlier.is_none() {
+            let Inode { ino, path, entry, .. } = &*self.inode;
+            let (path, entry) = (path.clone(), Arc::clone(entry));
+            let earlier = Some(Arc::clone(revision));
+            self.inode = Arc::new(Inode { ino: *ino, path, entry, earlier });
+        }
+    }
 }
 
 /// All inodes that the kernel holds references to.
@@ -83,9 +117,18 @@ impl InodeTable {
         self.place(&self.slots.lock(), &identity)
     }
 
-    /// Counts a kernel reference to an entry and returns its inode.
-    pub fn remember(&self, path: &RepoPath, entry: &Arc<DirectoryEntry>) -> Arc<Inode> {
-        let new = |ino| Arc::new(Inode { ino, path: path.clone(), entry: Arc::clone(entry) });
+    /// Counts a kernel reference to an entry and returns its inode. `earlier` is the revision of
+    /// an entry that was found below a directory of an earlier revision.
+    pub fn remember(
+        &self,
+        path: &RepoPath,
+        entry: &Arc<DirectoryEntry>,
+        earlier: Option<&Arc<Revision>>,
+    ) -> Arc<Inode> {
+        let new = |ino| {
+            let (path, entry, earlier) = (path.clone(), Arc::clone(entry), earlier.cloned());
+            Arc::new(Inode { ino, path, entry, earlier })
+        };
         if path.is_root() {
             return new(ROOT_INO);
         }
@@ -96,8 +139,10 @@ impl InodeTable {
             slots.entry(ino).or_insert_with(|| Slot { identity, inode: new(ino), lookups: 0 });
         let first = slot.lookups == 0;
         slot.lookups += 1;
-        if entry.kind == EntryKind::Directory && slot.inode.entry != *entry {
-            // Only directories have attributes that a later revision may change.
+        let has_other_attributes = entry.kind == EntryKind::Directory && slot.inode.entry != *entry;
+        if earlier.is_none() && (has_other_attributes || slot.inode.earlier.is_some()) {
+            // Only directories have attributes that a later revision may change; and what was
+            // gone may come back.
             slot.inode = new(ino);
         }
         let inode = Arc::clone(&slot.inode);
@@ -123,6 +168,61 @@ impl InodeTable {
     /// Finds an inode that the kernel knows.
     pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
         self.slots.lock().get(&ino).map(|slot| Arc::clone(&slot.inode))
+    }
+
+    /// Returns the paths of the directories of the current revision that the kernel knows,
+    /// without the root.
+    pub fn directories(&self) -> Vec<RepoPath> {
+        let slots = self.slots.lock();
+        slots
+            .values()
+            .filter(|slot| slot.inode.entry.kind == EntryKind::Directory)
+            .filter(|slot| slot.inode.earlier.is_none())
+            .map(|slot| slot.inode.path.clone())
+            .collect()
+    }
+
+    /// Returns the names that the kernel knows in a directory.
+    pub fn names_in(&self, directory: &RepoPath) -> Vec<Box<[u8]>> {
+        let slots = self.slots.lock();
+        let paths = slots.values().map(|slot| &slot.inode.path);
+        paths
+            .filter(|path| path.parent().as_ref() == Some(directory))
+            .map(|path| path.name().into())
+            .collect()
+    }
+
+    /// Binds an entry that changed or went to the revision that has it, if the kernel knows it.
+    pub fn bind(&self, path: &RepoPath, entry: &DirectoryEntry, revision: &Arc<Revision>) {
+        let identity = self.identify(path, entry);
+        let mut slots = self.slots.lock();
+        let ino = self.place(&slots, &identity);
+        if let Some(slot) = slots.get_mut(&ino) {
+            slot.bind(revision);
+        }
+    }
+
+    /// Binds everything below a directory to the revision that has it.
+    pub fn bind_below(&self, directory: &RepoPath, revision: &Arc<Revision>) {
+        let prefix = directory.as_bytes();
+        for slot in self.slots.lock().values_mut() {
+            let below = slot.inode.path.as_bytes().strip_prefix(prefix);
+            if below.is_some_and(|rest| rest.starts_with(b"/")) {
+                slot.bind(revision);
+            }
+        }
+    }
+
+    /// Gives a directory the attributes of a new revision; returns its number if the kernel knows
+    /// it.
+    pub fn renew(&self, path: &RepoPath, entry: &Arc<DirectoryEntry>) -> Option<Ino> {
+        let identity = self.identify(path, entry);
+        let mut slots = self.slots.lock();
+        let ino = self.place(&slots, &identity);
+        let slot = slots.get_mut(&ino)?;
+        let (path, entry) = (path.clone(), Arc::clone(entry));
+        slot.inode = Arc::new(Inode { ino, path, entry, earlier: None });
+        Some(ino)
     }
 
     /// Returns how many inodes the kernel knows, the root not counted.
@@ -243,15 +343,15 @@ mod tests {
     fn references_are_counted() {
         let table = InodeTable::new("x.test");
         let e = entry("a", EntryKind::Regular, 1, 0);
-        let ino = table.remember(&path("/a"), &e).ino;
-        assert_eq!(table.remember(&path("/a"), &e).ino, ino);
+        let ino = table.remember(&path("/a"), &e, None).ino;
+        assert_eq!(table.remember(&path("/a"), &e, None).ino, ino);
         assert!(table.forget(ino, 1).is_none());
         assert!(table.get(ino).is_some());
         assert_eq!(table.forget(ino, 1).unwrap().ino, ino);
         assert!(table.get(ino).is_none());
         // Nonsense from the kernel neither panics nor underflows.
         assert!(table.forget(ino, 5).is_none());
-        table.remember(&path("/a"), &e);
+        table.remember(&path("/a"), &e, None);
         assert!(table.forget(ino, u64::MAX).is_some());
         assert!(table.is_empty());
     }
@@ -265,11 +365,11 @@ mod tests {
             _ => Ino::from(identity[0]) + 1001,
         });
         let (a, b) = (entry("a", EntryKind::Regular, 1, 0), entry("b", EntryKind::Regular, 2, 0));
-        let first = table.remember(&path("/a"), &a).ino;
+        let first = table.remember(&path("/a"), &a, None).ino;
         assert_eq!(first, 1000);
         let second = table.number_of(&path("/b"), &b);
         assert!(second > 1000);
-        assert_eq!(table.remember(&path("/b"), &b).ino, second);
+        assert_eq!(table.remember(&path("/b"), &b, None).ino, second);
         assert_eq!(table.get(first).unwrap().path, path("/a"));
         assert_eq!(table.get(second).unwrap().path, path("/b"));
     }

@@ -8,6 +8,7 @@
 //! | [`content`] | open objects and chunks, by inode |
 //! | `objects` | which objects are open, and how many may be |
 //! | `directory` | open directories |
+//! | [`gate`], [`switch`] | from one revision to the next while the kernel keeps what it was told |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
 
 use std::future::Future;
@@ -19,12 +20,16 @@ pub mod attributes;
 pub mod content;
 mod directory;
 pub mod error;
+pub mod gate;
 pub mod inode;
+mod magic;
 mod objects;
 pub mod repo;
+pub mod switch;
 
 pub use attributes::Attributes;
 pub use error::FsError;
+pub use gate::Gate;
 pub use repo::{RepoFs, RepoFsOptions};
 
 /// An inode number.
@@ -91,6 +96,8 @@ pub trait DirectoryReplier: Send {
     fn wants_attributes(&self) -> bool;
     /// Takes an entry; returns true, without taking it, when there is no room left.
     fn add(&mut self, entry: ListedEntry<'_>) -> bool;
+    /// Sends what was taken; called once, at the end, and only where the listing succeeded.
+    fn finish(&mut self);
 }
 
 /// A filesystem as the kernel sees it. Futures are ready at once when nothing has to be fetched.
@@ -141,6 +148,10 @@ pub trait Vfs: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
     /// Returns the names of all extended attributes, each ended by NUL.
     fn listxattr(&self, ino: Ino) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    /// Returns the gate that replies pass.
+    fn gate(&self) -> &Gate;
+    /// Returns an attribute that tells about the repository or its server, not about an entry.
+    fn server_attribute(&self, name: &[u8]) -> Option<Vec<u8>>;
     /// Returns how long the kernel may remember that a name does not exist.
     fn negative_ttl(&self) -> Duration;
 }

@@ -1,19 +1,25 @@
 //! One repository as a filesystem.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use cvmfs_core::catalog::xattr::Xattrs;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
+use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath, is_valid_name};
-use cvmfs_core::repository::Repository;
+use cvmfs_core::repository::{Repository, Update};
 use cvmfs_core::revision::{Revision, RevisionError};
 
 use super::content::ContentTable;
 use super::directory::{DOTS, DirectoryTable, Listing, Position, position};
 use super::inode::{Inode, InodeTable};
+use super::magic::server_attribute;
+use super::switch::{DirectoryChange, Notice, differences};
 use super::{
-    Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Ino, ListedEntry, Opened, ROOT_INO,
-    Vfs,
+    Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
+    ROOT_INO, Vfs,
 };
 
 /// Blocks of `df`, as upstream (spec/filesystem.md section 8).
@@ -24,8 +30,8 @@ const MAX_TARGET_LEN: usize = 4095;
 /// How a repository is shown.
 #[derive(Debug, Clone)]
 pub struct RepoFsOptions {
-    /// How long the kernel may keep names and attributes. The revision of a mount does not change
-    /// yet, so this only bounds what a lost invalidation could do later.
+    /// How long the kernel may keep names and attributes. A switch takes back what changed, so
+    /// this only bounds what a lost notice could do.
     pub ttl: Duration,
     /// How long the kernel may remember absences.
     pub negative_ttl: Duration,
@@ -50,6 +56,9 @@ pub struct RepoFs {
     inodes: InodeTable,
     contents: ContentTable,
     directories: DirectoryTable,
+    gate: Gate,
+    /// The revision before the current one, for requests that overlap with the switch.
+    previous: ArcSwapOption<Revision>,
 }
 
 impl RepoFs {
@@ -59,36 +68,116 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(options.descriptors),
             directories: DirectoryTable::default(),
+            gate: Gate::default(),
+            previous: ArcSwapOption::empty(),
             repository,
             options,
         }
     }
 
     /// Finds an inode that the kernel names. The root is known without a lookup.
-    async fn inode(&self, ino: Ino, revision: &Revision) -> Result<Arc<Inode>, FsError> {
+    async fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
         if ino != ROOT_INO {
             return self.inodes.get(ino).ok_or(FsError::StaleInode(ino));
         }
         let path = RepoPath::root();
-        let entry = find(revision, &path).await?;
-        Ok(self.inodes.remember(&path, &entry))
+        let entry = find(&self.repository.current(), &path).await?;
+        Ok(self.inodes.remember(&path, &entry, None))
+    }
+
+    /// Returns the revision in which names below a directory are looked up.
+    fn revision_below(&self, inode: &Inode) -> Arc<Revision> {
+        inode.earlier.clone().unwrap_or_else(|| self.repository.current())
+    }
+
+    /// Returns the revisions that may have an inode's content, the likely one first.
+    fn revisions_of(&self, inode: &Inode) -> Vec<Arc<Revision>> {
+        match &inode.earlier {
+            Some(earlier) => vec![Arc::clone(earlier)],
+            None => {
+                let current = Some(self.repository.current());
+                current.into_iter().chain(self.previous.load_full()).collect()
+            }
+        }
+    }
+
+    /// Switches to a prepared revision and returns what the kernel must forget.
+    ///
+    /// To be called by one task only. From the return of this on, new requests see the new
+    /// revision; what the kernel answers by itself is right when it has all the notices.
+    pub async fn switch(&self, update: Update, blocklist: &Blocklist) -> Vec<Notice> {
+        let old = self.repository.current();
+        let new = Arc::clone(update.revision());
+        let mut known = self.inodes.directories();
+        known.push(RepoPath::root());
+        let changes = differences(&old, &new, known.clone()).await;
+        let mut notices = Vec::new();
+        self.gate.advance(|| {
+            self.previous.store(Some(Arc::clone(&old)));
+            self.repository.commit(update, blocklist);
+            self.apply(&old, changes, &mut notices);
+        });
+        // Directories that became known while the others were compared.
+        let seen: HashSet<_> = known.into_iter().collect();
+        let late = self.inodes.directories().into_iter().filter(|path| !seen.contains(path));
+        let changes = differences(&old, &new, late.collect()).await;
+        self.apply(&old, changes, &mut notices);
+        if !root_is_same(&old, &new).await {
+            notices.push(Notice::Directory(ROOT_INO));
+        }
+        notices
+    }
+
+    fn apply(&self, old: &Arc<Revision>, changes: Vec<DirectoryChange>, notices: &mut Vec<Notice>) {
+        for change in changes {
+            match change {
+                DirectoryChange::Names(path, names) => {
+                    let parent = self.inodes.number_of_directory(&path);
+                    for change in names {
+                        let child = path.join(&change.name);
+                        if change.is_directory_kept() {
+                            let renewed =
+                                change.new.and_then(|new| self.inodes.renew(&child, &new));
+                            notices.extend(renewed.map(Notice::Directory));
+                            continue;
+                        }
+                        if let Some(gone) = &change.old {
+                            self.inodes.bind(&child, gone, old);
+                            if gone.kind == EntryKind::Directory {
+                                self.inodes.bind_below(&child, old);
+                            }
+                        }
+                        notices.push(Notice::Name { parent, name: change.name });
+                    }
+                    notices.push(Notice::Directory(parent));
+                }
+                DirectoryChange::Everything(path) => {
+                    let parent = self.inodes.number_of_directory(&path);
+                    let names = self.inodes.names_in(&path);
+                    notices.extend(names.into_iter().map(|name| Notice::Name { parent, name }));
+                    notices.push(Notice::Directory(parent));
+                }
+            }
+        }
     }
 
     fn entry(&self, inode: &Inode) -> Entry {
         Entry { attributes: Attributes::of(inode.ino, &inode.entry), ttl: self.options.ttl }
     }
 
-    async fn listing(&self, ino: Ino, revision: &Revision) -> Result<Listing, FsError> {
-        let inode = self.inode(ino, revision).await?;
+    async fn listing(&self, ino: Ino) -> Result<Listing, FsError> {
+        let epoch = self.gate.epoch();
+        let inode = self.inode(ino).await?;
         if inode.entry.kind != EntryKind::Directory {
             return Err(FsError::NotADirectory(inode.path.clone()));
         }
         let path = inode.path.clone();
-        let entries = revision
+        let entries = self
+            .revision_below(&inode)
             .list(&path)
             .await
             .map_err(|source| FsError::Revision { path: path.clone(), source })?;
-        Ok(Listing { path, entries })
+        Ok(Listing { path, entries, epoch, earlier: inode.earlier.clone() })
     }
 
     /// Offers one entry to the replier; true when it is full.
@@ -97,16 +186,18 @@ impl RepoFs {
         listing: &Listing,
         index: usize,
         offset: u64,
+        is_current: bool,
         replier: &mut R,
     ) -> bool {
         let entry = &listing.entries[index];
         let path = listing.path.join(&entry.name);
         let (name, kind) = (&*entry.name, entry.kind);
-        if !replier.wants_attributes() {
+        // Attributes of an earlier listing are not for the kernel to keep: it will ask.
+        if !replier.wants_attributes() || !is_current {
             let ino = self.inodes.number_of(&path, entry);
             return replier.add(ListedEntry { name, offset, ino, kind, entry: None });
         }
-        let inode = self.inodes.remember(&path, entry);
+        let inode = self.inodes.remember(&path, entry, listing.earlier.as_ref());
         let full = replier.add(ListedEntry {
             name,
             offset,
@@ -120,101 +211,16 @@ impl RepoFs {
         }
         full
     }
-}
 
-async fn find(revision: &Revision, path: &RepoPath) -> Result<Arc<DirectoryEntry>, FsError> {
-    let failed = |source| FsError::Revision { path: path.clone(), source };
-    revision.lookup(path).await.map_err(failed)?.ok_or(FsError::NotFound)
-}
-
-impl Vfs for RepoFs {
-    async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, FsError> {
-        let revision = self.repository.current();
-        let parent = self.inode(parent, &revision).await?;
-        if parent.entry.kind != EntryKind::Directory {
-            return Err(FsError::NotADirectory(parent.path.clone()));
-        }
-        if name.len() > MAX_NAME_LEN {
-            return Err(FsError::NameTooLong(name.len()));
-        }
-        let path = match name {
-            b"." => parent.path.clone(),
-            b".." => parent.path.parent().unwrap_or_else(RepoPath::root),
-            _ if !is_valid_name(name) => return Err(FsError::NotFound),
-            _ => parent.path.join(name),
-        };
-        let entry = find(&revision, &path).await?;
-        let inode = self.inodes.remember(&path, &entry);
-        Ok(self.entry(&inode))
-    }
-
-    fn forget(&self, ino: Ino, count: u64) {
-        if let Some(inode) = self.inodes.forget(ino, count) {
-            self.contents.close(inode.ino);
-        }
-    }
-
-    async fn getattr(&self, ino: Ino) -> Result<Entry, FsError> {
-        let inode = self.inode(ino, &self.repository.current()).await?;
-        Ok(self.entry(&inode))
-    }
-
-    async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        let inode = self.inode(ino, &self.repository.current()).await?;
-        if inode.entry.kind != EntryKind::Symlink {
-            return Err(FsError::NotALink(inode.path.clone()));
-        }
-        let target = inode.entry.symlink.to_vec();
-        if target.len() > MAX_TARGET_LEN {
-            return Err(FsError::TargetTooLong { path: inode.path.clone(), len: target.len() });
-        }
-        Ok(target)
-    }
-
-    async fn open(&self, ino: Ino) -> Result<Opened, FsError> {
-        let revision = self.repository.current();
-        let inode = self.inode(ino, &revision).await?;
-        if inode.entry.kind == EntryKind::Directory {
-            return Err(FsError::IsADirectory(inode.path.clone()));
-        }
-        self.contents.open(&inode, self.repository.fetcher(), &revision).await?;
-        // The number stands for this very content, so pages of earlier opens are always right.
-        Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io })
-    }
-
-    async fn read(
+    /// Hands out entries from `offset` until the replier is full.
+    fn fill<R: DirectoryReplier>(
         &self,
         ino: Ino,
-        _handle: u64,
+        listing: &Listing,
         offset: u64,
-        size: u32,
-    ) -> Result<Vec<u8>, FsError> {
-        let revision = self.repository.current();
-        let inode = self.inode(ino, &revision).await?;
-        self.contents.read(&inode, offset, size, self.repository.fetcher(), &revision).await
-    }
-
-    fn release(&self, _ino: Ino, _handle: u64) {
-        // Content stays open until the kernel forgets the inode, or others push it out.
-    }
-
-    async fn opendir(&self, ino: Ino) -> Result<u64, FsError> {
-        let listing = self.listing(ino, &self.repository.current()).await?;
-        Ok(self.directories.insert(listing))
-    }
-
-    async fn readdir<R: DirectoryReplier>(
-        &self,
-        ino: Ino,
-        handle: u64,
-        offset: u64,
+        is_current: bool,
         replier: &mut R,
-    ) -> Result<(), FsError> {
-        let listing = match self.directories.get(handle) {
-            Some(listing) => listing,
-            // A predecessor opened it: list again, the order is that of the same catalog.
-            None => Arc::new(self.listing(ino, &self.repository.current()).await?),
-        };
+    ) {
         let kind = EntryKind::Directory;
         // The offset comes from the kernel and may be any number.
         let end = listing.entries.len() as u64 + DOTS;
@@ -231,12 +237,119 @@ impl Vfs for RepoFs {
                     };
                     replier.add(ListedEntry { name: b"..", offset: next, ino, kind, entry: None })
                 }
-                Position::Entry(index) => self.offer(&listing, index, next, replier),
+                Position::Entry(index) => self.offer(listing, index, next, is_current, replier),
             };
             if full {
-                return Ok(());
+                return;
             }
         }
+    }
+}
+
+async fn find(revision: &Revision, path: &RepoPath) -> Result<Arc<DirectoryEntry>, FsError> {
+    let failed = |source| FsError::Revision { path: path.clone(), source };
+    revision.lookup(path).await.map_err(failed)?.ok_or(FsError::NotFound)
+}
+
+impl Vfs for RepoFs {
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, FsError> {
+        let parent = self.inode(parent).await?;
+        let revision = self.revision_below(&parent);
+        if parent.entry.kind != EntryKind::Directory {
+            return Err(FsError::NotADirectory(parent.path.clone()));
+        }
+        if name.len() > MAX_NAME_LEN {
+            return Err(FsError::NameTooLong(name.len()));
+        }
+        let path = match name {
+            b"." => parent.path.clone(),
+            b".." => parent.path.parent().unwrap_or_else(RepoPath::root),
+            _ if !is_valid_name(name) => return Err(FsError::NotFound),
+            _ => parent.path.join(name),
+        };
+        let entry = find(&revision, &path).await?;
+        let inode = self.inodes.remember(&path, &entry, parent.earlier.as_ref());
+        Ok(self.entry(&inode))
+    }
+
+    fn forget(&self, ino: Ino, count: u64) {
+        if let Some(inode) = self.inodes.forget(ino, count) {
+            self.contents.close(inode.ino);
+        }
+    }
+
+    async fn getattr(&self, ino: Ino) -> Result<Entry, FsError> {
+        let inode = self.inode(ino).await?;
+        Ok(self.entry(&inode))
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let inode = self.inode(ino).await?;
+        if inode.entry.kind != EntryKind::Symlink {
+            return Err(FsError::NotALink(inode.path.clone()));
+        }
+        let target = inode.entry.symlink.to_vec();
+        if target.len() > MAX_TARGET_LEN {
+            return Err(FsError::TargetTooLong { path: inode.path.clone(), len: target.len() });
+        }
+        Ok(target)
+    }
+
+    async fn open(&self, ino: Ino) -> Result<Opened, FsError> {
+        let inode = self.inode(ino).await?;
+        if inode.entry.kind == EntryKind::Directory {
+            return Err(FsError::IsADirectory(inode.path.clone()));
+        }
+        self.contents.open(&inode, self.repository.fetcher(), &self.revisions_of(&inode)).await?;
+        // The number stands for this very content, so pages of earlier opens are always right.
+        Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io })
+    }
+
+    async fn read(
+        &self,
+        ino: Ino,
+        _handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> Result<Vec<u8>, FsError> {
+        let inode = self.inode(ino).await?;
+        let revisions = self.revisions_of(&inode);
+        self.contents.read(&inode, offset, size, self.repository.fetcher(), &revisions).await
+    }
+
+    fn release(&self, _ino: Ino, _handle: u64) {
+        // Content stays open until the kernel forgets the inode, or others push it out.
+    }
+
+    async fn opendir(&self, ino: Ino) -> Result<u64, FsError> {
+        let listing = self.listing(ino).await?;
+        Ok(self.directories.insert(listing))
+    }
+
+    async fn readdir<R: DirectoryReplier>(
+        &self,
+        ino: Ino,
+        handle: u64,
+        offset: u64,
+        replier: &mut R,
+    ) -> Result<(), FsError> {
+        let begun = self.gate.epoch();
+        let kept = self.directories.get(handle);
+        let listing = match kept {
+            // Read from the start after a switch: the new listing, which the kernel may keep.
+            Some(listing) if listing.epoch == begun || offset > 0 => listing,
+            // Or a predecessor opened it: the order is that of the same catalog.
+            _ => {
+                let listing = Arc::new(self.listing(ino).await?);
+                self.directories.replace(handle, Arc::clone(&listing));
+                listing
+            }
+        };
+        self.gate.reply(begun, |same| {
+            let is_current = same && (listing.epoch == begun || listing.earlier.is_some());
+            self.fill(ino, &listing, offset, is_current, replier);
+            replier.finish();
+        });
         Ok(())
     }
 
@@ -259,21 +372,19 @@ impl Vfs for RepoFs {
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        let revision = self.repository.current();
-        let inode = self.inode(ino, &revision).await?;
+        let inode = self.inode(ino).await?;
         if !inode.entry.has_xattrs {
             return Err(FsError::NoSuchAttribute);
         }
-        let xattrs = attributes_of(&revision, &inode.path).await?;
+        let xattrs = attributes_of(&inode, &self.revisions_of(&inode)).await?;
         xattrs.get(name).map(<[u8]>::to_vec).ok_or(FsError::NoSuchAttribute)
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        let revision = self.repository.current();
-        let inode = self.inode(ino, &revision).await?;
+        let inode = self.inode(ino).await?;
         let mut names = Vec::new();
         if inode.entry.has_xattrs {
-            for (name, _) in attributes_of(&revision, &inode.path).await?.iter() {
+            for (name, _) in attributes_of(&inode, &self.revisions_of(&inode)).await?.iter() {
                 names.extend_from_slice(name);
                 names.push(0);
             }
@@ -281,15 +392,29 @@ impl Vfs for RepoFs {
         Ok(names)
     }
 
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn server_attribute(&self, name: &[u8]) -> Option<Vec<u8>> {
+        server_attribute(&self.repository, name)
+    }
+
     fn negative_ttl(&self) -> Duration {
         self.options.negative_ttl
     }
 }
 
-async fn attributes_of(
-    revision: &Revision,
-    path: &RepoPath,
-) -> Result<cvmfs_core::catalog::xattr::Xattrs, FsError> {
-    let failed = |source: RevisionError| FsError::Revision { path: path.clone(), source };
-    revision.xattrs(path).await.map_err(failed)
+async fn attributes_of(inode: &Inode, revisions: &[Arc<Revision>]) -> Result<Xattrs, FsError> {
+    let failed = |source: RevisionError| FsError::Revision { path: inode.path.clone(), source };
+    inode.home(revisions).await?.xattrs(&inode.path).await.map_err(failed)
+}
+
+async fn root_is_same(old: &Revision, new: &Revision) -> bool {
+    let root = RepoPath::root();
+    let identity = |entry: Option<Arc<DirectoryEntry>>| entry.map(|entry| entry.identity);
+    match (old.lookup(&root).await, new.lookup(&root).await) {
+        (Ok(old), Ok(new)) => identity(old) == identity(new),
+        _ => false,
+    }
 }

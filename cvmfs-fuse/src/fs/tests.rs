@@ -31,7 +31,8 @@ async fn serve(published: &Published) -> RepoFs {
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());
-    let repository = Repository::open(config, transport, cache, &SystemClock).await.unwrap();
+    let repository =
+        Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap();
     RepoFs::new(Arc::new(repository), RepoFsOptions::default())
 }
 
@@ -56,6 +57,8 @@ impl DirectoryReplier for Page {
         self.taken.push((entry.name.to_vec(), entry.offset, entry.ino, entry.kind));
         false
     }
+
+    fn finish(&mut self) {}
 }
 
 async fn list(fs: &RepoFs, ino: Ino, handle: u64, room: usize, plus: bool) -> Vec<(Vec<u8>, Ino)> {

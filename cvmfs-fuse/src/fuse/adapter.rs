@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -58,8 +58,7 @@ pub struct Adapter<V> {
 /// What requests take along when they move to the runtime.
 #[derive(Debug)]
 struct Shared<V> {
-    vfs: V,
-    fqrn: String,
+    vfs: Arc<V>,
     failures: Failures,
 }
 
@@ -67,23 +66,13 @@ impl<V: Vfs> Shared<V> {
     fn failed(&self, operation: Operation, error: &FsError) -> Errno {
         self.failures.record(operation, error)
     }
-
-    /// Attributes of every entry that tell who serves it: upstream's names
-    /// (spec/filesystem.md section 10), and as there they are not listed.
-    fn server_attribute(&self, name: &OsStr) -> Option<String> {
-        match name.as_bytes() {
-            b"user.fqrn" => Some(self.fqrn.clone()),
-            b"user.pid" => Some(std::process::id().to_string()),
-            _ => None,
-        }
-    }
 }
 
 impl<V: Vfs> Adapter<V> {
-    /// Serves `vfs`, the repository `fqrn`; requests that must wait do so on `runtime`.
-    pub fn new(vfs: V, fqrn: &str, runtime: Handle) -> Self {
+    /// Serves `vfs`; requests that must wait do so on `runtime`.
+    pub fn new(vfs: Arc<V>, runtime: Handle) -> Self {
         Self {
-            shared: Arc::new(Shared { vfs, fqrn: fqrn.to_owned(), failures: Failures::default() }),
+            shared: Arc::new(Shared { vfs, failures: Failures::default() }),
             dispatcher: Dispatcher::new(runtime),
         }
     }
@@ -138,15 +127,18 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         let (operation, shared) = self.begin("lookup", req, parent);
         let name = name.as_bytes().to_vec();
         self.dispatcher.run(operation, async move {
-            match shared.vfs.lookup(parent.0, &name).await {
-                Ok(entry) => {
-                    reply.entry(&entry.ttl, &file_attr(&entry.attributes), Generation(0));
-                }
+            let begun = shared.vfs.gate().epoch();
+            let (ttl, attr) = match shared.vfs.lookup(parent.0, &name).await {
+                Ok(entry) => (entry.ttl, file_attr(&entry.attributes)),
                 Err(FsError::NotFound) if !shared.vfs.negative_ttl().is_zero() => {
-                    reply.entry(&shared.vfs.negative_ttl(), &negative_attr(), Generation(0));
+                    (shared.vfs.negative_ttl(), negative_attr())
                 }
-                Err(error) => reply.error(shared.failed(operation, &error)),
-            }
+                Err(error) => return reply.error(shared.failed(operation, &error)),
+            };
+            shared.vfs.gate().reply(begun, |is_current| {
+                let ttl = if is_current { ttl } else { Duration::ZERO };
+                reply.entry(&ttl, &attr, Generation(0));
+            });
         });
     }
 
@@ -159,8 +151,12 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (operation, shared) = self.begin("getattr", req, ino);
         self.dispatcher.run(operation, async move {
+            let begun = shared.vfs.gate().epoch();
             match shared.vfs.getattr(ino.0).await {
-                Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attributes)),
+                Ok(entry) => shared.vfs.gate().reply(begun, |is_current| {
+                    let ttl = if is_current { entry.ttl } else { Duration::ZERO };
+                    reply.attr(&ttl, &file_attr(&entry.attributes));
+                }),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
         });
@@ -255,10 +251,10 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     ) {
         let (operation, shared) = self.begin("readdir", req, ino);
         self.dispatcher.run(operation, async move {
-            let mut listing = PlainListing(reply);
-            match shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await {
-                Ok(()) => listing.0.ok(),
-                Err(error) => listing.0.error(shared.failed(operation, &error)),
+            let mut listing = PlainListing(Some(reply));
+            let listed = shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await;
+            if let (Err(error), Some(reply)) = (listed, listing.0.take()) {
+                reply.error(shared.failed(operation, &error));
             }
         });
     }
@@ -273,10 +269,10 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     ) {
         let (operation, shared) = self.begin("readdirplus", req, ino);
         self.dispatcher.run(operation, async move {
-            let mut listing = PlusListing(reply);
-            match shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await {
-                Ok(()) => listing.0.ok(),
-                Err(error) => listing.0.error(shared.failed(operation, &error)),
+            let mut listing = PlusListing(Some(reply));
+            let listed = shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await;
+            if let (Err(error), Some(reply)) = (listed, listing.0.take()) {
+                reply.error(shared.failed(operation, &error));
             }
         });
     }
@@ -315,8 +311,8 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (operation, shared) = self.begin("getxattr", req, ino);
-        if let Some(value) = shared.server_attribute(name) {
-            return reply_xattr(reply, value.as_bytes(), size);
+        if let Some(value) = shared.vfs.server_attribute(name.as_bytes()) {
+            return reply_xattr(reply, &value, size);
         }
         let name = name.as_bytes().to_vec();
         self.dispatcher.run(operation, async move {

@@ -11,7 +11,7 @@ use crate::fs::{DirectoryReplier, ListedEntry};
 
 /// Names and types only.
 #[derive(Debug)]
-pub struct PlainListing(pub ReplyDirectory);
+pub struct PlainListing(pub Option<ReplyDirectory>);
 
 impl DirectoryReplier for PlainListing {
     fn wants_attributes(&self) -> bool {
@@ -19,18 +19,25 @@ impl DirectoryReplier for PlainListing {
     }
 
     fn add(&mut self, entry: ListedEntry<'_>) -> bool {
-        self.0.add(
+        let Some(reply) = &mut self.0 else { return true };
+        reply.add(
             INodeNo(entry.ino),
             entry.offset,
             file_type(entry.kind),
             OsStr::from_bytes(entry.name),
         )
     }
+
+    fn finish(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply.ok();
+        }
+    }
 }
 
 /// Names with attributes, each a lookup the kernel need not do.
 #[derive(Debug)]
-pub struct PlusListing(pub ReplyDirectoryPlus);
+pub struct PlusListing(pub Option<ReplyDirectoryPlus>);
 
 impl DirectoryReplier for PlusListing {
     fn wants_attributes(&self) -> bool {
@@ -40,11 +47,12 @@ impl DirectoryReplier for PlusListing {
     fn add(&mut self, entry: ListedEntry<'_>) -> bool {
         let (ttl, attr) = match entry.entry {
             Some(found) => (found.ttl, file_attr(&found.attributes)),
-            // "." and "..": the kernel takes number and type, and no reference
-            // (fs/fuse/readdir.c, fuse_direntplus_link).
+            // "." and "..", or a listing of an earlier revision: the kernel takes number and type,
+            // and no reference (fs/fuse/readdir.c, fuse_direntplus_link).
             None => (Duration::ZERO, bare_attr(&entry)),
         };
-        self.0.add(
+        let Some(reply) = &mut self.0 else { return true };
+        reply.add(
             INodeNo(entry.ino),
             entry.offset,
             OsStr::from_bytes(entry.name),
@@ -53,8 +61,14 @@ impl DirectoryReplier for PlusListing {
             Generation(0),
         )
     }
+
+    fn finish(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply.ok();
+        }
+    }
 }
 
 fn bare_attr(entry: &ListedEntry<'_>) -> FileAttr {
-    FileAttr { ino: INodeNo(entry.ino), kind: file_type(entry.kind), ..negative_attr() }
+    FileAttr { ino: INodeNo(0), kind: file_type(entry.kind), ..negative_attr() }
 }

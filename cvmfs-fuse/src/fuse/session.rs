@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use fuser::{Config, SessionACL};
@@ -32,6 +33,8 @@ pub struct ServedMount {
     pub mountpoint: PathBuf,
     /// Device number, as in [`mountinfo::MountEntry`].
     pub device: Option<String>,
+    /// Tells the kernel what it must forget.
+    pub notifier: Arc<fuser::Notifier>,
     thread: JoinHandle<()>,
     ended: oneshot::Receiver<io::Result<()>>,
 }
@@ -69,6 +72,7 @@ impl<V: Vfs> MountedSession<V> {
     /// Starts the worker threads.
     pub fn serve(self) -> Result<ServedMount, MountError> {
         let Self { session, mountpoint, device } = self;
+        let notifier = Arc::new(session.notifier());
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("fuse-session".to_owned())
@@ -77,7 +81,7 @@ impl<V: Vfs> MountedSession<V> {
                 let _ = end.send(session.run());
             })
             .map_err(MountError::Threads)?;
-        Ok(ServedMount { mountpoint, device, thread, ended })
+        Ok(ServedMount { mountpoint, device, notifier, thread, ended })
     }
 }
 

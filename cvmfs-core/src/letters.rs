@@ -1,0 +1,155 @@
+//! The signed letters of one server: fetched, checked, and kept together.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::decode::SizeBound;
+use crate::fetch::{FetchError, FetchOptions, Fetcher};
+use crate::format::blocklist::Blocklist;
+use crate::format::certificate::{Certificate, MAX_CERTIFICATE_LEN};
+use crate::format::manifest::{MAX_MANIFEST_LEN, Manifest};
+use crate::format::whitelist::{MAX_WHITELIST_LEN, Whitelist};
+use crate::fqrn::Fqrn;
+use crate::net::DownloadError;
+use crate::object::{ObjectId, ObjectKind};
+use crate::trust::{
+    MasterKeys, TrustError, Verified, unverified_alternative_paths, unverified_certificate_hash,
+    verify_manifest, verify_whitelist, verify_whitelist_origin,
+};
+
+/// Why one server's letters were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The manifest did not arrive.
+    #[error("failed to download the manifest")]
+    Manifest(#[source] DownloadError),
+    /// The whitelist did not arrive.
+    #[error("failed to download the whitelist")]
+    Whitelist(#[source] DownloadError),
+    /// The certificate did not arrive.
+    #[error("failed to download the certificate")]
+    Certificate(#[source] Arc<FetchError>),
+    /// A check of the chain of trust failed.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// Against what letters are checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judge<'a> {
+    pub(crate) fqrn: &'a Fqrn,
+    pub(crate) keys: &'a MasterKeys,
+    pub(crate) blocklist: &'a Blocklist,
+    /// Unix seconds.
+    pub(crate) now: i64,
+}
+
+/// A manifest that passed every check, and what proves it.
+#[derive(Debug, Clone)]
+pub(crate) struct Letters {
+    pub(crate) manifest: Verified<Manifest>,
+    pub(crate) whitelist: Verified<Whitelist>,
+    pub(crate) manifest_bytes: Bytes,
+    pub(crate) whitelist_bytes: Bytes,
+    pub(crate) certificate: Bytes,
+}
+
+impl Letters {
+    /// Checks letters that were accepted before, for showing the same revision again: an expired
+    /// whitelist is no obstacle to that.
+    pub(crate) fn again(
+        judge: Judge<'_>,
+        manifest_bytes: Bytes,
+        whitelist_bytes: Bytes,
+        certificate: Bytes,
+    ) -> Result<Self, TrustError> {
+        let whitelist = verify_whitelist_origin(&whitelist_bytes, judge.keys, judge.fqrn)?;
+        let manifest = check(judge, &manifest_bytes, &certificate, &whitelist)?;
+        Ok(Self { manifest, whitelist, manifest_bytes, whitelist_bytes, certificate })
+    }
+
+    /// Fetches and checks the letters of one server. Of its whitelist and the known one the newer
+    /// counts: a mirror that is behind, or an attacker, cannot bring back a certificate.
+    pub(crate) async fn fetch(
+        judge: Judge<'_>,
+        fetcher: &Fetcher,
+        host: usize,
+        known: Option<&Self>,
+    ) -> Result<Self, ServerError> {
+        let downloader = fetcher.downloader();
+        let (manifest, whitelist) = tokio::join!(
+            downloader.fetch_letter(".cvmfspublished", MAX_MANIFEST_LEN as u64, host),
+            downloader.fetch_letter(".cvmfswhitelist", MAX_WHITELIST_LEN as u64, host),
+        );
+        let manifest_bytes = manifest.map_err(ServerError::Manifest)?;
+        let fetched = whitelist.map_err(ServerError::Whitelist)?;
+        let valid = |bytes: &Bytes| {
+            verify_whitelist(bytes, judge.keys, judge.fqrn, judge.now)
+                .map(|whitelist| (bytes.clone(), whitelist))
+        };
+        let kept = known.and_then(|known| valid(&known.whitelist_bytes).ok());
+        let (whitelist_bytes, whitelist) = match (valid(&fetched), kept) {
+            (Ok(new), Some(kept)) if kept.1.created > new.1.created => kept,
+            (Ok(new), _) => new,
+            (Err(error), _) => return Err(error.into()),
+        };
+        let certificate = certificate(fetcher, &manifest_bytes, host, |pem| {
+            check(judge, &manifest_bytes, pem, &whitelist)
+        });
+        let (manifest, certificate) = certificate.await?;
+        Ok(Self { manifest, whitelist, manifest_bytes, whitelist_bytes, certificate })
+    }
+}
+
+/// Finds the certificate that a manifest claims, in the cache or at the server, and stores it only
+/// once it made the manifest acceptable.
+async fn certificate(
+    fetcher: &Fetcher,
+    manifest: &[u8],
+    host: usize,
+    check: impl Fn(&[u8]) -> Result<Verified<Manifest>, TrustError>,
+) -> Result<(Verified<Manifest>, Bytes), ServerError> {
+    let id = ObjectId::zlib(unverified_certificate_hash(manifest)?, ObjectKind::Certificate);
+    let cached = fetcher.cache().open(&id).ok().flatten();
+    if let Some(object) = cached {
+        let pem = object.read_all(MAX_CERTIFICATE_LEN as u64).unwrap_or_default();
+        match check(&pem) {
+            Ok(manifest) => return Ok((manifest, pem.into())),
+            // The cached file may be at fault: decide on a fresh one.
+            Err(TrustError::Certificate(_) | TrustError::CertificateNotListed { .. }) => {
+                fetcher.discard(&id);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut options = FetchOptions {
+        bound: SizeBound::AtMost(MAX_CERTIFICATE_LEN as u64),
+        label: "certificate".to_owned(),
+        server_path: unverified_alternative_paths(manifest)?.then(|| id.alternative_path()),
+        only_host: Some(host),
+    };
+    let fetched = match fetcher.fetch_unstored(&id, &options).await {
+        Ok(fetched) => Ok(fetched),
+        // One mirror's damaged copy does not spoil its manifest: the hash says what it must be.
+        Err(_) if fetcher.downloader().hosts().len() > 1 => {
+            options.only_host = None;
+            fetcher.fetch_unstored(&id, &options).await
+        }
+        Err(error) => Err(error),
+    };
+    let (pem, proof) = fetched.map_err(|error| ServerError::Certificate(Arc::new(error)))?;
+    let verified = check(&pem)?;
+    fetcher.store(&pem, proof, &options.label);
+    Ok((verified, pem))
+}
+
+fn check(
+    judge: Judge<'_>,
+    manifest: &[u8],
+    pem: &[u8],
+    whitelist: &Verified<Whitelist>,
+) -> Result<Verified<Manifest>, TrustError> {
+    let certificate = Certificate::parse(pem)?;
+    verify_manifest(manifest, &certificate, whitelist, judge.blocklist, judge.fqrn)
+}

@@ -1,0 +1,101 @@
+//! Why a repository cannot be opened or updated.
+
+use std::sync::Arc;
+
+use crate::chain::chain;
+use crate::fetch::FetchError;
+use crate::fqrn::Fqrn;
+use crate::history::HistoryError;
+use crate::letters::ServerError;
+use crate::revision::RevisionError;
+
+/// Why a repository cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// No server is configured.
+    #[error("no server is configured for {0}")]
+    NoServer(Fqrn),
+    /// Every server failed; each with its own reason.
+    #[error("no server gave an acceptable manifest of {fqrn}")]
+    NoManifest {
+        /// The repository.
+        fqrn: Fqrn,
+        /// Base URL and reason, in the order of asking.
+        servers: Vec<(String, ServerError)>,
+    },
+    /// The revision is on the blocklist.
+    #[error(
+        "revision {revision} of {fqrn} is blocked: the blocklist allows {first_good} and newer"
+    )]
+    Blocked {
+        /// The repository.
+        fqrn: Fqrn,
+        /// What the root catalog or manifest says.
+        revision: u64,
+        /// From the blocklist.
+        first_good: u64,
+    },
+    /// The root catalog cannot be had or used.
+    #[error("root catalog of {fqrn} cannot be used")]
+    RootCatalog {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The cause.
+        source: RevisionError,
+    },
+    /// A tag or date was asked for and the repository keeps no history.
+    #[error("{0} has no history of tags")]
+    NoHistory(Fqrn),
+    /// The history database cannot be fetched.
+    #[error("the history of {fqrn} cannot be fetched")]
+    HistoryFetch {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The cause.
+        source: Arc<FetchError>,
+    },
+    /// The history database cannot be read.
+    #[error("the history of {fqrn} cannot be read")]
+    History {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The cause.
+        source: HistoryError,
+    },
+    /// No such tag.
+    #[error("{fqrn} has no tag {tag:?}")]
+    NoSuchTag {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The tag.
+        tag: String,
+    },
+    /// The repository is younger.
+    #[error("{fqrn} has no tagged revision at or before the date asked for")]
+    NoSuchDate {
+        /// The repository.
+        fqrn: Fqrn,
+    },
+    /// Reading needs a membership that we cannot prove yet.
+    #[error("{fqrn} is restricted to members ({membership}), which is not supported yet")]
+    Membership {
+        /// The repository.
+        fqrn: Fqrn,
+        /// What the root catalog asks for.
+        membership: String,
+    },
+}
+
+impl RepositoryError {
+    /// Returns the error with its causes on one line, each server with its own reason.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::NoManifest { servers, .. } => {
+                let reason =
+                    |(server, error): &(String, ServerError)| format!("{server}: {}", chain(error));
+                servers.iter().map(reason).collect::<Vec<_>>().join("; ")
+            }
+            other => chain(other),
+        }
+    }
+}
