@@ -184,13 +184,19 @@ pub fn get_xattr(path: &Path, name: &[u8]) -> io::Result<Vec<u8>> {
 /// Asks for the size with a null buffer, then for the content.
 fn sized_read(call: impl Fn(*mut u8, usize) -> isize) -> io::Result<Vec<u8>> {
     let checked = |result: isize| usize::try_from(result).map_err(|_| io::Error::last_os_error());
-    let size = checked(call(std::ptr::null_mut(), 0))?;
-    let mut buffer = vec![0; size];
-    if size != 0 {
-        let filled = checked(call(buffer.as_mut_ptr(), size))?;
-        buffer.truncate(filled);
+    loop {
+        let size = checked(call(std::ptr::null_mut(), 0))?;
+        let mut buffer = vec![0; size];
+        if size != 0 {
+            match checked(call(buffer.as_mut_ptr(), size)) {
+                Ok(filled) => buffer.truncate(filled),
+                // It has grown since, as the number of a revision does.
+                Err(error) if error.raw_os_error() == Some(libc::ERANGE) => continue,
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok(buffer);
     }
-    Ok(buffer)
 }
 
 #[cfg(test)]

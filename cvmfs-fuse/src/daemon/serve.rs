@@ -16,6 +16,7 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 use crate::fs::{RepoFs, RepoFsOptions};
 use crate::fuse::adapter::Adapter;
+use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::mount::{self, MountError, UnmountError};
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{ServedMount, mount_session};
@@ -110,7 +111,7 @@ async fn run(
         tracing::debug!(%error, "cannot leave the current directory");
     }
     let fs = Arc::new(RepoFs::new(Arc::clone(&repository), RepoFsOptions::default()));
-    let adapter = Adapter::new(Arc::clone(&fs), handle);
+    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
     let mut mount = mount_session(adapter, resolved, &settings.options)
         .and_then(|session| session.serve())
         .map_err(|error| mount_failed(settings, &error))?;
@@ -149,6 +150,12 @@ async fn run(
         }
     };
     finish(mount, ended).await
+}
+
+/// Where reads may wait for the network, only an interruption ends them.
+fn request_deadline(settings: &MountSettings) -> Duration {
+    let patient = settings.repository.parameters.wait_for_network;
+    if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
 }
 
 /// A task that ends with its owner.

@@ -16,8 +16,10 @@ pub(super) struct Listing {
     pub(super) entries: Arc<[Arc<DirectoryEntry>]>,
     /// The gate's count when it was made.
     pub(super) epoch: u64,
-    /// The revision that it is of, if not the current one at that time.
-    pub(super) earlier: Option<Arc<Revision>>,
+    /// The revision that it is of.
+    pub(super) revision: Arc<Revision>,
+    /// That was no longer the current one when it was made.
+    pub(super) is_earlier: bool,
 }
 
 /// All open directories of a mount.

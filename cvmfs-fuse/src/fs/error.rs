@@ -37,6 +37,9 @@ pub enum FsError {
     /// The entry has no such extended attribute.
     #[error("no such attribute")]
     NoSuchAttribute,
+    /// The caller got a signal while it waited.
+    #[error("interrupted")]
+    Interrupted,
     /// The content is on an external server.
     #[error("{0} is external data, which is not supported yet")]
     External(RepoPath),
@@ -94,6 +97,7 @@ impl FsError {
             Self::NameTooLong(_) => libc::ENAMETOOLONG,
             Self::StaleInode(_) => libc::ESTALE,
             Self::NoSuchAttribute => libc::ENODATA,
+            Self::Interrupted => libc::EINTR,
             Self::External(_)
             | Self::Broken { .. }
             | Self::TargetTooLong { .. }

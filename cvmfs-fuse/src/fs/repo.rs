@@ -172,12 +172,12 @@ impl RepoFs {
             return Err(FsError::NotADirectory(inode.path.clone()));
         }
         let path = inode.path.clone();
-        let entries = self
-            .revision_below(&inode)
+        let revision = self.revision_below(&inode);
+        let entries = revision
             .list(&path)
             .await
             .map_err(|source| FsError::Revision { path: path.clone(), source })?;
-        Ok(Listing { path, entries, epoch, earlier: inode.earlier.clone() })
+        Ok(Listing { path, entries, epoch, revision, is_earlier: inode.earlier.is_some() })
     }
 
     /// Offers one entry to the replier; true when it is full.
@@ -192,19 +192,19 @@ impl RepoFs {
         let entry = &listing.entries[index];
         let path = listing.path.join(&entry.name);
         let (name, kind) = (&*entry.name, entry.kind);
-        // Attributes of an earlier listing are not for the kernel to keep: it will ask.
-        if !replier.wants_attributes() || !is_current {
+        if !replier.wants_attributes() {
             let ino = self.inodes.number_of(&path, entry);
             return replier.add(ListedEntry { name, offset, ino, kind, entry: None });
         }
-        let inode = self.inodes.remember(&path, entry, listing.earlier.as_ref());
-        let full = replier.add(ListedEntry {
-            name,
-            offset,
-            ino: inode.ino,
-            kind,
-            entry: Some(&self.entry(&inode)),
-        });
+        // What an old listing names is of its revision, and not for the kernel to keep: it will ask.
+        let earlier = (listing.is_earlier || !is_current).then_some(&listing.revision);
+        let inode = self.inodes.remember(&path, entry, earlier);
+        let mut known = self.entry(&inode);
+        if !is_current {
+            known.ttl = Duration::ZERO;
+        }
+        let full =
+            replier.add(ListedEntry { name, offset, ino: inode.ino, kind, entry: Some(&known) });
         if full {
             // Not taken, so the kernel will not give this reference back.
             self.forget(inode.ino, 1);
@@ -346,7 +346,7 @@ impl Vfs for RepoFs {
             }
         };
         self.gate.reply(begun, |same| {
-            let is_current = same && (listing.epoch == begun || listing.earlier.is_some());
+            let is_current = same && (listing.epoch == begun || listing.is_earlier);
             self.fill(ino, &listing, offset, is_current, replier);
             replier.finish();
         });

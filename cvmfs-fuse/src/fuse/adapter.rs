@@ -69,11 +69,11 @@ impl<V: Vfs> Shared<V> {
 }
 
 impl<V: Vfs> Adapter<V> {
-    /// Serves `vfs`; requests that must wait do so on `runtime`.
-    pub fn new(vfs: Arc<V>, runtime: Handle) -> Self {
+    /// Serves `vfs`; requests that must wait do so on `runtime`, for at most `deadline`.
+    pub fn new(vfs: Arc<V>, runtime: Handle, deadline: Duration) -> Self {
         Self {
             shared: Arc::new(Shared { vfs, failures: Failures::default() }),
-            dispatcher: Dispatcher::new(runtime),
+            dispatcher: Dispatcher::new(runtime, deadline),
         }
     }
 
@@ -128,13 +128,14 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         let name = name.as_bytes().to_vec();
         self.dispatcher.run(operation, async move {
             let begun = shared.vfs.gate().epoch();
-            let (ttl, attr) = match shared.vfs.lookup(parent.0, &name).await {
-                Ok(entry) => (entry.ttl, file_attr(&entry.attributes)),
-                Err(FsError::NotFound) if !shared.vfs.negative_ttl().is_zero() => {
-                    (shared.vfs.negative_ttl(), negative_attr())
-                }
-                Err(error) => return reply.error(shared.failed(operation, &error)),
-            };
+            let (ttl, attr) =
+                match operation.unless_interrupted(shared.vfs.lookup(parent.0, &name)).await {
+                    Ok(entry) => (entry.ttl, file_attr(&entry.attributes)),
+                    Err(FsError::NotFound) if !shared.vfs.negative_ttl().is_zero() => {
+                        (shared.vfs.negative_ttl(), negative_attr())
+                    }
+                    Err(error) => return reply.error(shared.failed(operation, &error)),
+                };
             shared.vfs.gate().reply(begun, |is_current| {
                 let ttl = if is_current { ttl } else { Duration::ZERO };
                 reply.entry(&ttl, &attr, Generation(0));
@@ -152,7 +153,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         let (operation, shared) = self.begin("getattr", req, ino);
         self.dispatcher.run(operation, async move {
             let begun = shared.vfs.gate().epoch();
-            match shared.vfs.getattr(ino.0).await {
+            match operation.unless_interrupted(shared.vfs.getattr(ino.0)).await {
                 Ok(entry) => shared.vfs.gate().reply(begun, |is_current| {
                     let ttl = if is_current { entry.ttl } else { Duration::ZERO };
                     reply.attr(&ttl, &file_attr(&entry.attributes));
@@ -165,7 +166,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let (operation, shared) = self.begin("readlink", req, ino);
         self.dispatcher.run(operation, async move {
-            match shared.vfs.readlink(ino.0).await {
+            match operation.unless_interrupted(shared.vfs.readlink(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
@@ -178,7 +179,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         }
         let (operation, shared) = self.begin("open", req, ino);
         self.dispatcher.run(operation, async move {
-            match shared.vfs.open(ino.0).await {
+            match operation.unless_interrupted(shared.vfs.open(ino.0)).await {
                 Ok(opened) => {
                     // Nothing is ever written: close needs no message.
                     let mut flags = FopenFlags::FOPEN_NOFLUSH;
@@ -204,7 +205,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     ) {
         let (operation, shared) = self.begin("read", req, ino);
         self.dispatcher.run(operation, async move {
-            match shared.vfs.read(ino.0, fh.0, offset, size).await {
+            match operation.unless_interrupted(shared.vfs.read(ino.0, fh.0, offset, size)).await {
                 Ok(data) => reply.data(&data),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
@@ -229,7 +230,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (operation, shared) = self.begin("opendir", req, ino);
         self.dispatcher.run(operation, async move {
-            match shared.vfs.opendir(ino.0).await {
+            match operation.unless_interrupted(shared.vfs.opendir(ino.0)).await {
                 // The kernel keeps the listing as long as the inode: it must be told when a
                 // directory changes (`inval_inode`), as it must for entries and attributes.
                 Ok(handle) => reply.opened(
@@ -252,7 +253,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         let (operation, shared) = self.begin("readdir", req, ino);
         self.dispatcher.run(operation, async move {
             let mut listing = PlainListing(Some(reply));
-            let listed = shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await;
+            let listed = operation
+                .unless_interrupted(shared.vfs.readdir(ino.0, fh.0, offset, &mut listing))
+                .await;
             if let (Err(error), Some(reply)) = (listed, listing.0.take()) {
                 reply.error(shared.failed(operation, &error));
             }
@@ -270,7 +273,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         let (operation, shared) = self.begin("readdirplus", req, ino);
         self.dispatcher.run(operation, async move {
             let mut listing = PlusListing(Some(reply));
-            let listed = shared.vfs.readdir(ino.0, fh.0, offset, &mut listing).await;
+            let listed = operation
+                .unless_interrupted(shared.vfs.readdir(ino.0, fh.0, offset, &mut listing))
+                .await;
             if let (Err(error), Some(reply)) = (listed, listing.0.take()) {
                 reply.error(shared.failed(operation, &error));
             }
@@ -316,7 +321,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         }
         let name = name.as_bytes().to_vec();
         self.dispatcher.run(operation, async move {
-            match shared.vfs.getxattr(ino.0, &name).await {
+            match operation.unless_interrupted(shared.vfs.getxattr(ino.0, &name)).await {
                 Ok(value) => reply_xattr(reply, &value, size),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
@@ -326,7 +331,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (operation, shared) = self.begin("listxattr", req, ino);
         self.dispatcher.run(operation, async move {
-            match shared.vfs.listxattr(ino.0).await {
+            match operation.unless_interrupted(shared.vfs.listxattr(ino.0)).await {
                 Ok(names) => reply_xattr(reply, &names, size),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }

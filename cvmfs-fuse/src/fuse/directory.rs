@@ -47,8 +47,8 @@ impl DirectoryReplier for PlusListing {
     fn add(&mut self, entry: ListedEntry<'_>) -> bool {
         let (ttl, attr) = match entry.entry {
             Some(found) => (found.ttl, file_attr(&found.attributes)),
-            // "." and "..", or a listing of an earlier revision: the kernel takes number and type,
-            // and no reference (fs/fuse/readdir.c, fuse_direntplus_link).
+            // "." and "..": the kernel takes number and type, and no reference
+            // (fs/fuse/readdir.c, fuse_direntplus_link).
             None => (Duration::ZERO, bare_attr(&entry)),
         };
         let Some(reply) = &mut self.0 else { return true };
@@ -70,5 +70,5 @@ impl DirectoryReplier for PlusListing {
 }
 
 fn bare_attr(entry: &ListedEntry<'_>) -> FileAttr {
-    FileAttr { ino: INodeNo(0), kind: file_type(entry.kind), ..negative_attr() }
+    FileAttr { ino: INodeNo(entry.ino), kind: file_type(entry.kind), ..negative_attr() }
 }

@@ -11,11 +11,15 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
+use super::interrupt::interrupted;
+use crate::fs::FsError;
+
 /// Longest life of a request that had to wait; then its caller gets EIO.
 ///
 /// Only a net below the tighter time limits of the downloads: a file of many chunks may rightly
-/// need several of them one after the other. It is there because fuser delivers no interrupts, so
-/// that a request lost in our own code would leave an unkillable process behind.
+/// need several of them one after the other, so that a request lost in our own code does not leave
+/// a process behind that waits for ever. Where reads may wait for the network there is none;
+/// interruptions end them.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// What the kernel asked for; named in every log line about the request.
@@ -25,8 +29,23 @@ pub struct Operation {
     pub name: &'static str,
     /// Inode it is about (the directory, for a lookup).
     pub ino: u64,
-    /// Process that asked; 0 if it is in a pid namespace we cannot see.
+    /// Thread that asked; 0 if it is in a pid namespace we cannot see.
     pub pid: u32,
+}
+
+impl Operation {
+    /// Works on the request until it is done, or until its caller is interrupted. The work of
+    /// others for the same object goes on.
+    pub async fn unless_interrupted<T>(
+        self,
+        work: impl Future<Output = Result<T, FsError>>,
+    ) -> Result<T, FsError> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = interrupted(self.pid) => Err(FsError::Interrupted),
+        }
+    }
 }
 
 /// Runs requests.
@@ -41,12 +60,8 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Hands waiting requests to `runtime`.
-    pub fn new(runtime: Handle) -> Self {
-        Self::with_deadline(runtime, REQUEST_DEADLINE)
-    }
-
-    fn with_deadline(runtime: Handle, deadline: Duration) -> Self {
+    /// Hands waiting requests to `runtime` and gives them up after `deadline`.
+    pub fn new(runtime: Handle, deadline: Duration) -> Self {
         Self { runtime, deadline, panics: AtomicU64::new(0) }
     }
 
@@ -171,7 +186,7 @@ mod tests {
     #[test]
     fn ready_requests_end_on_the_calling_thread() {
         let runtime = runtime();
-        let dispatcher = Dispatcher::new(runtime.handle().clone());
+        let dispatcher = Dispatcher::new(runtime.handle().clone(), REQUEST_DEADLINE);
         let (reply, answer) = Reply::pair();
         dispatcher.run(OPERATION, async move { reply.send("done") });
         assert_eq!(answer.try_recv().unwrap(), ("done", std::thread::current().id()));
@@ -180,7 +195,7 @@ mod tests {
     #[test]
     fn fifty_waiting_requests_end_after_the_hand_over() {
         let runtime = runtime();
-        let dispatcher = Dispatcher::new(runtime.handle().clone());
+        let dispatcher = Dispatcher::new(runtime.handle().clone(), REQUEST_DEADLINE);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let gate = Arc::new(Semaphore::new(0));
@@ -226,7 +241,7 @@ mod tests {
     #[test]
     fn a_panic_ends_one_request() {
         let runtime = runtime();
-        let dispatcher = Dispatcher::new(runtime.handle().clone());
+        let dispatcher = Dispatcher::new(runtime.handle().clone(), REQUEST_DEADLINE);
         let (first, first_answer) = Reply::pair();
         dispatcher.run(OPERATION, async move {
             let _reply = first;
@@ -257,8 +272,7 @@ mod tests {
     #[test]
     fn a_request_that_never_ends_is_given_up() {
         let runtime = runtime();
-        let dispatcher =
-            Dispatcher::with_deadline(runtime.handle().clone(), Duration::from_millis(10));
+        let dispatcher = Dispatcher::new(runtime.handle().clone(), Duration::from_millis(10));
         let (reply, answer) = Reply::pair();
         dispatcher.run(OPERATION, async move {
             std::future::pending::<()>().await;
@@ -270,7 +284,7 @@ mod tests {
     #[test]
     fn requests_after_the_runtime_end_are_lost_and_do_not_hang() {
         let runtime = runtime();
-        let dispatcher = Dispatcher::new(runtime.handle().clone());
+        let dispatcher = Dispatcher::new(runtime.handle().clone(), REQUEST_DEADLINE);
         runtime.shutdown_background();
         let (reply, answer) = Reply::pair();
         dispatcher.run(OPERATION, async move {

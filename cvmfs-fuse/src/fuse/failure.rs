@@ -18,8 +18,15 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// What we answer when all is well: the entry or attribute does not exist, or is not of the kind
 /// that the caller takes it for.
-const ANSWERS: [i32; 6] =
-    [libc::ENOENT, libc::ENODATA, libc::ENOTDIR, libc::EISDIR, libc::EINVAL, libc::ENAMETOOLONG];
+const ANSWERS: [i32; 7] = [
+    libc::ENOENT,
+    libc::ENODATA,
+    libc::ENOTDIR,
+    libc::EISDIR,
+    libc::EINVAL,
+    libc::ENAMETOOLONG,
+    libc::EINTR,
+];
 
 /// Counts and reports failed requests.
 #[derive(Debug, Default)]

@@ -21,6 +21,7 @@ pub mod attributes;
 pub mod directory;
 pub mod dispatch;
 pub mod failure;
+mod interrupt;
 pub mod mount;
 pub mod mountinfo;
 pub mod session;
