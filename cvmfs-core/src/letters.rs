@@ -115,7 +115,7 @@ async fn certificate(
     if let Some(object) = cached {
         let pem = object.read_all(MAX_CERTIFICATE_LEN as u64).unwrap_or_default();
         match check(&pem) {
-            Ok(manifest) => return Ok((manifest, pem.into())),
+            Ok(manifest) => return Ok((manifest, pem)),
             // The cached file may be at fault: decide on a fresh one.
             Err(TrustError::Certificate(_) | TrustError::CertificateNotListed { .. }) => {
                 fetcher.discard(&id);
