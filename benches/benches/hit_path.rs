@@ -109,6 +109,9 @@ fn catalog() -> [Ratio; 2] {
         selection: SelectionOptions::default(),
         wait_for_network: false,
         min_revision: 0,
+        names: cvmfs_core::net::Names::default(),
+        geo: None,
+        max_servers: 0,
     };
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());

@@ -28,7 +28,9 @@ use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
 use crate::letters::{Judge, Letters};
 use crate::memory::RevisionMemory;
-use crate::net::{Downloader, ProxySpec, Selection, SelectionOptions, Timeouts, Transport};
+use crate::net::{
+    Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport, geo,
+};
 use crate::revision::{Revision, RootCatalog};
 use crate::trust::{MasterKeys, TrustError, Verified};
 
@@ -87,6 +89,12 @@ pub struct RepositoryConfig {
     pub wait_for_network: bool,
     /// Oldest revision that is accepted as the newest.
     pub min_revision: u64,
+    /// Who knows the addresses of proxies.
+    pub names: Names,
+    /// Order the servers by distance.
+    pub geo: Option<GeoOptions>,
+    /// Servers used, the nearest or first ones; 0: all.
+    pub max_servers: usize,
 }
 
 /// Since when, and why, the repository shows what may not be the newest.
@@ -146,7 +154,8 @@ impl Repository {
             return Err(RepositoryError::NoServer(fqrn));
         }
         let selection = Selection::new(config.servers.clone(), &config.proxy, config.selection);
-        let downloader = Downloader::new(transport, selection, config.timeouts);
+        let downloader =
+            Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
         let fetcher = Arc::new(Fetcher::new(cache, downloader, config.wait_for_network));
         if let Pin::RootHash(hash) = config.pin {
             let root = RootCatalog { hash, size: None, alternative_path: false };
@@ -164,7 +173,17 @@ impl Repository {
         let judge = judge(&config, &config.blocklist, now);
         let memory = RevisionMemory::load(&**fetcher.cache(), fqrn.as_str());
         let known = memory.letters(judge);
-        let fresh = match newest_letters(&config, &fetcher, judge, known.as_ref(), &memory).await {
+        let order = Mutex::new(None);
+        // Beside each other: neither needs the other.
+        let (newest, ()) = tokio::join!(
+            newest_letters(&config, &fetcher, judge, known.as_ref(), &memory),
+            find_order(&config, &fetcher, &order),
+        );
+        let downloader = fetcher.downloader();
+        if let Some(order) = order.into_inner() {
+            downloader.selection(|selection| selection.reorder_hosts(&order, config.max_servers));
+        }
+        let fresh = match newest {
             Ok(letters) => match revision_of(&config, &fetcher, &letters).await {
                 Ok(revision) => Ok((letters, revision)),
                 Err(error) => Err(error),
@@ -370,6 +389,23 @@ impl Accepted {
         if let Err(error) = self.memory.accept(letters, blocklist, now, cache, fqrn.as_str()) {
             tracing::warn!(%fqrn, error = %chain(&error), "cannot record the accepted revision");
         }
+    }
+}
+
+/// Finds the order of servers; without one, the configured order is kept and only the number of
+/// servers cut.
+async fn find_order(
+    config: &RepositoryConfig,
+    fetcher: &Fetcher,
+    order: &Mutex<Option<Vec<usize>>>,
+) {
+    let found = match &config.geo {
+        Some(options) => geo::order(fetcher.downloader(), options).await,
+        None => None,
+    };
+    let as_configured = || (0..config.servers.len()).collect();
+    if found.is_some() || config.max_servers > 0 {
+        *order.lock() = Some(found.unwrap_or_else(as_configured));
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
 //! | [`mountinfo`] | what the kernel says about a mount |
 //! | [`walk`] | a mounted tree as data, and how it differs from the truth |
+//! | [`versioned`] | content that tells which revision it is from |
 //! | [`wait`] | the one loop that waits for a condition |
 //! | [`watchdog`] | a hard limit for each test, also for one that hangs in the kernel |
 //!
@@ -25,6 +26,7 @@
 
 pub mod mount;
 pub mod mountinfo;
+pub mod versioned;
 pub mod wait;
 pub mod walk;
 pub mod watchdog;

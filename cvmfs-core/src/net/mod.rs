@@ -4,6 +4,10 @@
 //! |---|---|
 //! | [`transport`] | one GET |
 //! | [`proxy`] | the grammar of proxy lists |
+//! | [`discovery`] | proxies that are found by themselves |
+//! | [`pac`] | scripts that name proxies |
+//! | [`names`] | names turned into addresses |
+//! | [`geo`] | servers ordered by distance |
 //! | [`selection`] | which server and proxy next, and when to give up |
 //! | `shard` | which proxy of a group for which object |
 //! | [`error`] | attempts and what they died of |
@@ -21,13 +25,20 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub mod discovery;
 pub mod error;
+pub mod geo;
+pub mod names;
+pub mod pac;
 pub mod proxy;
 pub mod selection;
 mod shard;
 pub mod transport;
 
+pub use discovery::{Discovery, DiscoveryError};
 pub use error::{Attempt, AttemptError, DownloadError, Failure, FailureClass};
+pub use geo::GeoOptions;
+pub use names::{NameOptions, Names};
 pub use proxy::{Proxy, ProxySpec};
 pub use selection::{Next, Selection, SelectionOptions, Walk};
 pub use transport::{HttpTransport, Request, Timeouts, Transport, TransportOptions};
@@ -47,6 +58,9 @@ const MAX_ATTEMPTS_KEPT: usize = 64;
 pub struct Downloader {
     transport: Arc<dyn Transport>,
     selection: Mutex<Selection>,
+    /// Proxies that have names, and who resolves them.
+    named: Vec<(Proxy, url::Url)>,
+    names: Names,
     timeouts: Timeouts,
     statistics: NetStatistics,
     /// The last request that ended found no way.
@@ -88,11 +102,48 @@ impl Downloader {
         Self {
             transport,
             selection: Mutex::new(selection),
+            named: Vec::new(),
+            names: Names::default(),
             timeouts,
             statistics: NetStatistics::default(),
             failing: AtomicBool::new(false),
             recovered: Notify::new(),
             skew: AtomicI64::new(0),
+        }
+    }
+
+    /// Uses each address of a proxy's name as a proxy of its own, and follows their changes.
+    ///
+    /// Proxies over TLS keep their names, which their certificates are checked against.
+    pub fn resolving(mut self, names: Names) -> Self {
+        let groups = self.selection.lock().proxy_groups();
+        let named = groups.into_iter().flatten().filter_map(|proxy| {
+            let Proxy::Url(text) = &proxy else { return None };
+            let url = url::Url::parse(text).ok()?;
+            let is_name =
+                url.scheme() == "http" && matches!(url.host(), Some(url::Host::Domain(_)));
+            is_name.then_some((proxy, url))
+        });
+        self.named = named.collect();
+        self.names = names;
+        self
+    }
+
+    /// Waits for the addresses of names of which none is known; all others are at hand.
+    async fn resolve_proxies(&self) {
+        let found = self.named.iter().map(|(proxy, url)| async move {
+            let addresses = self.names.lookup(url.host_str()?).await.ok()?;
+            let with = |address: &std::net::IpAddr| {
+                let mut url = url.clone();
+                url.set_ip_host(*address).ok()?;
+                Some(Proxy::Url(url.as_str().trim_end_matches('/').to_owned()))
+            };
+            Some((proxy, addresses.iter().filter_map(with).collect::<Vec<_>>()))
+        });
+        let found = futures_util::future::join_all(found).await;
+        let mut selection = self.selection.lock();
+        for (proxy, addresses) in found.into_iter().flatten() {
+            selection.set_addresses(proxy, &addresses);
         }
     }
 
@@ -154,6 +205,9 @@ impl Downloader {
         let mut walk = start.clone();
         let mut partial = None;
         loop {
+            if !self.named.is_empty() {
+                self.resolve_proxies().await;
+            }
             let choice = {
                 let mut selection = self.selection.lock();
                 let way = selection.way(&mut walk, Instant::now());

@@ -25,7 +25,7 @@ pub enum ProxySpecError {
     #[error("the proxy list is empty; write DIRECT to use none")]
     Empty,
     /// Proxy discovery.
-    #[error("proxy discovery (auto) is not supported yet; name the proxy or write DIRECT")]
+    #[error("auto must be a whole group of the list, as in auto;DIRECT")]
     Auto,
     /// An entry that is no address.
     #[error("{0:?} is no proxy address; expected http://HOST:PORT or DIRECT")]

@@ -79,6 +79,10 @@ pub struct Walk {
     retries: u32,
     backoff: Duration,
     no_cache: bool,
+    /// Ways that failed by the proxy's fault, or by that of nobody knows whom.
+    tried: Vec<Way>,
+    /// Servers that failed by their own fault.
+    failed_hosts: Vec<usize>,
 }
 
 impl Walk {
@@ -93,7 +97,14 @@ impl Walk {
             retries: 0,
             backoff: Duration::ZERO,
             no_cache: false,
+            tried: Vec::new(),
+            failed_hosts: Vec::new(),
         }
+    }
+
+    /// Tells whether a way was tried, or its server was found at fault.
+    fn has_tried(&self, way: &Way) -> bool {
+        self.failed_hosts.contains(&way.host) || self.tried.contains(way)
     }
 
     /// Tells whether caches on the way must be passed by: the last body was damaged.
@@ -233,7 +244,10 @@ impl Selection {
         let host = walk.only_host.unwrap_or(self.host);
         let proxy = self.proxy(walk.shard_key)?;
         // A repetition stays where it was, whatever others have switched to.
-        let way = walk.way.take().unwrap_or(Way { host, proxy });
+        let way = walk.way.take().unwrap_or_else(|| {
+            let way = Way { host, proxy };
+            if walk.has_tried(&way) { self.untried(walk).unwrap_or(way) } else { way }
+        });
         walk.way = Some(way.clone());
         Some(way)
     }
@@ -255,8 +269,12 @@ impl Selection {
         };
         let more_hosts = walk.hosts_used < hosts;
         let more_proxies = walk.proxies_used < self.proxy_count();
-        // A cut or a plea for patience is worth one repetition where there is no other way.
-        let alone = !more_hosts && (!class.is_proxy() || !more_proxies);
+        // A plea for patience is worth one repetition at the end of all ways; a cut only where
+        // there is but one way, so that requests stay within (retries + 1) x proxies x servers.
+        let alone = match failure.retry_after {
+            Some(_) => !more_hosts && (!class.is_proxy() || !more_proxies),
+            None => hosts == 1 && self.proxy_count() == 1,
+        };
         let patient = failure.transient && alone && walk.retries == 0;
         let retry = class.is_transfer() && !was_fresh && walk.retries < self.options.max_retries;
         if (retry && !(failure.retry_after.is_some() && more_hosts)) || patient {
@@ -268,26 +286,51 @@ impl Selection {
         }
         walk.way = None;
         if class.is_proxy() {
+            walk.tried.push(way.clone());
+        } else {
+            walk.failed_hosts.push(way.host);
+        }
+        // Names that get new addresses again and again must not make this endless.
+        if walk.tried.len() + walk.failed_hosts.len() > 2 * self.hosts.len() * self.proxy_count() {
+            return Next::GiveUp;
+        }
+        if class.is_proxy() {
             self.burn(&way.proxy, now);
             if more_proxies {
                 walk.proxies_used += 1;
                 return Next::Again(Duration::ZERO);
             }
             if !more_hosts {
-                return Next::GiveUp;
+                return self.last_resort(walk);
             }
             // The next server gets all proxies once more, from the first group.
             self.enter_group(0, now);
             walk.proxies_used = 1;
         }
         if !more_hosts {
-            return Next::GiveUp;
+            return self.last_resort(walk);
         }
         walk.hosts_used += 1;
         if way.host == self.host {
             self.switch_host((self.host + 1) % self.hosts.len(), now);
         }
         Next::Again(Duration::ZERO)
+    }
+
+    /// Finds a way that this request has not tried. There may be one also at its end: where others
+    /// switch servers and proxies meanwhile, following them alone meets neither each proxy nor each
+    /// server.
+    fn untried(&self, walk: &Walk) -> Option<Way> {
+        let hosts = (0..self.hosts.len()).filter(|host| walk.only_host.is_none_or(|h| h == *host));
+        let proxies = || self.groups.iter().flatten().map(|member| member.used.clone());
+        hosts
+            .flat_map(|host| proxies().map(move |proxy| Way { host, proxy }))
+            .find(|way| !walk.has_tried(way))
+    }
+
+    fn last_resort(&self, walk: &mut Walk) -> Next {
+        walk.way = self.untried(walk);
+        if walk.way.is_some() { Next::Again(Duration::ZERO) } else { Next::GiveUp }
     }
 
     fn backoff(&mut self, walk: &mut Walk) -> Duration {

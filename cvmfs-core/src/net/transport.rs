@@ -107,6 +107,8 @@ pub struct TransportOptions {
     /// PEM certificates of authorities that may vouch for HTTPS servers; none means those of the
     /// system.
     pub authorities: Vec<Vec<u8>>,
+    /// Who knows the addresses of servers.
+    pub names: super::Names,
 }
 
 /// HTTP and HTTPS over reqwest with rustls, `file://` from the disk; one pool for all repositories.
@@ -143,6 +145,7 @@ impl HttpTransport {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .tcp_nodelay(true)
+            .dns_resolver(Arc::new(self.options.names.clone()))
             // The environment's proxies are not ours (spec/network.md section 3).
             .no_proxy();
         let builder = match proxy {

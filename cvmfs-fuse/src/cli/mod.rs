@@ -145,6 +145,7 @@ mod tests {
             home: Some("/home/u".into()),
             cache_home: None,
             log: None,
+            http_proxy: None,
             configuration: "/nonexistent".into(),
         };
         let words = ["cvmfs-fuse", "mount"].into_iter().chain(line.split(' '));
@@ -175,7 +176,7 @@ mod tests {
             ("atlas /mnt", 2, "\"atlas\" is not fully qualified"),
             ("x.example.org /mnt", 2, "give --server URL and --public-key FILE"),
             ("cms.cern.ch /mnt -o rw", 2, "known are ro"),
-            ("cms.cern.ch /mnt --proxy auto", 23, "not supported yet"),
+            ("cms.cern.ch /mnt --proxy auto|p", 23, "a whole group"),
             ("cms.cern.ch /mnt --quota much", 2, "\"much\" is no size"),
             ("cms.cern.ch /mnt --date today", 2, "--date"),
             ("cms.cern.ch /mnt --root-hash 12", 2, "--root-hash"),

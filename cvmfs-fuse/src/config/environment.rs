@@ -22,6 +22,8 @@ pub struct Environment {
     pub cache_home: Option<PathBuf>,
     /// [`LOG_VARIABLE`].
     pub log: Option<String>,
+    /// `http_proxy`; only looked at where proxies are to be found (`auto`).
+    pub http_proxy: Option<String>,
     /// Keys and blocklist of this machine.
     pub configuration: PathBuf,
 }
@@ -34,6 +36,7 @@ impl Environment {
             home: variable("HOME").map(PathBuf::from),
             cache_home: variable("XDG_CACHE_HOME").map(PathBuf::from),
             log: variable(LOG_VARIABLE).and_then(|value| value.into_string().ok()),
+            http_proxy: variable("http_proxy").and_then(|value| value.into_string().ok()),
             configuration: PathBuf::from(SYSTEM_CONFIGURATION),
         }
     }
@@ -87,6 +90,7 @@ mod tests {
                 home: home.map(PathBuf::from),
                 cache_home: cache_home.map(PathBuf::from),
                 log: None,
+                http_proxy: None,
                 configuration: PathBuf::from("/etc/cvmfs"),
             }
             .default_cache_dir()

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use cvmfs_cache::DiskCache;
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
-use cvmfs_core::net::{HttpTransport, TransportOptions};
+use cvmfs_core::net::proxy::ProxySpecError;
+use cvmfs_core::net::{Discovery, HttpTransport, Names, ProxySpec, TransportOptions};
 use cvmfs_core::repository::{Repository, RepositoryConfig, RepositoryError, ServerError};
 use cvmfs_core::trust::TrustError;
 
@@ -35,15 +36,66 @@ impl RepositorySettings {
 
     /// Opens the repository with any cache.
     pub async fn open_with(&self, cache: Arc<dyn ObjectCache>) -> Result<Arc<Repository>, Failure> {
+        let names = Names::new(self.parameters.names.clone());
         let transport = Arc::new(HttpTransport::new(TransportOptions {
             timeouts: self.parameters.timeouts,
             follow_redirects: self.parameters.follow_redirects,
             authorities: self.authorities.clone(),
+            names: names.clone(),
         }));
-        Repository::open(self.to_config(), transport, cache, Arc::new(SystemClock))
+        let mut config = self.to_config(names);
+        if let Some(discovery) = &self.discovery {
+            config.proxy = self.discovered(discovery, &transport, &config.names, &*cache).await?;
+        }
+        Repository::open(config, transport, cache, Arc::new(SystemClock))
             .await
             .map(Arc::new)
             .map_err(|error| failure_of(&error))
+    }
+
+    /// Finds the proxies; the ones found last time are used if that fails.
+    async fn discovered(
+        &self,
+        discovery: &Discovery,
+        transport: &HttpTransport,
+        names: &Names,
+        cache: &dyn ObjectCache,
+    ) -> Result<ProxySpec, Failure> {
+        let record = format!("{}.proxies", self.fqrn);
+        let list = match discovery.find(transport, names, &self.servers).await {
+            Ok(list) => {
+                let bytes = list.clone().into_bytes();
+                let keep = &mut |old: Option<Vec<u8>>| {
+                    (old.as_deref() != Some(&*bytes)).then(|| bytes.clone())
+                };
+                if let Err(error) = cache.update_record(&record, keep) {
+                    tracing::warn!(error = %chain(&error), "cannot record the proxies found");
+                }
+                list
+            }
+            Err(error) => {
+                let known = cache.load_record(&record).ok().flatten();
+                let known = known.and_then(|bytes| String::from_utf8(bytes).ok());
+                let usable = known.filter(|list| list.parse::<ProxySpec>().is_ok());
+                let reason = chain(&error);
+                let Some(list) = usable else {
+                    let message = format!("no proxy found: {reason}");
+                    return Err(Failure::new(ExitStatus::Proxy, message).advise(
+                        "give --set CVMFS_PAC_URLS=URL, the variable http_proxy, or --proxy \
+                         HOST:PORT instead of auto",
+                    ));
+                };
+                tracing::warn!(reason, "proxy discovery failed; using the proxies found before");
+                list
+            }
+        };
+        tracing::info!(list, "proxies found");
+        let unusable = |error| Failure::caused(ExitStatus::Proxy, "proxies found", &error);
+        let spec: ProxySpec = list.parse().map_err(|error: ProxySpecError| unusable(error))?;
+        Ok(match &self.parameters.fallback_proxy {
+            Some(fallback) => spec.with_fallback(fallback),
+            None => spec,
+        })
     }
 
     fn disk_cache(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
@@ -57,7 +109,7 @@ impl RepositorySettings {
         }
     }
 
-    fn to_config(&self) -> RepositoryConfig {
+    fn to_config(&self, names: Names) -> RepositoryConfig {
         RepositoryConfig {
             fqrn: self.fqrn.clone(),
             servers: self.servers.clone(),
@@ -70,6 +122,9 @@ impl RepositorySettings {
             selection: self.parameters.selection,
             wait_for_network: self.parameters.wait_for_network,
             min_revision: self.min_revision,
+            names,
+            geo: self.parameters.geo(),
+            max_servers: self.parameters.max_servers,
         }
     }
 }

@@ -2,10 +2,13 @@
 //! parser and help.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cvmfs_core::net::{ProxySpec, SelectionOptions, Timeouts};
+use cvmfs_core::net::discovery::WPAD_URL;
+use cvmfs_core::net::names::Family;
+use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Timeouts};
 
 use crate::cli::exit::{ExitStatus, Failure};
 
@@ -20,6 +23,14 @@ pub struct Parameters {
     pub fallback_proxy: Option<ProxySpec>,
     /// Servers used; 0 means all.
     pub max_servers: usize,
+    /// Servers are ordered by distance.
+    pub use_geo_api: bool,
+    /// Whose distance counts.
+    pub proxy_template: Option<String>,
+    /// Scripts that name proxies, for `--proxy auto`.
+    pub pac_urls: Vec<String>,
+    /// How names are resolved.
+    pub names: NameOptions,
     /// Redirects are followed.
     pub follow_redirects: bool,
     /// PEM file with the authorities of HTTPS servers.
@@ -121,6 +132,90 @@ const PARAMETERS: &[Parameter] = &[
         set: |p, v| v.parse().ok().map(|v| p.max_servers = v),
     },
     Parameter {
+        name: "CVMFS_USE_GEOAPI",
+        form: "yes|no",
+        help: "ask the nearest servers first; measures if the servers cannot tell [no]",
+        set: |p, v| switch(v).map(|v| p.use_geo_api = v),
+    },
+    Parameter {
+        name: "CVMFS_PROXY_TEMPLATE",
+        form: "NAME",
+        help: "the site whose distance to the servers counts [the proxy]",
+        set: |p, v| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            let usable = !v.is_empty() && v.bytes().all(plain);
+            usable.then(|| p.proxy_template = Some(v.to_owned()))
+        },
+    },
+    Parameter {
+        name: "CVMFS_PAC_URLS",
+        form: "URL[;URL...]",
+        help: "scripts that name proxies, for --proxy auto [http://wpad/wpad.dat]",
+        set: |p, v| {
+            let urls: Vec<_> = v.split(';').map(str::trim).filter(|url| !url.is_empty()).collect();
+            let usable = |url: &&str| {
+                *url == "auto"
+                    || url.starts_with("http://")
+                    || url.starts_with("https://")
+                    || url.starts_with("file:///")
+            };
+            let good = !urls.is_empty() && urls.iter().all(usable);
+            good.then(|| p.pac_urls = urls.into_iter().map(str::to_owned).collect())
+        },
+    },
+    Parameter {
+        name: "CVMFS_DNS_SERVER",
+        form: "IP[:PORT]",
+        help: "name server [those of /etc/resolv.conf]",
+        set: |p, v| {
+            let address = v.parse().ok().or_else(|| Some((v.parse::<IpAddr>().ok()?, 53).into()));
+            address.map(|address| p.names.server = Some(address))
+        },
+    },
+    Parameter {
+        name: "CVMFS_DNS_TIMEOUT",
+        form: "SECONDS",
+        help: "how long one question to a name server waits [3]",
+        set: |p, v| seconds(v).filter(|v| !v.is_zero()).map(|v| p.names.timeout = v),
+    },
+    Parameter {
+        name: "CVMFS_DNS_RETRIES",
+        form: "COUNT",
+        help: "how often it is repeated [1]",
+        set: |p, v| v.parse::<u8>().ok().map(|v| p.names.retries = v.into()),
+    },
+    Parameter {
+        name: "CVMFS_DNS_MIN_TTL",
+        form: "SECONDS",
+        help: "addresses, and failures, hold at least that long [60]",
+        set: |p, v| seconds(v).filter(|v| !v.is_zero()).map(|v| p.names.min_ttl = v),
+    },
+    Parameter {
+        name: "CVMFS_DNS_MAX_TTL",
+        form: "SECONDS",
+        help: "addresses hold at most that long [86400]",
+        set: |p, v| seconds(v).filter(|v| !v.is_zero()).map(|v| p.names.max_ttl = v),
+    },
+    Parameter {
+        name: "CVMFS_IPFAMILY_PREFER",
+        form: "4|6",
+        help: "which addresses of a name are used if it has both kinds [4]",
+        set: |p, v| {
+            p.names.family = match v {
+                "4" => Family::V4,
+                "6" => Family::V6,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Parameter {
+        name: "CVMFS_MAX_IPADDR_PER_PROXY",
+        form: "COUNT",
+        help: "random addresses of a proxy's name that are used; 0: all [0]",
+        set: |p, v| v.parse().ok().map(|v| p.names.max_addresses = v),
+    },
+    Parameter {
         name: "CVMFS_FOLLOW_REDIRECTS",
         form: "yes|no",
         help: "follow up to 4 redirects [no]",
@@ -159,7 +254,7 @@ const PARAMETERS: &[Parameter] = &[
 impl Parameters {
     /// Applies `NAME=VALUE` texts in their order to the defaults.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, Failure> {
-        let mut parameters = Self::default();
+        let mut parameters = Self { pac_urls: vec![WPAD_URL.to_owned()], ..Self::default() };
         for text in texts {
             let bad = |reason: String| {
                 Failure::new(ExitStatus::Options, format!("--set {text}: {reason}"))
@@ -175,6 +270,11 @@ impl Parameters {
                 .ok_or_else(|| bad(format!("expected {name}={}", parameter.form)))?;
         }
         Ok(parameters)
+    }
+
+    /// Returns how servers are ordered, if they are.
+    pub fn geo(&self) -> Option<GeoOptions> {
+        self.use_geo_api.then(|| GeoOptions { site: self.proxy_template.clone() })
     }
 
     /// Returns the table as help text.

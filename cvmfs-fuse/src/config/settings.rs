@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cvmfs_core::catalog::symlink::SymlinkVariables;
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::fqrn::Fqrn;
+use cvmfs_core::net::Discovery;
 use cvmfs_core::net::ProxySpec;
 use cvmfs_core::net::proxy::ProxySpecError;
 use cvmfs_core::repository::Pin;
@@ -29,8 +30,10 @@ pub struct RepositorySettings {
     pub fqrn: Fqrn,
     /// Base URLs in the order in which they are asked; templates expanded, no trailing slash.
     pub servers: Vec<String>,
-    /// The ways to the servers.
+    /// The ways to the servers; DIRECT as long as they are to be found.
     pub proxy: ProxySpec,
+    /// How the ways are found at each mount; `None` if they are given.
+    pub discovery: Option<Discovery>,
     /// Whose signatures count.
     pub keys: MasterKeys,
     /// What this machine does not accept.
@@ -78,11 +81,15 @@ impl RepositorySettings {
         environment: &Environment,
     ) -> Result<Self, Failure> {
         let parameters = Parameters::parse(flags.set.iter().map(String::as_str))?;
-        let proxy = proxy(flags.proxy.as_deref())?;
-        let mut servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
-        if parameters.max_servers > 0 {
-            servers.truncate(parameters.max_servers);
-        }
+        let wanted = flags.proxy.as_deref().filter(|list| Discovery::is_wanted(list));
+        let discovery = wanted.map(|list| Discovery {
+            list: list.to_owned(),
+            environment: environment.http_proxy.clone(),
+            scripts: parameters.pac_urls.clone(),
+        });
+        let given = flags.proxy.as_deref().filter(|_| discovery.is_none());
+        let proxy = proxy(given)?;
+        let servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
         let proxy = match &parameters.fallback_proxy {
             Some(fallback) => proxy.with_fallback(fallback),
             None => proxy,
@@ -91,6 +98,7 @@ impl RepositorySettings {
         let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
         Ok(Self {
             proxy,
+            discovery,
             servers,
             keys,
             blocklist: trust::blocklist(&environment.blocklist_file())?,

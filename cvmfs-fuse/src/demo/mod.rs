@@ -301,6 +301,7 @@ mod tests {
             home: None,
             cache_home: None,
             log: None,
+            http_proxy: None,
             configuration: "/nonexistent".into(),
         };
         let settings = RepositorySettings::resolve(

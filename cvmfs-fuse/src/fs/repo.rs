@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -59,6 +60,8 @@ pub struct RepoFs {
     gate: Gate,
     /// The revision before the current one, for requests that overlap with the switch.
     previous: ArcSwapOption<Revision>,
+    /// Names that the kernel asked for.
+    lookups: AtomicU64,
 }
 
 impl RepoFs {
@@ -70,6 +73,7 @@ impl RepoFs {
             directories: DirectoryTable::default(),
             gate: Gate::default(),
             previous: ArcSwapOption::empty(),
+            lookups: AtomicU64::new(0),
             repository,
             options,
         }
@@ -253,6 +257,7 @@ async fn find(revision: &Revision, path: &RepoPath) -> Result<Arc<DirectoryEntry
 
 impl Vfs for RepoFs {
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, FsError> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let parent = self.inode(parent).await?;
         let revision = self.revision_below(&parent);
         if parent.entry.kind != EntryKind::Directory {
@@ -397,7 +402,11 @@ impl Vfs for RepoFs {
     }
 
     fn server_attribute(&self, name: &[u8]) -> Option<Vec<u8>> {
-        server_attribute(&self.repository, name)
+        match name {
+            // Ours: what kernel-cached names are worth is seen by this standing still.
+            b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
+            _ => server_attribute(&self.repository, name),
+        }
     }
 
     fn negative_ttl(&self) -> Duration {

@@ -28,6 +28,9 @@ async fn serve(published: &Published) -> RepoFs {
         selection: SelectionOptions::default(),
         wait_for_network: false,
         min_revision: 0,
+        names: cvmfs_core::net::Names::default(),
+        geo: None,
+        max_servers: 0,
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());

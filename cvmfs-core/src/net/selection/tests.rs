@@ -177,7 +177,42 @@ fn patience_is_bounded_and_only_without_another_way() {
     }
     let cut = Failure { class: HostTransfer, transient: true, retry_after: None };
     assert_eq!(walked(&mut selection("a", "DIRECT", none), now, |_, _| cut), ["A", "A"]);
-    assert_eq!(walked(&mut selection("a;b", "DIRECT", none), now, |_, _| cut), ["A", "B", "B"]);
+    assert_eq!(walked(&mut selection("a;b", "DIRECT", none), now, |_, _| cut), ["A", "B"]);
+}
+
+#[test]
+fn what_others_switch_meanwhile_hides_no_way() {
+    let now = Instant::now();
+    let none = SelectionOptions { max_retries: 0, ..RETRIES };
+    for seed in 0..200 {
+        let hosts = vec!["http://a".to_owned(), "http://b".to_owned()];
+        let mut set = Selection::seeded(hosts, &"p|q".parse().unwrap(), none, seed);
+        // Only one way is good; four requests go side by side and switch for each other.
+        let good = ["A p", "A q", "B p", "B q"][usize::try_from(seed % 4).unwrap()];
+        let mut walks: Vec<_> = (0..4).map(|_| (Walk::new(None, 0), Vec::new())).collect();
+        let mut left = walks.len();
+        while left > 0 {
+            let mut ways = Vec::new();
+            for (walk, seen) in &mut walks {
+                let done = seen.last().is_some_and(|last| last == good);
+                ways.push((!done).then(|| set.way(walk, now).unwrap()));
+            }
+            left = 0;
+            for ((walk, seen), way) in walks.iter_mut().zip(ways) {
+                let Some(way) = way else { continue };
+                seen.push(name(&way));
+                if name(&way) != good {
+                    let next = set.failed(walk, &failure(ProxyTransfer), now);
+                    assert_ne!(next, Next::GiveUp, "{seed}: {good} was not tried: {seen:?}");
+                    left += 1;
+                }
+                let mut once = seen.clone();
+                once.sort_unstable();
+                once.dedup();
+                assert_eq!(once.len(), seen.len(), "{seed}: {seen:?}");
+            }
+        }
+    }
 }
 
 #[test]

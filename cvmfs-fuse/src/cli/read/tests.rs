@@ -51,6 +51,7 @@ impl Bench {
             home: None,
             cache_home: Some(home.path().to_owned()),
             log: None,
+            http_proxy: None,
             configuration: "/nonexistent".into(),
         };
         Self {

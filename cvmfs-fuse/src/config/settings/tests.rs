@@ -8,6 +8,7 @@ fn environment() -> Environment {
         home: Some("/home/u".into()),
         cache_home: None,
         log: None,
+        http_proxy: None,
         configuration: "/nonexistent".into(),
     }
 }
@@ -132,7 +133,7 @@ fn refusals() {
         (server("http://"), ExitStatus::Options, "--server http://: empty host"),
         (server("http://h/?x"), ExitStatus::Options, "not supported in server URLs"),
         (server("file://h/x"), ExitStatus::Options, "missing or too much"),
-        (proxy("auto;DIRECT"), ExitStatus::Proxy, "not supported yet"),
+        (proxy("auto|http://p:1"), ExitStatus::Proxy, "a whole group"),
         (proxy(""), ExitStatus::Proxy, "write DIRECT to use none"),
         (proxy("socks5://h"), ExitStatus::Options, "no proxy address"),
         (quota("4000X"), ExitStatus::Options, "--quota: \"4000X\" is no size"),

@@ -1,0 +1,136 @@
+//! The order of servers by distance: the Geo-API of the servers themselves (spec/network.md
+//! section 9), or else measured round trips.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rand::seq::SliceRandom as _;
+
+use super::{Downloader, Proxy};
+
+/// Longest wait for an order at mount; the configured one will do.
+const ORDER_LIMIT: Duration = Duration::from_secs(3);
+/// Servers asked for the order, one after the other.
+const ASKED: usize = 3;
+/// Longest reply: a few dozen small numbers.
+const MAX_REPLY: u64 = 4096;
+/// What is fetched to measure a round trip; every server has it.
+const PROBE: &str = ".cvmfspublished";
+/// Longest probe that is read; it is a manifest.
+const MAX_PROBE: u64 = 64 * 1024;
+
+/// How servers are ordered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GeoOptions {
+    /// Whose position counts, instead of the proxy's or our own.
+    pub site: Option<String>,
+}
+
+/// Finds the order of a downloader's servers, as indices, nearest first. `None` if there is nothing
+/// to order or nobody can tell in time. Nothing is changed.
+pub async fn order(downloader: &Downloader, options: &GeoOptions) -> Option<Vec<usize>> {
+    if downloader.hosts().len() < 2 {
+        return None;
+    }
+    let found = tokio::time::timeout(ORDER_LIMIT, async {
+        match ask_servers(downloader, options).await {
+            Some(order) => Some(order),
+            None => probe(downloader).await,
+        }
+    });
+    match found.await {
+        Ok(order) => order,
+        Err(_) => {
+            tracing::warn!("no order of servers within {ORDER_LIMIT:?}; using the configured one");
+            None
+        }
+    }
+}
+
+async fn ask_servers(downloader: &Downloader, options: &GeoOptions) -> Option<Vec<usize>> {
+    let hosts: Vec<_> = downloader.hosts().iter().map(|url| host_of(url)).collect();
+    // Sorted, so that all clients of a site ask the same and its proxy can answer.
+    let mut sorted: Vec<usize> = (0..hosts.len()).collect();
+    sorted.sort_by(|&a, &b| hosts[a].cmp(&hosts[b]));
+    let list: Vec<_> = sorted.iter().map(|&index| hosts[index].as_str()).collect();
+    let path = format!("api/v1.0/geo/{}/{}", site(downloader, options), list.join(","));
+    let mut asked: Vec<usize> = (0..hosts.len()).collect();
+    asked.shuffle(&mut rand::rng());
+    for host in asked.into_iter().take(ASKED) {
+        match downloader.fetch_letter(&path, MAX_REPLY, host).await {
+            Ok(reply) => {
+                if let Some(order) = parse(&reply, &sorted) {
+                    return Some(order);
+                }
+                tracing::info!(server = %hosts[host], "its order of servers is no permutation");
+            }
+            Err(error) => tracing::info!(server = %hosts[host], %error, "no order of servers"),
+        }
+    }
+    None
+}
+
+/// Whose distance is asked for: the site, the proxy, or nobody whom anyone could recognise.
+fn site(downloader: &Downloader, options: &GeoOptions) -> String {
+    if let Some(site) = &options.site {
+        return site.clone();
+    }
+    match downloader.selection(|selection| selection.current_proxy()) {
+        Some(Proxy::Url(url)) => host_of(&url),
+        // Servers take the address of the request then. A new number each time: nothing is gained
+        // from telling them which requests come from one machine.
+        _ => format!("{:032x}", rand::random::<u128>()),
+    }
+}
+
+fn host_of(url: &str) -> String {
+    let parsed = url::Url::parse(url).ok();
+    parsed.as_ref().and_then(url::Url::host_str).unwrap_or_default().to_owned()
+}
+
+/// Reads `2,1,3`: places in the sorted list, turned into indices as configured.
+fn parse(reply: &[u8], sorted: &[usize]) -> Option<Vec<usize>> {
+    let text = std::str::from_utf8(reply).ok()?;
+    let places = text.trim().split(',').map(|place| place.trim().parse::<usize>().ok());
+    let order: Option<Vec<_>> =
+        places.map(|place| sorted.get(place?.checked_sub(1)?).copied()).collect();
+    let order = order?;
+    let mut all = order.clone();
+    all.sort_unstable();
+    all.iter().copied().eq(0..sorted.len()).then_some(order)
+}
+
+/// Orders by the time of a second, small request: the first one pays for names and connections.
+async fn probe(downloader: &Downloader) -> Option<Vec<usize>> {
+    let hosts = downloader.hosts();
+    let times = join_all((0..hosts.len()).map(|host| async move {
+        downloader.fetch_letter(PROBE, MAX_PROBE, host).await.ok()?;
+        let start = Instant::now();
+        downloader.fetch_letter(PROBE, MAX_PROBE, host).await.ok()?;
+        Some(start.elapsed())
+    }))
+    .await;
+    if times.iter().all(Option::is_none) {
+        return None;
+    }
+    let mut order: Vec<_> = (0..hosts.len()).collect();
+    // Silent ones last, in their order.
+    order.sort_by_key(|&host| times[host].map_or((1, Duration::ZERO), |time| (0, time)));
+    tracing::info!(?times, "servers ordered by round trips");
+    Some(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_permutation_is_an_order() {
+        // Sorted by name, the second of the configuration comes first.
+        let sorted = [1, 0, 2];
+        assert_eq!(parse(b"3, 1,2\n", &sorted), Some(vec![2, 1, 0]));
+        for bad in ["", "1,2", "1,2,3,4", "1,1,2", "0,1,2", "1,2,x", "1;2;3", "\u{ff}1,2,3"] {
+            assert_eq!(parse(bad.as_bytes(), &sorted), None, "{bad:?}");
+        }
+    }
+}

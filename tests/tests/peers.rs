@@ -1,0 +1,143 @@
+//! With the programs that sites run: nginx as a mirror, Squid as a proxy.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use fixtures::peers::{Authority, Nginx, Squid, Trouble};
+use fixtures::publish::{Published, TestRepo};
+use tests::walk::get_xattr;
+use tests::{MountSpec, TestMount, client, deadline, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(100);
+const FQRN: &str = "peers.test.repo";
+/// How long the server is away, as the issue wants it.
+const OUTAGE: Duration = Duration::from_secs(60);
+
+fn published() -> Published {
+    let mut repo = TestRepo::new(FQRN);
+    repo.ttl(1);
+    for name in ["/warm", "/cold", "/later", "/poisoned"] {
+        repo.file(name, format!("content of {name}").into_bytes());
+    }
+    repo.publish()
+}
+
+fn spec(published: &Published, servers: &str) -> MountSpec {
+    MountSpec::new(&client!(), FQRN, servers, &published.public_key())
+        .arg("--set=CVMFS_TIMEOUT=2")
+        .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
+        .arg("--set=CVMFS_MAX_RETRIES=0")
+}
+
+fn read(mount: &TestMount, name: &str) -> io::Result<String> {
+    std::fs::read_to_string(mount.path(name))
+}
+
+fn assert_good(mount: &TestMount, name: &str) {
+    assert_eq!(read(mount, name).unwrap(), format!("content of /{name}"));
+}
+
+#[test]
+fn through_squid_from_nginx_also_where_squid_holds_a_wrong_copy() {
+    deadline(LIMIT, || {
+        let published = published();
+        let nginx = Nginx::serving(published.root()).unwrap();
+        let (mut first, mut second) = (Squid::new().unwrap(), Squid::new().unwrap());
+        let proxies = format!("{}|{}", first.url(), second.url());
+        let mount = spec(&published, &nginx.base(FQRN)).arg("--proxy").arg(&proxies).start();
+        assert_good(&mount, "warm");
+        nginx.set(Trouble::Garbage, true);
+        assert_eq!(read(&mount, "poisoned").unwrap_err().raw_os_error(), Some(libc::EIO));
+        nginx.set(Trouble::Garbage, false);
+        // Squid may keep the garbage for three days; a request without caches gets around it.
+        assert_good(&mount, "poisoned");
+        let asked = [first.requests(), second.requests()].concat();
+        assert!(
+            asked.iter().any(|line| line.contains("_HIT/200")),
+            "no wrong copy was held: {asked:#?}"
+        );
+        // Either proxy alone will do.
+        first.kill();
+        assert_good(&mount, "cold");
+        first.start().unwrap();
+        second.kill();
+        assert_good(&mount, "later");
+        let direct = nginx.requests().iter().filter(|line| line.contains("HTTP/1.1 GET")).count();
+        let forwarded = first.requests().len() + second.requests().len();
+        assert!(direct <= forwarded, "{direct} requests, {forwarded} of them through a proxy");
+    });
+}
+
+#[test]
+fn over_tls_with_http_2_and_only_with_a_known_authority() {
+    deadline(LIMIT, || {
+        let published = published();
+        let authority = Authority::new();
+        let nginx = Nginx::serving_tls(published.root(), &authority).unwrap();
+        let bundle = published.root().join("bundle.pem");
+        std::fs::write(&bundle, authority.pem()).unwrap();
+        let servers = nginx.base(FQRN);
+        let trusting = format!("--set=X509_CERT_BUNDLE={}", bundle.display());
+        let mount = spec(&published, &servers).arg(trusting).start();
+        assert_good(&mount, "cold");
+        let requests = nginx.requests();
+        assert!(requests.iter().all(|line| line.starts_with("HTTP/2.0 GET 200")), "{requests:?}");
+        assert!(requests.len() >= 5, "{requests:?}");
+        let failure = spec(&published, &servers).try_start().err().unwrap();
+        assert_eq!(failure.code, Some(16), "{failure}");
+        assert!(failure.stderr.to_lowercase().contains("certificate"), "{failure}");
+    });
+}
+
+#[test]
+fn a_frozen_mirror_costs_one_timeout() {
+    deadline(LIMIT, || {
+        let published = published();
+        let a = Nginx::serving(published.root()).unwrap();
+        let b = Nginx::serving(published.root()).unwrap();
+        let mount = spec(&published, &format!("{};{}", a.base(FQRN), b.base(FQRN))).start();
+        a.freeze();
+        let start = Instant::now();
+        assert_good(&mount, "cold");
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        assert_good(&mount, "later");
+        a.thaw();
+    });
+}
+
+#[test]
+fn sixty_seconds_without_the_server() {
+    deadline(OUTAGE + LIMIT, || {
+        let published = published();
+        let mut nginx = Nginx::serving(published.root()).unwrap();
+        let mount = spec(&published, &nginx.base(FQRN)).start();
+        assert_good(&mount, "warm");
+        nginx.kill();
+        let (start, mut reads, mut slowest) = (Instant::now(), 0_u32, Duration::ZERO);
+        while start.elapsed() < OUTAGE {
+            let before = Instant::now();
+            assert_good(&mount, "warm");
+            assert_eq!(read(&mount, "cold").unwrap_err().raw_os_error(), Some(libc::EIO));
+            assert_eq!(read(&mount, "none").unwrap_err().raw_os_error(), Some(libc::ENOENT));
+            slowest = slowest.max(before.elapsed());
+            reads += 1;
+        }
+        // Refused connections are known at once: T + 1 s at the very most.
+        assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+        assert!(get_xattr(mount.root(), b"user.stale_since").is_ok());
+        nginx.start().unwrap();
+        let back = Instant::now();
+        wait_until(Duration::from_secs(1), "recovery", || read(&mount, "cold").is_ok()).unwrap();
+        let healed = back.elapsed();
+        assert_good(&mount, "cold");
+        wait_until(Duration::from_secs(20), "freshness", || {
+            get_xattr(mount.root(), b"user.stale_since").is_err()
+        })
+        .unwrap();
+        #[allow(clippy::print_stderr, reason = "figures of the test")]
+        {
+            eprintln!("{reads} rounds, slowest {slowest:?}; cold file {healed:?} after the return");
+        }
+    });
+}
