@@ -131,7 +131,7 @@ fn failures_are_one_message_with_code_and_text() {
             (&["small.test.repo", &mountpoint, "--tag", "none"], 22, "\"none\""),
             (&["small.test.repo", &mountpoint, "--date", "1990-01-01T00:00:00Z"], 22, "--date"),
             (&["small.test.repo", &mountpoint, "--root-hash", "xyz"], 2, "hex"),
-            (&["small.test.repo", &mountpoint, "--proxy", "auto"], 23, "DIRECT"),
+            (&["small.test.repo", &mountpoint, "--proxy", "auto"], 23, "CVMFS_PAC_URLS"),
             (&["a b.example.org", &mountpoint], 2, "repository name"),
             (&["other.test.repo", &mountpoint], 16, "name mismatch"),
         ];
