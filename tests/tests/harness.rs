@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fixtures::genuine::Genuine;
 use fixtures::server::TestServer;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use tests::mountinfo::MountInfo;
 use tests::{MountSpec, client, deadline, wait_until};
@@ -38,6 +39,36 @@ fn a_killed_client_leaves_no_mount() {
         drop(mount);
         assert_eq!(MountInfo::of(&root), None);
         assert!(!root.exists(), "the directories go with the mount");
+    });
+}
+
+#[test]
+fn a_client_can_be_killed_at_any_moment_of_its_start() {
+    deadline(LIMIT, || {
+        let gc = Genuine::gc();
+        let server = TestServer::serving(gc.dir());
+        let spec = MountSpec::genuine(&client!(), &gc, &server);
+        // It looks at its own mount before it says that it is usable. A process that waits for
+        // itself could not even be killed.
+        for round in 0..60_u64 {
+            let directory = tempfile::tempdir().unwrap();
+            let (root, cache) = (directory.path().join("mnt"), directory.path().join("cache"));
+            std::fs::create_dir(&root).unwrap();
+            std::fs::create_dir(&cache).unwrap();
+            let mut child = spec.command(&root, &cache).arg("--foreground").spawn().unwrap();
+            wait_until(LIMIT / 4, "mount", || MountInfo::of(&root).is_some()).unwrap();
+            // At another moment each time.
+            let moment = Instant::now() + Duration::from_micros(round * 50);
+            while Instant::now() < moment {
+                std::hint::spin_loop();
+            }
+            child.kill().unwrap();
+            let ended = wait_until(LIMIT / 6, "end of the killed client", || {
+                matches!(child.try_wait(), Ok(Some(_)))
+            });
+            let _ = umount2(&root, MntFlags::MNT_DETACH);
+            ended.unwrap();
+        }
     });
 }
 

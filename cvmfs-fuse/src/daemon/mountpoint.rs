@@ -127,18 +127,38 @@ pub fn attribute(mountpoint: &Path, name: &'static str) -> Option<String> {
     value.flatten()
 }
 
-/// Does what may block for ever on a thread of its own, which is left behind if it does.
+/// Does what may block for ever on a thread of its own, which is left behind if it does. The work
+/// has no open descriptors: see [`drop_descriptors`].
 fn within<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new().name("mount-probe".to_owned()).spawn(move || {
+        drop_descriptors();
         // The receiver may have given up.
         let _ = sender.send(work());
     });
     thread.ok()?;
     receiver.recv_timeout(deadline).ok()
+}
+
+/// Gives this thread a table of descriptors of its own and closes all in it but the standard ones.
+///
+/// A server that looks at its own mount waits for itself. If it is killed meanwhile, the kernel ends
+/// the wait when the last descriptor of `/dev/fuse` is closed, and that would be when the last
+/// thread with the shared table ends: this one, which waits. Not even SIGKILL would end it.
+fn drop_descriptors() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: with UNSHARE only this thread's new table changes; whatever owns descriptors keeps
+    // them in the table of all other threads, and the work done here owns none.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE)
+    };
+    if result != 0 {
+        // Kernels before 5.9, or a filter: the look is taken all the same.
+        tracing::debug!(error = %io::Error::last_os_error(), "close_range");
+    }
 }
 
 #[cfg(test)]
