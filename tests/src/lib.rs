@@ -6,6 +6,7 @@
 //! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
 //! | [`mountinfo`] | what the kernel says about a mount |
 //! | [`walk`] | a mounted tree as data, and how it differs from the truth |
+//! | [`stop`] | telling threads to end |
 //! | [`versioned`] | content that tells which revision it is from |
 //! | [`wait`] | the one loop that waits for a condition |
 //! | [`watchdog`] | a hard limit for each test, also for one that hangs in the kernel |
@@ -26,12 +27,14 @@
 
 pub mod mount;
 pub mod mountinfo;
+pub mod stop;
 pub mod versioned;
 pub mod wait;
 pub mod walk;
 pub mod watchdog;
 
 pub use mount::{Client, MountFailure, MountSpec, TestMount};
+pub use stop::StopAtEnd;
 pub use wait::{TimedOut, wait_until};
 pub use watchdog::deadline;
 

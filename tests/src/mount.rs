@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use fixtures::genuine::Genuine;
+use fixtures::publish::Published;
 use fixtures::server::TestServer;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::mountinfo::MountInfo;
 use crate::wait::wait_until;
+use crate::walk::get_xattr;
 use crate::watchdog::{self, bounded};
 
 /// Longest time from the start of the program to a usable mount.
@@ -95,6 +97,21 @@ impl MountSpec {
     pub fn genuine(client: &Client, genuine: &Genuine, server: &TestServer) -> Self {
         let template = format!("{}/@fqrn@", server.url());
         Self::new(client, genuine.fqrn(), &template, &genuine.public_key())
+    }
+
+    /// Mounts what was published, from these servers in their order.
+    pub fn published(client: &Client, published: &Published, servers: &[&TestServer]) -> Self {
+        let fqrn = published.fqrn();
+        let bases: Vec<_> = servers.iter().map(|server| server.base(fqrn)).collect();
+        Self::new(client, fqrn, &bases.join(";"), &published.public_key())
+    }
+
+    /// Gives up each way after two seconds and without repetition, so that tests of failures are
+    /// short.
+    pub fn impatient(self) -> Self {
+        self.arg("--set=CVMFS_TIMEOUT=2")
+            .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
+            .arg("--set=CVMFS_MAX_RETRIES=0")
     }
 
     /// Uses this cache, which outlives the mount; without it each mount has an empty one.
@@ -246,6 +263,24 @@ impl TestMount {
     pub fn lstat(&self, relative: impl AsRef<[u8]>) -> Metadata {
         let path = self.path(relative);
         fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Returns an attribute of the mount's root, such as `user.revision`; `None` without a value.
+    ///
+    /// # Panics
+    /// If it is no text.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let value = get_xattr(self.root(), name.as_bytes()).ok()?;
+        Some(String::from_utf8(value).expect("attributes of the server are text"))
+    }
+
+    /// Returns the revision that is shown.
+    ///
+    /// # Panics
+    /// If the mount does not tell.
+    pub fn revision(&self) -> u64 {
+        let number = self.attribute("user.revision").and_then(|text| text.parse().ok());
+        number.expect("a mount tells its revision")
     }
 
     /// Returns what the kernel said of the mount when it became usable.

@@ -17,8 +17,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tests::versioned::{content, version_of};
-use tests::walk::get_xattr;
-use tests::{MountSpec, client, deadline, wait_until};
+use tests::{MountSpec, StopAtEnd, client, deadline, wait_until};
 
 const FQRN: &str = "chaos.test.repo";
 const READERS: usize = 32;
@@ -326,10 +325,7 @@ fn no_wrong_byte_no_false_absence_no_hang() {
             peers.change([Fault::Good; 4], &downtimes);
         });
         let revision = published.load(Ordering::SeqCst);
-        let newest = || {
-            get_xattr(mount.root(), b"user.revision")
-                .is_ok_and(|value| value == revision.to_string().into_bytes())
-        };
+        let newest = || mount.revision() == revision;
         let reached = wait_until(Duration::from_secs(30), "the newest revision", newest);
         let slowest = Duration::from_micros(figures.slowest_us.load(Ordering::Relaxed));
         let failed = figures.failed.lock().unwrap();
@@ -375,12 +371,4 @@ fn no_wrong_byte_no_false_absence_no_hang() {
             assert!(version_of(&name, &bytes).is_some(), "{name}");
         }
     });
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -6,16 +6,11 @@ use std::time::Duration;
 use fixtures::name_server::NameServer;
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, Rule, TestServer};
-use tests::walk::get_xattr;
 use tests::{MountSpec, TestMount, client, deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(100);
 const SEEN: Duration = Duration::from_secs(20);
 const FQRN: &str = "finding.test.repo";
-
-fn attribute(mount: &TestMount, name: &str) -> String {
-    String::from_utf8(get_xattr(mount.root(), name.as_bytes()).unwrap()).unwrap()
-}
 
 fn published() -> Published {
     let mut repo = TestRepo::new(FQRN);
@@ -26,11 +21,7 @@ fn published() -> Published {
 }
 
 fn spec(published: &Published, servers: &[&TestServer]) -> MountSpec {
-    let bases: Vec<_> = servers.iter().map(|server| server.base(FQRN)).collect();
-    MountSpec::new(&client!(), FQRN, &bases.join(";"), &published.public_key())
-        .arg("--set=CVMFS_TIMEOUT=2")
-        .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
-        .arg("--set=CVMFS_MAX_RETRIES=0")
+    MountSpec::published(&client!(), published, servers).impatient()
 }
 
 /// Reads the next file that nobody has read.
@@ -60,7 +51,7 @@ fn a_proxy_that_moves_is_followed_and_a_dead_name_server_stops_nothing() {
         let mut number = 0;
         read_next(&mount, &mut number);
         assert_eq!(proxy.requests().len(), 0);
-        assert!(attribute(&mount, "user.proxy_list").contains("127.0.0.7"));
+        assert!(mount.attribute("user.proxy_list").unwrap().contains("127.0.0.7"));
         names.set("proxy.test", &["127.0.0.1"]);
         let mut pause_and_read = || {
             #[allow(clippy::disallowed_methods, reason = "spares files; a request is waited for")]
@@ -72,7 +63,7 @@ fn a_proxy_that_moves_is_followed_and_a_dead_name_server_stops_nothing() {
             !proxy.requests().is_empty()
         })
         .unwrap();
-        assert_eq!(attribute(&mount, "user.proxy"), format!("http://127.0.0.1:{port}"));
+        assert_eq!(mount.attribute("user.proxy").unwrap(), format!("http://127.0.0.1:{port}"));
         names.set_silent(true);
         let asked = names.questions();
         // Long enough for the address to be too old more than once.
@@ -106,7 +97,10 @@ fn auto_takes_the_proxy_of_a_script_and_remembers_it() {
                 .arg(format!("--set=CVMFS_PAC_URLS={}/wpad.dat", site.url()))
         };
         let through_proxy = |mount: TestMount| {
-            assert_eq!(attribute(&mount, "user.proxy"), format!("http://{}", proxy.address()));
+            assert_eq!(
+                mount.attribute("user.proxy").unwrap(),
+                format!("http://{}", proxy.address())
+            );
             assert!(!proxy.requests().is_empty());
         };
         through_proxy(auto(&published).cache_dir(cache.path()).start());
@@ -119,7 +113,7 @@ fn auto_takes_the_proxy_of_a_script_and_remembers_it() {
         let variable = format!("http://{}", proxy.address());
         through_proxy(auto(&published).env("http_proxy", &variable).start());
         let direct = spec(&published, &[&server]).env("http_proxy", &variable).start();
-        assert_eq!(attribute(&direct, "user.proxy"), "DIRECT");
+        assert_eq!(direct.attribute("user.proxy").unwrap(), "DIRECT");
     });
 }
 
@@ -133,7 +127,7 @@ fn the_nearest_server_is_asked_first() {
             server.rule(Rule::on("*/api/v1.0/geo/*").body("3, 1,2\n"));
         }
         let geo = || spec(&published, &all).arg("--set=CVMFS_USE_GEOAPI=yes");
-        let list = |mount: &TestMount| attribute(mount, "user.host_list");
+        let list = |mount: &TestMount| mount.attribute("user.host_list").unwrap();
         let of = |servers: &[&TestServer]| {
             servers.iter().map(|server| server.base(FQRN)).collect::<Vec<_>>().join(";")
         };
@@ -154,6 +148,14 @@ fn the_nearest_server_is_asked_first() {
         a.rule(Rule::on("*/.cvmfspublished").delay(Duration::from_millis(400)));
         c.rule(Rule::on("*/.cvmfspublished").delay(Duration::from_millis(200)));
         assert_eq!(list(&geo().start()), of(&[&b, &c, &a]));
+        // Servers that are not to be used are asked for nothing.
+        for server in all {
+            server.clear();
+            server.reset_log();
+        }
+        let first = spec(&published, &all).arg("--set=CVMFS_MAX_SERVERS=1").start();
+        assert_eq!(list(&first), of(&[&a]));
+        assert_eq!((b.requests().len(), c.requests().len()), (0, 0));
         // By itself, nothing is asked and nothing is changed.
         for server in all {
             server.clear();

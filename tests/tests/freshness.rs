@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fixtures::publish::{Published, Signature, TestRepo, keys};
 use fixtures::server::{Network, Rule, TestServer};
-use tests::walk::get_xattr;
-use tests::{MountSpec, TestMount, client, deadline};
+use tempfile::TempDir;
+use tests::{MountSpec, client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
 const SEEN: Duration = Duration::from_secs(20);
@@ -18,20 +18,16 @@ fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     tests::wait_until(SEEN, what, condition).unwrap();
 }
 
-fn attribute(mount: &TestMount, name: &str) -> Option<String> {
-    let value = get_xattr(mount.root(), name.as_bytes()).ok()?;
-    Some(String::from_utf8(value).unwrap())
-}
-
-fn revision(mount: &TestMount) -> u64 {
-    attribute(mount, "user.revision").unwrap().parse().unwrap()
-}
-
 fn spec(published: &Published, servers: &[&TestServer]) -> MountSpec {
-    let bases: Vec<_> = servers.iter().map(|server| server.base(FQRN)).collect();
-    MountSpec::new(&client!(), FQRN, &bases.join(";"), &published.public_key())
-        .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
-        .arg("--set=CVMFS_MAX_RETRIES=0")
+    MountSpec::published(&client!(), published, servers).impatient()
+}
+
+/// One server, and a cache that outlives mounts.
+fn with_cache(published: &Published) -> (TestServer, TempDir, MountSpec) {
+    let server = TestServer::serving(published.root());
+    let cache = tempfile::tempdir().unwrap();
+    let spec = spec(published, &[&server]).cache_dir(cache.path());
+    (server, cache, spec)
 }
 
 fn repo() -> TestRepo {
@@ -65,26 +61,24 @@ fn an_older_manifest_is_refused_while_mounted_and_after_a_restart() {
         let mut repo = repo();
         let old = repo.publish();
         let new = publish(&mut repo, "2");
-        let server = TestServer::serving(new.root());
-        let cache = tempfile::tempdir().unwrap();
-        let spec = spec(&new, &[&server]).cache_dir(cache.path());
+        let (server, _cache, spec) = with_cache(&new);
         {
             let mount = spec.start();
-            assert_eq!(revision(&mount), 2);
+            assert_eq!(mount.revision(), 2);
             serve_letters(&server, &old);
-            wait_until("the refusal", || attribute(&mount, "user.stale_since").is_some());
-            assert!(attribute(&mount, "user.stale_reason").unwrap().contains("outdated manifest"));
+            wait_until("the refusal", || mount.attribute("user.stale_since").is_some());
+            assert!(mount.attribute("user.stale_reason").unwrap().contains("outdated manifest"));
             let looks = server.count(MANIFEST);
             wait_for_looks(&server);
             assert!(server.count(MANIFEST) <= looks + 6, "no hammering");
-            assert_eq!(revision(&mount), 2);
+            assert_eq!(mount.revision(), 2);
             assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"2");
         }
         let mount = spec.start();
-        assert_eq!(revision(&mount), 2);
-        assert!(attribute(&mount, "user.stale_since").is_some());
+        assert_eq!(mount.revision(), 2);
+        assert!(mount.attribute("user.stale_since").is_some());
         server.clear();
-        wait_until("the cure", || attribute(&mount, "user.stale_since").is_none());
+        wait_until("the cure", || mount.attribute("user.stale_since").is_none());
     });
 }
 
@@ -98,9 +92,9 @@ fn with_an_empty_cache_the_newest_of_all_servers_wins_or_the_user_says_how_old_i
         serve_letters(&a, &old);
         serve_letters(&b, &old);
         let mount = spec(&new, &[&a, &b, &c]).start();
-        assert_eq!(revision(&mount), 2);
+        assert_eq!(mount.revision(), 2);
         // Alone, an old one cannot be told from the newest.
-        assert_eq!(revision(&spec(&new, &[&a]).start()), 1);
+        assert_eq!(spec(&new, &[&a]).start().revision(), 1);
         let failure = spec(&new, &[&a]).arg("--min-revision=2").try_start().err().unwrap();
         assert_eq!(failure.code, Some(16), "{failure}");
         assert!(failure.stderr.contains("outdated manifest"), "{failure}");
@@ -117,11 +111,11 @@ fn a_mirror_that_is_behind_still_serves_objects() {
         let (a, b) = (TestServer::serving(new.root()), TestServer::serving(new.root()));
         serve_letters(&b, &old);
         let mount = spec(&new, &[&a, &b]).start();
-        assert_eq!(revision(&mount), 2);
+        assert_eq!(mount.revision(), 2);
         a.set_network(Network::Refusing);
         assert_eq!(std::fs::read(mount.path("cold")).unwrap(), b"cold");
         wait_for_looks(&b);
-        assert_eq!(revision(&mount), 2);
+        assert_eq!(mount.revision(), 2);
     });
 }
 
@@ -129,24 +123,21 @@ fn a_mirror_that_is_behind_still_serves_objects() {
 fn forged_numbers_are_not_believed() {
     deadline(LIMIT, || {
         let mut repo = repo();
-        let first = repo.publish();
-        let server = TestServer::serving(first.root());
-        let cache = tempfile::tempdir().unwrap();
-        let spec = spec(&first, &[&server]).cache_dir(cache.path());
+        let (_server, _cache, spec) = with_cache(&repo.publish());
         let mount = spec.start();
         // The mounted root hash with a number from the future, and nobody's signature.
         repo.manifest().replace('S', "999999").signature(Signature::Zeros);
         repo.publish();
         wait_until("the refusal", || {
-            attribute(&mount, "user.stale_reason").is_some_and(|why| why.contains("bad signature"))
+            mount.attribute("user.stale_reason").is_some_and(|why| why.contains("bad signature"))
         });
-        assert_eq!(revision(&mount), 1);
+        assert_eq!(mount.revision(), 1);
         repo.repair();
         repo.revision(3);
         publish(&mut repo, "3");
-        wait_until("the genuine one", || revision(&mount) == 3);
+        wait_until("the genuine one", || mount.revision() == 3);
         drop(mount);
-        assert_eq!(revision(&spec.start()), 3);
+        assert_eq!(spec.start().revision(), 3);
     });
 }
 
@@ -154,23 +145,20 @@ fn forged_numbers_are_not_believed() {
 fn a_revoked_key_loses_its_revisions() {
     deadline(LIMIT, || {
         let mut repo = repo();
-        let first = repo.publish();
-        let server = TestServer::serving(first.root());
-        let cache = tempfile::tempdir().unwrap();
-        let spec = spec(&first, &[&server]).cache_dir(cache.path());
+        let (_server, _cache, spec) = with_cache(&repo.publish());
         let mount = spec.start();
         // Whoever has the key jumps ahead.
         repo.revision(1 << 62);
         publish(&mut repo, "stolen");
-        wait_until("the stolen revision", || revision(&mount) == 1 << 62);
+        wait_until("the stolen revision", || mount.revision() == 1 << 62);
         // The owners take another key; the new whitelist names only that one.
         repo.identity(&keys::OTHER_REPOSITORY);
         repo.revision(7);
         publish(&mut repo, "7");
-        wait_until("the revision under the new key", || revision(&mount) == 7);
+        wait_until("the revision under the new key", || mount.revision() == 7);
         wait_until("its content", || std::fs::read(mount.path("f")).unwrap() == b"7");
         drop(mount);
-        assert_eq!(revision(&spec.start()), 7);
+        assert_eq!(spec.start().revision(), 7);
     });
 }
 
@@ -184,11 +172,11 @@ fn a_number_used_twice_changes_nothing() {
         let mount = spec(&first, &[&server]).start();
         repo.revision(5);
         publish(&mut repo, "other");
-        wait_until("the refusal", || attribute(&mount, "user.stale_since").is_some());
-        assert!(attribute(&mount, "user.stale_reason").unwrap().contains("second time"));
+        wait_until("the refusal", || mount.attribute("user.stale_since").is_some());
+        assert!(mount.attribute("user.stale_reason").unwrap().contains("second time"));
         assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"1");
         publish(&mut repo, "6");
-        wait_until("the next number", || revision(&mount) == 6);
+        wait_until("the next number", || mount.revision() == 6);
     });
 }
 
@@ -197,16 +185,14 @@ fn an_expired_whitelist_is_noticed_although_nothing_changes() {
     deadline(LIMIT, || {
         let mut repo = repo();
         let good = repo.publish();
-        let server = TestServer::serving(good.root());
-        let cache = tempfile::tempdir().unwrap();
-        let spec = spec(&good, &[&server]).cache_dir(cache.path());
+        let (server, _cache, spec) = with_cache(&good);
         drop(spec.start());
         repo.whitelist_expires("20200101000000");
         repo.publish();
         // Mounted from what was accepted in its time; nothing new is accepted.
         let mount = spec.start();
-        assert_eq!(revision(&mount), 1);
-        assert!(attribute(&mount, "user.stale_reason").unwrap().contains("expired whitelist"));
+        assert_eq!(mount.revision(), 1);
+        assert!(mount.attribute("user.stale_reason").unwrap().contains("expired whitelist"));
         assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"1");
         // Without that, there is nothing to trust.
         let bases = server.base(FQRN);
@@ -214,7 +200,7 @@ fn an_expired_whitelist_is_noticed_although_nothing_changes() {
         assert_eq!(fresh.try_start().err().unwrap().code, Some(16));
         repo.repair();
         publish(&mut repo, "3");
-        wait_until("a valid whitelist", || revision(&mount) == 3);
-        assert_eq!(attribute(&mount, "user.stale_since"), None);
+        wait_until("a valid whitelist", || mount.revision() == 3);
+        assert_eq!(mount.attribute("user.stale_since"), None);
     });
 }

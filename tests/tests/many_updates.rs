@@ -16,8 +16,7 @@ use std::time::Duration;
 use fixtures::publish::TestRepo;
 use fixtures::server::TestServer;
 use tests::versioned::{content, version_of};
-use tests::walk::get_xattr;
-use tests::{MountSpec, TestMount, client, deadline, wait_until};
+use tests::{MountSpec, StopAtEnd, TestMount, client, deadline, wait_until};
 
 const FQRN: &str = "many.test.repo";
 const DIRECTORIES: usize = 20;
@@ -27,8 +26,9 @@ const MAPPERS: usize = 4;
 /// From a publication to its sight.
 const SEEN: Duration = Duration::from_secs(20);
 
-fn number(mount: &TestMount, name: &str) -> u64 {
-    String::from_utf8(get_xattr(mount.root(), name.as_bytes()).unwrap()).unwrap().parse().unwrap()
+/// How often the kernel has asked for a name.
+fn lookups(mount: &TestMount) -> u64 {
+    mount.attribute("user.nlookup").unwrap().parse().unwrap()
 }
 
 fn names() -> Vec<String> {
@@ -59,7 +59,7 @@ fn start(repo: &mut TestRepo) -> (TestServer, TestMount) {
 }
 
 fn wait_for_revision(mount: &TestMount, revision: u64) {
-    wait_until(SEEN, "new revision", || number(mount, "user.revision") == revision).unwrap();
+    wait_until(SEEN, "new revision", || mount.revision() == revision).unwrap();
 }
 
 #[test]
@@ -68,11 +68,11 @@ fn the_kernel_asks_again_only_for_what_changed() {
         let mut repo = repo();
         let (_server, mount) = start(&mut repo);
         let look = || {
-            let before = number(&mount, "user.nlookup");
+            let before = lookups(&mount);
             for name in names() {
                 std::fs::symlink_metadata(mount.path(&name[1..])).unwrap();
             }
-            number(&mount, "user.nlookup") - before
+            lookups(&mount) - before
         };
         let (first, hot) = (look(), look());
         assert!(first >= 2000, "{first}");
@@ -82,7 +82,7 @@ fn the_kernel_asks_again_only_for_what_changed() {
             for name in names().iter().step_by(2000 / changed.max(1)).take(changed) {
                 repo.file(name, format!("{name} {revision}").into_bytes());
             }
-            let before = number(&mount, "user.nlookup");
+            let before = lookups(&mount);
             repo.publish();
             wait_for_revision(&mount, revision);
             // The notices follow the switch; a name that was changed shows that they were taken.
@@ -94,7 +94,7 @@ fn the_kernel_asks_again_only_for_what_changed() {
             })
             .unwrap();
             look();
-            figures.push((changed, number(&mount, "user.nlookup") - before));
+            figures.push((changed, lookups(&mount) - before));
         }
         #[allow(clippy::print_stderr, reason = "figures of the test")]
         {
@@ -226,17 +226,9 @@ fn updates_under_walkers_and_mappings() {
                 "{updates} updates under {WALKERS} walkers ({walks} walks over 2,001 files) and \
                  {MAPPERS} mappers ({held} mappings held over updates): no error, no mixture; \
                  {} lookups in all",
-                number(&mount, "user.nlookup")
+                lookups(&mount)
             );
         }
         assert!(walks > 0 && held > 0);
     });
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

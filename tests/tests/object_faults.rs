@@ -13,7 +13,7 @@ use tests::{MountSpec, TestMount, client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
 const FQRN: &str = "object.test.repo";
-/// The configured timeout (T of the table) and what a path may take beyond it.
+/// The timeout of an impatient mount (T of the table) and what a path may take beyond it.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -48,11 +48,7 @@ impl Scene {
     }
 
     fn mount(&self, servers: &[&TestServer]) -> TestMount {
-        let bases: Vec<_> = servers.iter().map(|server| server.base(FQRN)).collect();
-        MountSpec::new(&client!(), FQRN, &bases.join(";"), &self.published.public_key())
-            .arg(format!("--set=CVMFS_TIMEOUT_DIRECT={}", TIMEOUT.as_secs()))
-            .arg("--set=CVMFS_MAX_RETRIES=0")
-            .start()
+        MountSpec::published(&client!(), &self.published, servers).impatient().start()
     }
 
     /// How often each server was asked for the object.

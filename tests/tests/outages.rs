@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use fixtures::peers::Nginx;
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, Rule, TestServer};
-use tests::walk::get_xattr;
 use tests::{MountSpec, TestMount, client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -25,11 +24,6 @@ fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-fn attribute(mount: &TestMount, name: &str) -> Option<String> {
-    let value = get_xattr(mount.root(), name.as_bytes()).ok()?;
-    Some(String::from_utf8(value).unwrap())
-}
-
 fn repo() -> TestRepo {
     let mut repo = TestRepo::new(FQRN);
     repo.ttl(1);
@@ -41,11 +35,7 @@ fn repo() -> TestRepo {
 }
 
 fn spec(published: &Published, servers: &[&TestServer]) -> MountSpec {
-    let bases: Vec<_> = servers.iter().map(|server| server.base(FQRN)).collect();
-    MountSpec::new(&client!(), FQRN, &bases.join(";"), &published.public_key())
-        .arg("--set=CVMFS_TIMEOUT=2")
-        .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
-        .arg("--set=CVMFS_MAX_RETRIES=0")
+    MountSpec::published(&client!(), published, servers).impatient()
 }
 
 fn pattern(published: &Published, path: &str) -> String {
@@ -83,7 +73,7 @@ fn without_network_what_is_known_works_and_the_rest_is_an_error_not_absent() {
         };
         heals("cold file", &|| std::fs::read(mount.path("cold")).is_ok());
         heals("nested catalog", &|| std::fs::read(mount.path("nested/f")).is_ok());
-        wait_until("freshness", || attribute(&mount, "user.stale_since").is_none());
+        wait_until("freshness", || mount.attribute("user.stale_since").is_none());
     });
 }
 
@@ -238,9 +228,9 @@ fn a_revision_that_cannot_be_loaded_whole_is_not_switched_to() {
             server.reset_log();
             assert!(server.wait_for("*/.cvmfspublished", 2, SEEN));
             wait_until("the refusal", || {
-                attribute(&mount, "user.stale_reason").is_some_and(|why| !why.contains("refused"))
+                mount.attribute("user.stale_reason").is_some_and(|why| !why.contains("refused"))
             });
-            assert_eq!(attribute(&mount, "user.revision").unwrap(), "1");
+            assert_eq!(mount.attribute("user.revision").unwrap(), "1");
             assert_eq!(std::fs::read(mount.path("warm")).unwrap(), b"warm");
             assert_eq!(std::fs::read(mount.path("nested/f")).unwrap(), b"below");
             let _ = broken;
@@ -295,7 +285,7 @@ fn a_clock_that_is_wrong_by_months() {
         repo.publish();
         let late = in_time(&spec, "+60d").start();
         assert_eq!(std::fs::read(late.path("warm")).unwrap(), b"warm");
-        assert!(attribute(&late, "user.stale_reason").unwrap().contains("expired whitelist"));
+        assert!(late.attribute("user.stale_reason").unwrap().contains("expired whitelist"));
         assert!(late.log().contains("clock"), "no word about the clock: {}", late.log());
         drop(late);
         let mount = spec.start();

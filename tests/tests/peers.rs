@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use fixtures::peers::{Authority, Nginx, Squid, Trouble};
 use fixtures::publish::{Published, TestRepo};
-use tests::walk::get_xattr;
 use tests::{MountSpec, TestMount, client, deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -24,10 +23,7 @@ fn published() -> Published {
 }
 
 fn spec(published: &Published, servers: &str) -> MountSpec {
-    MountSpec::new(&client!(), FQRN, servers, &published.public_key())
-        .arg("--set=CVMFS_TIMEOUT=2")
-        .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
-        .arg("--set=CVMFS_MAX_RETRIES=0")
+    MountSpec::new(&client!(), FQRN, servers, &published.public_key()).impatient()
 }
 
 fn read(mount: &TestMount, name: &str) -> io::Result<String> {
@@ -125,14 +121,14 @@ fn sixty_seconds_without_the_server() {
         }
         // Refused connections are known at once: T + 1 s at the very most.
         assert!(slowest < Duration::from_secs(3), "{slowest:?}");
-        assert!(get_xattr(mount.root(), b"user.stale_since").is_ok());
+        assert!(mount.attribute("user.stale_since").is_some());
         nginx.start().unwrap();
         let back = Instant::now();
         wait_until(Duration::from_secs(1), "recovery", || read(&mount, "cold").is_ok()).unwrap();
         let healed = back.elapsed();
         assert_good(&mount, "cold");
         wait_until(Duration::from_secs(20), "freshness", || {
-            get_xattr(mount.root(), b"user.stale_since").is_err()
+            mount.attribute("user.stale_since").is_none()
         })
         .unwrap();
         #[allow(clippy::print_stderr, reason = "figures of the test")]

@@ -9,9 +9,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use fixtures::publish::TestRepo;
+use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, Rule, TestServer};
-use tests::walk::get_xattr;
 use tests::{MountSpec, TestMount, client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -26,25 +25,12 @@ fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     tests::wait_until(SEEN, what, condition).unwrap();
 }
 
-fn attribute(mount: &TestMount, name: &str) -> Option<String> {
-    let value = get_xattr(mount.root(), name.as_bytes()).ok()?;
-    Some(String::from_utf8(value).unwrap())
-}
-
-fn revision(mount: &TestMount) -> u64 {
-    attribute(mount, "user.revision").unwrap().parse().unwrap()
-}
-
 fn wait_for_revision(mount: &TestMount, number: u64) {
-    wait_until(&format!("revision {number}"), || revision(mount) == number);
+    wait_until(&format!("revision {number}"), || mount.revision() == number);
 }
 
-fn spec(repo: &TestRepo, key: &Path, fqrn: &str, servers: &[&TestServer]) -> MountSpec {
-    let _ = repo;
-    let bases: Vec<_> = servers.iter().map(|server| server.base(fqrn)).collect();
-    MountSpec::new(&client!(), fqrn, &bases.join(";"), key)
-        .arg("--set=CVMFS_TIMEOUT_DIRECT=2")
-        .arg("--set=CVMFS_MAX_RETRIES=0")
+fn spec(published: &Published, servers: &[&TestServer]) -> MountSpec {
+    MountSpec::published(&client!(), published, servers).impatient()
 }
 
 const FQRN: &str = "updates.test.repo";
@@ -66,7 +52,7 @@ fn open_files_keep_the_old_content_and_new_opens_see_the_new() {
         repo.file("/nested/same", b"same".to_vec());
         let published = repo.publish();
         let server = TestServer::serving(published.root());
-        let mount = spec(&repo, &published.public_key(), FQRN, &[&server]).start();
+        let mount = spec(&published, &[&server]).start();
         let stays = mount.lstat("d/stays").ino();
         let same = mount.lstat("nested/same").ino();
         let changed = mount.lstat("d/changes").ino();
@@ -135,7 +121,7 @@ fn updates_under_load_show_one_revision_or_the_next() {
         repo.nested("/same");
         let published = repo.publish();
         let server = TestServer::serving(published.root());
-        let mount = spec(&repo, &published.public_key(), FQRN, &[&server]).start();
+        let mount = spec(&published, &[&server]).start();
         let inodes = |root: &Path| -> HashMap<_, _> {
             (0..50)
                 .map(|i| {
@@ -200,17 +186,16 @@ fn without_auto_update_the_revision_stays() {
         repo.file("/f", b"1".to_vec());
         let published = repo.publish();
         let server = TestServer::serving(published.root());
-        let key = published.public_key();
-        let fixed = spec(&repo, &key, FQRN, &[&server]).arg("--no-auto-update").start();
-        let pinned = spec(&repo, &key, FQRN, &[&server])
+        let fixed = spec(&published, &[&server]).arg("--no-auto-update").start();
+        let pinned = spec(&published, &[&server])
             .arg(format!("--root-hash={}", published.root_hash()))
             .start();
-        let follows = spec(&repo, &key, FQRN, &[&server]).start();
+        let follows = spec(&published, &[&server]).start();
         repo.file("/f", b"2".to_vec());
         repo.publish();
         wait_for_revision(&follows, 2);
         for mount in [&fixed, &pinned] {
-            assert_eq!(revision(mount), 1);
+            assert_eq!(mount.revision(), 1);
             assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"1");
         }
     });
@@ -226,7 +211,7 @@ fn an_update_that_cannot_be_had_whole_leaves_the_old_revision() {
         repo.file("/n/g", b"1".to_vec());
         let published = repo.publish();
         let server = TestServer::serving(published.root());
-        let mount = spec(&repo, &published.public_key(), FQRN, &[&server]).start();
+        let mount = spec(&published, &[&server]).start();
         assert_eq!(std::fs::read(mount.path("n/g")).unwrap(), b"1");
         repo.file("/f", b"2".to_vec());
         repo.file("/n/g", b"2".to_vec());
@@ -234,8 +219,8 @@ fn an_update_that_cannot_be_had_whole_leaves_the_old_revision() {
         let root = Rule::on("*/data/*C").status(404);
         let root = server.rule(root);
         let second = repo.publish();
-        wait_until("a look at it", || attribute(&mount, "user.stale_since").is_some());
-        assert_eq!(revision(&mount), 1);
+        wait_until("a look at it", || mount.attribute("user.stale_since").is_some());
+        assert_eq!(mount.revision(), 1);
         assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"1");
         let nested = second.object_path(&second.catalog_object("/n").unwrap());
         let nested = nested.file_name().unwrap().to_str().unwrap().to_owned();
@@ -243,11 +228,11 @@ fn an_update_that_cannot_be_had_whole_leaves_the_old_revision() {
         server.remove(root);
         let seen = server.count(&format!("*/{nested}"));
         assert!(server.wait_for(&format!("*/{nested}"), seen + 1, SEEN));
-        assert_eq!(revision(&mount), 1);
+        assert_eq!(mount.revision(), 1);
         assert_eq!(std::fs::read(mount.path("n/g")).unwrap(), b"1");
         server.clear();
         wait_for_revision(&mount, 2);
-        assert_eq!(attribute(&mount, "user.stale_since"), None);
+        assert_eq!(mount.attribute("user.stale_since"), None);
         wait_until("the new content", || std::fs::read(mount.path("n/g")).unwrap() == b"2");
     });
 }
@@ -262,16 +247,16 @@ fn without_a_server_the_last_revision_is_mounted_and_the_return_is_noticed() {
         let published = repo.publish();
         let server = TestServer::serving(published.root());
         let cache = tempfile::tempdir().unwrap();
-        let spec = spec(&repo, &published.public_key(), FQRN, &[&server]).cache_dir(cache.path());
+        let spec = spec(&published, &[&server]).cache_dir(cache.path());
         {
             let mount = spec.start();
             assert_eq!(std::fs::read(mount.path("warm")).unwrap(), b"warm");
-            assert_eq!(attribute(&mount, "user.stale_since"), None);
+            assert_eq!(mount.attribute("user.stale_since"), None);
         }
         server.set_network(Network::Refusing);
         let mount = spec.start();
-        assert!(attribute(&mount, "user.stale_since").is_some());
-        assert!(attribute(&mount, "user.stale_reason").unwrap().contains("manifest"));
+        assert!(mount.attribute("user.stale_since").is_some());
+        assert!(mount.attribute("user.stale_reason").unwrap().contains("manifest"));
         assert_eq!(std::fs::read(mount.path("warm")).unwrap(), b"warm");
         assert_eq!(errno(std::fs::read(mount.path("cold"))), Some(libc::EIO));
         assert_eq!(errno(std::fs::read(mount.path("none"))), Some(libc::ENOENT));
@@ -281,6 +266,6 @@ fn without_a_server_the_last_revision_is_mounted_and_the_return_is_noticed() {
         wait_for_revision(&mount, 2);
         assert_eq!(std::fs::read(mount.path("cold")).unwrap(), b"cold");
         wait_until("the new content", || std::fs::read(mount.path("warm")).unwrap() == b"warmer");
-        assert_eq!(attribute(&mount, "user.stale_since"), None);
+        assert_eq!(mount.attribute("user.stale_since"), None);
     });
 }
