@@ -18,6 +18,9 @@ use crate::trust::{
     verify_manifest, verify_whitelist, verify_whitelist_origin,
 };
 
+/// Where a server has its manifest.
+const MANIFEST: &str = ".cvmfspublished";
+
 /// Why one server's letters were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -70,19 +73,27 @@ impl Letters {
     }
 
     /// Fetches and checks the letters of one server. Of its whitelist and the known one the newer
-    /// counts: a mirror that is behind, or an attacker, cannot bring back a certificate.
+    /// counts: a mirror that is behind, or an attacker, cannot bring back a certificate. A
+    /// `manifest` that this server has just sent is not asked for again.
     pub(crate) async fn fetch(
         judge: Judge<'_>,
         fetcher: &Fetcher,
         host: usize,
         known: Option<&Self>,
+        manifest: Option<Bytes>,
     ) -> Result<Self, ServerError> {
         let downloader = fetcher.downloader();
+        let manifest = async {
+            match manifest {
+                Some(manifest) => Ok(manifest),
+                None => fetch_manifest(fetcher, host).await,
+            }
+        };
         let (manifest, whitelist) = tokio::join!(
-            downloader.fetch_letter(".cvmfspublished", MAX_MANIFEST_LEN as u64, host),
+            manifest,
             downloader.fetch_letter(".cvmfswhitelist", MAX_WHITELIST_LEN as u64, host),
         );
-        let manifest_bytes = manifest.map_err(ServerError::Manifest)?;
+        let manifest_bytes = manifest?;
         let fetched = whitelist.map_err(ServerError::Whitelist)?;
         let valid = |bytes: &Bytes| {
             verify_whitelist(bytes, judge.keys, judge.fqrn, judge.now)
@@ -100,6 +111,12 @@ impl Letters {
         let (manifest, certificate) = certificate.await?;
         Ok(Self { manifest, whitelist, manifest_bytes, whitelist_bytes, certificate })
     }
+}
+
+/// Fetches a server's manifest, which nobody has checked yet.
+pub(crate) async fn fetch_manifest(fetcher: &Fetcher, host: usize) -> Result<Bytes, ServerError> {
+    let manifest = fetcher.downloader().fetch_letter(MANIFEST, MAX_MANIFEST_LEN as u64, host);
+    manifest.await.map_err(ServerError::Manifest)
 }
 
 /// Finds the certificate that a manifest claims, in the cache or at the server, and stores it only

@@ -23,10 +23,10 @@ use crate::chain::chain;
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
 use crate::format::blocklist::Blocklist;
-use crate::format::manifest::{MAX_MANIFEST_LEN, Manifest};
+use crate::format::manifest::Manifest;
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
-use crate::letters::{Judge, Letters};
+use crate::letters::{Judge, Letters, fetch_manifest};
 use crate::memory::RevisionMemory;
 use crate::net::{
     Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport, geo,
@@ -153,12 +153,18 @@ impl Repository {
         if config.servers.is_empty() {
             return Err(RepositoryError::NoServer(fqrn));
         }
-        let selection = Selection::new(config.servers.clone(), &config.proxy, config.selection);
+        let mut servers = config.servers.clone();
+        if config.geo.is_none() && config.max_servers > 0 {
+            servers.truncate(config.max_servers);
+        }
+        let selection = Selection::new(servers, &config.proxy, config.selection);
         let downloader =
             Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
         let fetcher = Arc::new(Fetcher::new(cache, downloader, config.wait_for_network));
         if let Pin::RootHash(hash) = config.pin {
             let root = RootCatalog { hash, size: None, alternative_path: false };
+            let order = find_order(&config, &fetcher).await;
+            apply_order(&config, &fetcher, order);
             let revision = open_revision(&config, &fetcher, &root).await?;
             return Ok(Self {
                 config,
@@ -173,16 +179,12 @@ impl Repository {
         let judge = judge(&config, &config.blocklist, now);
         let memory = RevisionMemory::load(&**fetcher.cache(), fqrn.as_str());
         let known = memory.letters(judge);
-        let order = Mutex::new(None);
         // Beside each other: neither needs the other.
-        let (newest, ()) = tokio::join!(
+        let (newest, order) = tokio::join!(
             newest_letters(&config, &fetcher, judge, known.as_ref(), &memory),
-            find_order(&config, &fetcher, &order),
+            find_order(&config, &fetcher),
         );
-        let downloader = fetcher.downloader();
-        if let Some(order) = order.into_inner() {
-            downloader.selection(|selection| selection.reorder_hosts(&order, config.max_servers));
-        }
+        apply_order(&config, &fetcher, order);
         let fresh = match newest {
             Ok(letters) => match revision_of(&config, &fetcher, &letters).await {
                 Ok(revision) => Ok((letters, revision)),
@@ -253,15 +255,16 @@ impl Repository {
         for step in 0..hosts.len() {
             let host = (first + step) % hosts.len();
             let outcome = async {
+                let mut manifest = None;
                 if let (Some(letters), false) = (&letters, whitelist_due) {
-                    let downloader = self.fetcher.downloader();
-                    let limit = MAX_MANIFEST_LEN as u64;
-                    let manifest = downloader.fetch_letter(".cvmfspublished", limit, host).await;
-                    if manifest.map_err(ServerError::Manifest)? == letters.manifest_bytes {
+                    let bytes = fetch_manifest(&self.fetcher, host).await?;
+                    if bytes == letters.manifest_bytes {
                         return Ok(None);
                     }
+                    manifest = Some(bytes);
                 }
-                let new = Letters::fetch(judge, &self.fetcher, host, letters.as_ref()).await?;
+                let known = letters.as_ref();
+                let new = Letters::fetch(judge, &self.fetcher, host, known, manifest).await?;
                 memory.check(&new, letters.as_ref(), judge)?;
                 Ok::<_, ServerError>(Some(new))
             };
@@ -392,21 +395,17 @@ impl Accepted {
     }
 }
 
-/// Finds the order of servers; without one, the configured order is kept and only the number of
-/// servers cut.
-async fn find_order(
-    config: &RepositoryConfig,
-    fetcher: &Fetcher,
-    order: &Mutex<Option<Vec<usize>>>,
-) {
-    let found = match &config.geo {
-        Some(options) => geo::order(fetcher.downloader(), options).await,
-        None => None,
-    };
-    let as_configured = || (0..config.servers.len()).collect();
-    if found.is_some() || config.max_servers > 0 {
-        *order.lock() = Some(found.unwrap_or_else(as_configured));
+async fn find_order(config: &RepositoryConfig, fetcher: &Fetcher) -> Option<Vec<usize>> {
+    geo::order(fetcher.downloader(), config.geo.as_ref()?).await
+}
+
+/// Orders the servers, and keeps as many as wanted: the nearest, or the first if nobody could tell.
+fn apply_order(config: &RepositoryConfig, fetcher: &Fetcher, order: Option<Vec<usize>>) {
+    if config.geo.is_none() || (order.is_none() && config.max_servers == 0) {
+        return;
     }
+    let order = order.unwrap_or_else(|| (0..config.servers.len()).collect());
+    fetcher.downloader().selection(|selection| selection.reorder_hosts(&order, config.max_servers));
 }
 
 fn judge<'a>(config: &'a RepositoryConfig, blocklist: &'a Blocklist, now: i64) -> Judge<'a> {
@@ -434,7 +433,7 @@ async fn newest_letters(
     let hosts = fetcher.downloader().hosts();
     let wanted = if known.is_some() { COMPARED_SERVERS.min(hosts.len()) } else { hosts.len() };
     let ask = |host: usize| async move {
-        let outcome = Letters::fetch(judge, fetcher, host, known).await.and_then(|letters| {
+        let outcome = Letters::fetch(judge, fetcher, host, known, None).await.and_then(|letters| {
             let (found, least) = (letters.manifest.revision, config.min_revision);
             if found < least {
                 return Err(TrustError::Rollback { found, known: least }.into());

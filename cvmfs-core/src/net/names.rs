@@ -23,8 +23,11 @@ use rand::seq::IndexedRandom as _;
 const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Addresses used of one name and family, as upstream.
 const MAX_ADDRESSES: usize = 16;
-/// What names the system's name servers.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// What decides beside the name servers themselves; a change is noticed.
+const SYSTEM_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+/// How long the lack of an answer is remembered. That somebody said "no such name" holds for the
+/// shortest TTL; but where nobody said anything the network may be back at any moment.
+const SILENCE_HOLD: Duration = Duration::from_millis(500);
 
 /// Which of a name's addresses are used; never both kinds at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,10 +110,10 @@ struct Slot {
     asking: tokio::sync::Mutex<()>,
 }
 
-/// The resolver, and the version of the system's configuration that it was made from.
+/// The resolver, and the versions of the system's files that it was made from.
 struct Source {
     resolver: TokioResolver,
-    modified: Option<SystemTime>,
+    modified: [Option<SystemTime>; 2],
 }
 
 struct Inner {
@@ -150,7 +153,7 @@ impl Names {
     /// Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// If the name has no address, or nobody tells. That is remembered for the shortest TTL.
+    /// If the name has no address, which is remembered for the shortest TTL, or nobody tells.
     pub async fn lookup(&self, name: &str) -> Result<Arc<[IpAddr]>, NameError> {
         let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(address) = literal.unwrap_or(name).parse::<IpAddr>() {
@@ -165,8 +168,11 @@ impl Names {
         match known {
             Some(known) if known.until > Instant::now() => known.outcome,
             Some(Known { outcome: Ok(addresses), .. }) => {
-                let names = self.clone();
-                tokio::spawn(async move { names.renew(&name, &slot).await });
+                // Somebody who asks already is enough.
+                if slot.asking.try_lock().is_ok() {
+                    let names = self.clone();
+                    tokio::spawn(async move { names.renew(&name, &slot).await });
+                }
                 Ok(addresses)
             }
             _ => self.renew(&name, &slot).await,
@@ -190,7 +196,13 @@ impl Names {
                 tracing::warn!(name, %error, "keeping the addresses known before");
                 Known { outcome: Ok(old), until: Instant::now() + min_ttl }
             }
-            (Err(error), _) => Known { outcome: Err(error), until: Instant::now() + min_ttl },
+            (Err(error), _) => {
+                let hold = match error {
+                    NameError::NotFound(_) => min_ttl,
+                    NameError::Timeout { .. } | NameError::Failed { .. } => SILENCE_HOLD,
+                };
+                Known { outcome: Err(error), until: Instant::now() + hold }
+            }
         };
         *slot.known.lock() = Some(known.clone());
         known.outcome
@@ -224,11 +236,10 @@ impl Names {
     /// laptop that roams.
     fn resolver(&self) -> Result<TokioResolver, NetError> {
         let options = &self.inner.options;
-        let modified = std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok();
+        let modified =
+            SYSTEM_FILES.map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok());
         let mut source = self.inner.source.lock();
-        if let Some(source) = source.as_ref()
-            && (options.server.is_some() || source.modified == modified)
-        {
+        if let Some(source) = source.as_ref().filter(|source| source.modified == modified) {
             return Ok(source.resolver.clone());
         }
         let provider = TokioRuntimeProvider::default;

@@ -74,8 +74,6 @@ pub struct Walk {
     only_host: Option<usize>,
     shard_key: u32,
     way: Option<Way>,
-    hosts_used: usize,
-    proxies_used: usize,
     retries: u32,
     backoff: Duration,
     no_cache: bool,
@@ -92,8 +90,6 @@ impl Walk {
             only_host,
             shard_key,
             way: None,
-            hosts_used: 1,
-            proxies_used: 1,
             retries: 0,
             backoff: Duration::ZERO,
             no_cache: false,
@@ -267,51 +263,45 @@ impl Selection {
             FailureClass::BadData => FailureClass::HostHttp,
             class => class,
         };
-        let more_hosts = walk.hosts_used < hosts;
-        let more_proxies = walk.proxies_used < self.proxy_count();
+        // What this failure rules out for this request: a way, or all ways to a server.
+        let mut ruled_out = walk.clone();
+        if class.is_proxy() {
+            ruled_out.tried.push(way.clone());
+        } else {
+            ruled_out.failed_hosts.push(way.host);
+        }
+        let left = self.untried(&ruled_out);
         // A plea for patience is worth one repetition at the end of all ways; a cut only where
         // there is but one way, so that requests stay within (retries + 1) x proxies x servers.
         let alone = match failure.retry_after {
-            Some(_) => !more_hosts && (!class.is_proxy() || !more_proxies),
+            Some(_) => left.is_none(),
             None => hosts == 1 && self.proxy_count() == 1,
         };
         let patient = failure.transient && alone && walk.retries == 0;
         let retry = class.is_transfer() && !was_fresh && walk.retries < self.options.max_retries;
-        if (retry && !(failure.retry_after.is_some() && more_hosts)) || patient {
+        if (retry && (failure.retry_after.is_none() || alone)) || patient {
             walk.retries += 1;
             return Next::Again(match failure.retry_after {
                 Some(asked) => asked.min(MAX_RETRY_AFTER),
                 None => self.backoff(walk),
             });
         }
+        *walk = ruled_out;
         walk.way = None;
-        if class.is_proxy() {
-            walk.tried.push(way.clone());
-        } else {
-            walk.failed_hosts.push(way.host);
-        }
         // Names that get new addresses again and again must not make this endless.
-        if walk.tried.len() + walk.failed_hosts.len() > 2 * self.hosts.len() * self.proxy_count() {
-            return Next::GiveUp;
-        }
+        let most = 2 * self.hosts.len() * self.proxy_count();
         if class.is_proxy() {
             self.burn(&way.proxy, now);
-            if more_proxies {
-                walk.proxies_used += 1;
-                return Next::Again(Duration::ZERO);
-            }
-            if !more_hosts {
-                return self.last_resort(walk);
-            }
+        }
+        if left.is_none() || walk.tried.len() + walk.failed_hosts.len() > most {
+            return Next::GiveUp;
+        }
+        let leaves_host = !self.has_untried(walk, way.host);
+        if leaves_host && class.is_proxy() {
             // The next server gets all proxies once more, from the first group.
             self.enter_group(0, now);
-            walk.proxies_used = 1;
         }
-        if !more_hosts {
-            return self.last_resort(walk);
-        }
-        walk.hosts_used += 1;
-        if way.host == self.host {
+        if leaves_host && way.host == self.host {
             self.switch_host((self.host + 1) % self.hosts.len(), now);
         }
         Next::Again(Duration::ZERO)
@@ -328,9 +318,10 @@ impl Selection {
             .find(|way| !walk.has_tried(way))
     }
 
-    fn last_resort(&self, walk: &mut Walk) -> Next {
-        walk.way = self.untried(walk);
-        if walk.way.is_some() { Next::Again(Duration::ZERO) } else { Next::GiveUp }
+    /// Tells whether a request has a way left to this server.
+    fn has_untried(&self, walk: &Walk, host: usize) -> bool {
+        let only = Walk { only_host: Some(host), ..walk.clone() };
+        self.untried(&only).is_some()
     }
 
     fn backoff(&mut self, walk: &mut Walk) -> Duration {

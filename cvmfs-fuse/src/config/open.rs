@@ -6,7 +6,7 @@ use cvmfs_cache::DiskCache;
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::net::proxy::ProxySpecError;
-use cvmfs_core::net::{Discovery, HttpTransport, Names, ProxySpec, TransportOptions};
+use cvmfs_core::net::{Discovery, HttpTransport, Names, Proxy, ProxySpec, TransportOptions};
 use cvmfs_core::repository::{Repository, RepositoryConfig, RepositoryError, ServerError};
 use cvmfs_core::trust::TrustError;
 
@@ -89,9 +89,11 @@ impl RepositorySettings {
                 list
             }
         };
-        tracing::info!(list, "proxies found");
         let unusable = |error| Failure::caused(ExitStatus::Proxy, "proxies found", &error);
         let spec: ProxySpec = list.parse().map_err(|error: ProxySpecError| unusable(error))?;
+        // Without passwords.
+        let shown: Vec<_> = spec.groups().iter().flatten().map(Proxy::display).collect();
+        tracing::info!(proxies = ?shown, "proxies found");
         Ok(match &self.parameters.fallback_proxy {
             Some(fallback) => spec.with_fallback(fallback),
             None => spec,

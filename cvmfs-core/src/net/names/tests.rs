@@ -92,6 +92,23 @@ async fn questions_are_merged_and_absences_remembered() {
     assert_eq!(server.questions(), asked);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_not_taken_for_absence() {
+    let server = NameServer::start();
+    server.set("proxy.test", &["192.0.2.1"]);
+    server.set_silent(true);
+    let own = names(&server, |options| options.min_ttl = Duration::from_secs(3600));
+    let error = own.lookup("proxy.test").await.unwrap_err();
+    assert!(matches!(error, NameError::Timeout { .. }), "{error}");
+    server.set_silent(false);
+    let back = async {
+        while own.lookup("proxy.test").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back).await.expect("the address");
+}
+
 #[tokio::test]
 async fn addresses_and_the_hosts_file_need_no_name_server() {
     let names = Names::new(NameOptions {
