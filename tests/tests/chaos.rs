@@ -1,6 +1,7 @@
 //! Everything fails at random while 32 readers work and revisions are published.
 //!
-//! Three minutes; `CVMFS_FUSE_TEST_CHAOS_SECONDS=1200` for the long run.
+//! Three minutes. The long run, and the figures (nextest would end it):
+//! `CVMFS_FUSE_TEST_CHAOS_SECONDS=1200 cargo test -p tests --test chaos -- --nocapture`
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::collections::HashMap;

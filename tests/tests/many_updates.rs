@@ -1,7 +1,8 @@
 //! Revision after revision under load: nothing breaks, nothing is mixed, and the kernel asks again
 //! only for what changed.
 //!
-//! 60 updates; `CVMFS_FUSE_TEST_UPDATES=500` for the long run (a client looks once a second).
+//! 60 updates; a client looks once a second. The long run, and the figures (nextest would end it):
+//! `CVMFS_FUSE_TEST_UPDATES=500 cargo test -p tests --test many_updates -- --nocapture`
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::collections::{HashMap, HashSet};

@@ -57,6 +57,7 @@ fn without_network_what_is_known_works_and_the_rest_is_an_error_not_absent() {
             // Its catalog was never seen: nobody knows what is in there.
             assert!(std::fs::metadata(mount.path("nested")).is_ok());
             assert_eq!(errno(std::fs::metadata(mount.path("nested/f"))), Some(libc::EIO));
+            assert_eq!(errno(std::fs::read(mount.path("nested/none"))), Some(libc::EIO));
             assert_eq!(errno(std::fs::read_dir(mount.path("nested"))), Some(libc::EIO));
         };
         {
@@ -73,6 +74,7 @@ fn without_network_what_is_known_works_and_the_rest_is_an_error_not_absent() {
         };
         heals("cold file", &|| std::fs::read(mount.path("cold")).is_ok());
         heals("nested catalog", &|| std::fs::read(mount.path("nested/f")).is_ok());
+        assert_eq!(errno(std::fs::read(mount.path("nested/none"))), Some(libc::ENOENT));
         wait_until("freshness", || mount.attribute("user.stale_since").is_none());
     });
 }
