@@ -29,6 +29,11 @@ const REWRITTEN: usize = 60;
 const PUBLISH_EVERY: Duration = Duration::from_secs(10);
 /// Objects that vanish from the cache each second, so that the network goes on being needed.
 const EVICTED: usize = 40;
+/// Files that nobody has read before, so that the network is needed all the time: what was read once
+/// stays open in the client and in the kernel, whatever happens to the cache.
+const COLD_PER_SECOND: u64 = 25;
+/// Cold files in each nested catalog.
+const COLD_IN_DIRECTORY: u64 = 100;
 /// The configured timeout.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// A call may need a catalog and an object. Each tries 2 proxies x 2 servers, and each of those
@@ -198,12 +203,54 @@ fn names() -> Vec<String> {
         .collect()
 }
 
+fn cold_name(number: u64) -> String {
+    format!("/cold/d{}/f{number}", number / COLD_IN_DIRECTORY)
+}
+
+/// Which cold file is next, at a steady pace over the run.
+struct Cold {
+    start: Instant,
+    next: AtomicU64,
+    good: AtomicU64,
+}
+
+impl Cold {
+    fn take(&self) -> Option<String> {
+        let due = self.start.elapsed().as_millis() * u128::from(COLD_PER_SECOND) / 1000;
+        let due = u64::try_from(due).unwrap().min(run_time().as_secs() * COLD_PER_SECOND);
+        let next = self.next.load(Ordering::Relaxed);
+        let won = next < due
+            && self
+                .next
+                .compare_exchange(next, next + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        won.then(|| cold_name(next))
+    }
+}
+
 /// Reads, lists and asks for attributes until told to stop, and checks everything.
-fn reader(seed: u64, root: &Path, stop: &AtomicBool, published: &AtomicU64, figures: &Figures) {
+fn reader(
+    seed: u64,
+    root: &Path,
+    stop: &AtomicBool,
+    published: &AtomicU64,
+    figures: &Figures,
+    cold: &Cold,
+) {
     let mut random = StdRng::seed_from_u64(seed);
     let names = names();
     let mut seen: HashMap<String, u64> = HashMap::new();
     while !stop.load(Ordering::Relaxed) {
+        if let Some(name) = cold.take() {
+            if let Some(bytes) = figures.call(&name, || std::fs::read(root.join(&name[1..]))) {
+                if bytes == name.as_bytes() {
+                    cold.good.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    figures.wrong.lock().unwrap().push(name);
+                }
+            }
+            continue;
+        }
         let name = names.choose(&mut random).unwrap();
         let path = root.join(&name[1..]);
         match random.random_range(0..10) {
@@ -271,6 +318,13 @@ fn no_wrong_byte_no_false_absence_no_hang() {
         for number in 0..DIRECTORIES {
             repo.nested(format!("/d{number}"));
         }
+        for number in 0..run_time().as_secs() * COLD_PER_SECOND {
+            let name = cold_name(number);
+            if number % COLD_IN_DIRECTORY == 0 {
+                repo.nested(format!("/cold/d{}", number / COLD_IN_DIRECTORY));
+            }
+            repo.file(&name, name.clone().into_bytes());
+        }
         let first = repo.publish();
         let nginx = Nginx::serving(first.root()).unwrap();
         let server = TestServer::serving(first.root());
@@ -289,6 +343,7 @@ fn no_wrong_byte_no_false_absence_no_hang() {
         let (stop, published, figures) =
             (AtomicBool::new(false), AtomicU64::new(1), Figures::default());
         let start = Instant::now();
+        let cold = Cold { start, next: AtomicU64::new(0), good: AtomicU64::new(0) };
         let mut changes = 0;
         // Mirrors, then proxies.
         let mut script = Vec::new();
@@ -296,7 +351,8 @@ fn no_wrong_byte_no_false_absence_no_hang() {
         std::thread::scope(|scope| {
             for seed in 0..READERS {
                 let (root, stop, published, figures) = (&root, &stop, &published, &figures);
-                scope.spawn(move || reader(seed as u64, root, stop, published, figures));
+                let cold = &cold;
+                scope.spawn(move || reader(seed as u64, root, stop, published, figures, cold));
             }
             // Also where this thread panics, the readers must end.
             let _stop = StopAtEnd(&stop);
@@ -342,20 +398,23 @@ fn no_wrong_byte_no_false_absence_no_hang() {
         #[allow(clippy::print_stderr, reason = "figures of the test")]
         {
             eprintln!(
-                "{:?}: {READERS} readers, {} calls, {} files read ({} MB), {revision} revisions, \
-                 {changes} changes of faults; {} wrong, {} EIO ({} unexplained), {others} other \
+                "{:?}: {READERS} readers, {} calls, {} files read ({} MB), {} of {} cold ones, \
+                 {revision} revisions, {changes} changes of faults; {} wrong, {} EIO ({} unexplained), {others} other \
                  errors, slowest call {slowest:?} of at most {BOUND:?}",
                 start.elapsed(),
                 figures.calls.load(Ordering::Relaxed),
                 figures.good.load(Ordering::Relaxed),
                 figures.bytes.load(Ordering::Relaxed) / 1_000_000,
+                cold.good.load(Ordering::Relaxed),
+                cold.next.load(Ordering::Relaxed),
                 wrong.len(),
                 failed.len() - others,
                 unexplained.len(),
             );
         }
         let log = mount.log();
-        let failures: Vec<_> = log.lines().filter(|line| line.contains("/d")).take(6).collect();
+        let failures: Vec<_> =
+            log.lines().filter(|line| line.contains("cannot ")).take(6).collect();
         let failures = failures.join("\n");
         assert!(wrong.is_empty(), "{wrong:#?}");
         assert_eq!(others, 0, "{failed:#?}");
