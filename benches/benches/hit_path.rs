@@ -15,7 +15,7 @@ use cvmfs_core::hash::{ContentHash, HashAlgorithm};
 use cvmfs_core::net::{HttpTransport, ProxySpec, SelectionOptions, Timeouts, TransportOptions};
 use cvmfs_core::object::{ObjectId, ObjectKind};
 use cvmfs_core::path::RepoPath;
-use cvmfs_core::repository::{Pin, Repository, RepositoryConfig};
+use cvmfs_core::repository::{ExternalServers, Pin, Repository, RepositoryConfig};
 use cvmfs_core::trust::MasterKeys;
 use fixtures::publish::TestRepo;
 
@@ -112,6 +112,7 @@ fn catalog() -> [Ratio; 2] {
         names: cvmfs_core::net::Names::default(),
         geo: None,
         max_servers: 0,
+        external: ExternalServers::default(),
     };
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());

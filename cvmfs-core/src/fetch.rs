@@ -18,9 +18,11 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
 use crate::cache::{CacheError, CachedObject, MemoryCache, ObjectCache, ObjectMeta};
+use crate::catalog::{Chunk, DirectoryEntry};
 use crate::decode::{CheckedBody, SizeBound};
-use crate::net::{DownloadError, Downloader, Walk};
+use crate::net::{DownloadError, Downloader, Resource, Walk, Window};
 use crate::object::ObjectId;
+use crate::path::RepoPath;
 
 mod sink;
 
@@ -41,6 +43,14 @@ pub enum FetchError {
         label: String,
         /// All attempts.
         source: DownloadError,
+    },
+    /// Its bytes are on external servers, and none is configured.
+    #[error(
+        "{label} is external data, and no external server is known; give --set CVMFS_EXTERNAL_URL=URL"
+    )]
+    NoExternalServer {
+        /// For people.
+        label: String,
     },
     /// The cache cannot take it and it is too large for memory.
     #[error("no room for {label} (object {id}, up to {size} bytes): the cache failed")]
@@ -87,8 +97,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Bounds are part of the key: a row that lies about a size fails alone.
-type DownloadKey = (ObjectId, SizeBound);
+/// Bounds and place are part of the key: a row that lies about them fails alone.
+type DownloadKey = (ObjectId, SizeBound, Place);
 
 /// Serves objects of one repository.
 pub struct Fetcher {
@@ -98,6 +108,8 @@ pub struct Fetcher {
 struct FetcherState {
     cache: Arc<dyn ObjectCache>,
     downloader: Downloader,
+    /// For files that are not kept with the repository.
+    external: Option<Downloader>,
     downloads: Mutex<HashMap<DownloadKey, Download>>,
     statistics: FetchStatistics,
     cache_warned: AtomicBool,
@@ -120,16 +132,67 @@ pub struct FetchOptions {
     pub bound: SizeBound,
     /// For people: a path or a role.
     pub label: String,
-    /// Path on the server, if it is not the usual one.
-    pub server_path: Option<String>,
+    /// Where it is.
+    pub place: Place,
     /// Ask this server only.
     pub only_host: Option<usize>,
+}
+
+/// Where servers keep an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The usual place of its id.
+    Data,
+    /// This path below the base URL.
+    Path(String),
+    /// The external servers, under the path of the file (spec/format.md section 18).
+    External {
+        /// Without leading slash.
+        path: Box<[u8]>,
+        /// The part that is the object.
+        window: Option<Window>,
+    },
 }
 
 impl FetchOptions {
     /// The usual place on the server.
     pub fn new(bound: SizeBound, label: impl Into<String>) -> Self {
-        Self { bound, label: label.into(), server_path: None, only_host: None }
+        Self { bound, label: label.into(), place: Place::Data, only_host: None }
+    }
+
+    /// The content of a file, or one chunk of it.
+    pub fn content(
+        entry: &DirectoryEntry,
+        path: &RepoPath,
+        chunk: Option<&Chunk>,
+        label: impl Into<String>,
+    ) -> Self {
+        let size = chunk.map_or(entry.size, |chunk| chunk.size);
+        let mut options = Self::new(SizeBound::Exactly(size), label);
+        if entry.external {
+            let path = path.as_bytes();
+            let window = chunk.map(|chunk| Window { offset: chunk.offset, len: chunk.size });
+            options.place =
+                Place::External { path: path.strip_prefix(b"/").unwrap_or(path).into(), window };
+        }
+        options
+    }
+
+    /// Returns the path on the server.
+    fn path(&self, id: &ObjectId) -> Vec<u8> {
+        match &self.place {
+            Place::Data => id.server_path().into_bytes(),
+            Place::Path(path) => path.clone().into_bytes(),
+            Place::External { path, .. } => path.to_vec(),
+        }
+    }
+
+    fn resource<'a>(&self, id: &ObjectId, path: &'a [u8]) -> Resource<'a> {
+        let window = match &self.place {
+            Place::External { window, .. } => *window,
+            Place::Data | Place::Path(_) => None,
+        };
+        Resource { path, window, cap: self.bound.stored_cap(id.compression) }
     }
 }
 
@@ -142,12 +205,21 @@ impl Fetcher {
             shared: Arc::new(FetcherState {
                 cache,
                 downloader,
+                external: None,
                 downloads: Mutex::default(),
                 statistics: FetchStatistics::default(),
                 cache_warned: AtomicBool::new(false),
                 patient,
             }),
         }
+    }
+
+    /// Adds the servers of external data.
+    pub fn with_external(mut self, external: Option<Downloader>) -> Self {
+        if let Some(state) = Arc::get_mut(&mut self.shared) {
+            state.external = external;
+        }
+        self
     }
 
     /// Returns the cache.
@@ -158,6 +230,11 @@ impl Fetcher {
     /// Returns the downloader, for letters that no hash names.
     pub fn downloader(&self) -> &Downloader {
         &self.shared.downloader
+    }
+
+    /// Returns the downloader of external data, if there are servers for it.
+    pub fn external(&self) -> Option<&Downloader> {
+        self.shared.external.as_ref()
     }
 
     /// Returns the counters.
@@ -205,12 +282,12 @@ impl Fetcher {
         id: &ObjectId,
         options: &FetchOptions,
     ) -> Result<(Bytes, CheckedBody), FetchError> {
-        let path = options.server_path.clone().unwrap_or_else(|| id.server_path());
-        let cap = options.bound.stored_cap(id.compression);
+        let path = options.path(id);
+        let resource = options.resource(id, &path);
         let new_sink = || CheckingSink { id: *id, bound: options.bound, stored: Vec::new() };
         self.shared.statistics.downloads.fetch_add(1, Ordering::Relaxed);
         let walk = Walk::new(options.only_host, shard_key(id));
-        self.shared.downloader.fetch(&path, cap, walk, || false, new_sink).await.map_err(|source| {
+        self.shared.downloader.fetch(resource, walk, || false, new_sink).await.map_err(|source| {
             FetchError::Download { id: *id, label: options.label.clone(), source }
         })
     }
@@ -234,9 +311,9 @@ impl Fetcher {
         id: &ObjectId,
         options: &FetchOptions,
     ) -> (Shared<BoxFuture<'static, Outcome>>, Waiting) {
-        let key = (*id, options.bound);
+        let key = (*id, options.bound, options.place.clone());
         let mut downloads = self.shared.downloads.lock();
-        let Download { outcome, waiting } = match downloads.entry(key) {
+        let Download { outcome, waiting } = match downloads.entry(key.clone()) {
             Entry::Occupied(running) => running.get().clone(),
             Entry::Vacant(vacant) => {
                 let state = Arc::clone(&self.shared);
@@ -311,9 +388,17 @@ impl FetcherState {
         if let Some(object) = self.open_cached(id, options.bound) {
             return Ok(object);
         }
+        let downloader = match (&options.place, &self.external) {
+            (Place::External { .. }, Some(external)) => external,
+            (Place::External { .. }, None) => {
+                let label = options.label.clone();
+                return Err(FetchError::NoExternalServer { label });
+            }
+            (Place::Data | Place::Path(_), _) => &self.downloader,
+        };
         self.statistics.downloads.fetch_add(1, Ordering::Relaxed);
-        let path = options.server_path.clone().unwrap_or_else(|| id.server_path());
-        let cap = options.bound.stored_cap(id.compression);
+        let path = options.path(id);
+        let resource = options.resource(id, &path);
         let cache_failed = Arc::new(AtomicBool::new(false));
         let mut store: Arc<dyn ObjectCache> = Arc::clone(&self.cache);
         loop {
@@ -329,7 +414,7 @@ impl FetcherState {
             };
             let walk = Walk::new(options.only_host, shard_key(id));
             let patient = || self.patient && waiting.load(Ordering::SeqCst) > 0;
-            match self.downloader.fetch(&path, cap, walk, patient, new_sink).await {
+            match downloader.fetch(resource, walk, patient, new_sink).await {
                 Ok(object) => return Ok(object),
                 Err(_) if cache_failed.swap(false, Ordering::SeqCst) => {
                     let size = options.bound.plain_cap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::decode::SizeBound;
-use crate::fetch::{FetchError, FetchOptions, Fetcher};
+use crate::fetch::{FetchError, FetchOptions, Fetcher, Place};
 use crate::format::blocklist::Blocklist;
 use crate::format::certificate::{Certificate, MAX_CERTIFICATE_LEN};
 use crate::format::manifest::{MAX_MANIFEST_LEN, Manifest};
@@ -140,12 +140,12 @@ async fn certificate(
             Err(error) => return Err(error.into()),
         }
     }
-    let mut options = FetchOptions {
-        bound: SizeBound::AtMost(MAX_CERTIFICATE_LEN as u64),
-        label: "certificate".to_owned(),
-        server_path: unverified_alternative_paths(manifest)?.then(|| id.alternative_path()),
-        only_host: Some(host),
-    };
+    let mut options =
+        FetchOptions::new(SizeBound::AtMost(MAX_CERTIFICATE_LEN as u64), "certificate");
+    options.only_host = Some(host);
+    if unverified_alternative_paths(manifest)? {
+        options.place = Place::Path(id.alternative_path());
+    }
     let fetched = match fetcher.fetch_unstored(&id, &options).await {
         Ok(fetched) => Ok(fetched),
         // One mirror's damaged copy does not spoil its manifest: the hash says what it must be.

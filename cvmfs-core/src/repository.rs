@@ -29,18 +29,21 @@ use crate::hash::ContentHash;
 use crate::letters::{Judge, Letters, fetch_manifest};
 use crate::memory::RevisionMemory;
 use crate::net::{
-    Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport, geo,
+    Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
 };
 use crate::revision::{Revision, RootCatalog};
 use crate::trust::{MasterKeys, TrustError, Verified};
 
 mod error;
 mod root;
+mod servers;
 
 pub use crate::letters::ServerError;
 pub use error::RepositoryError;
+pub use servers::ExternalServers;
 
 use root::root_catalog;
+use servers::{apply_order, find_order};
 
 /// Servers asked for their letters at a start that remembers the repository.
 const COMPARED_SERVERS: usize = 2;
@@ -95,6 +98,8 @@ pub struct RepositoryConfig {
     pub geo: Option<GeoOptions>,
     /// Servers used, the nearest or first ones; 0: all.
     pub max_servers: usize,
+    /// Who has the files that are not kept with the repository.
+    pub external: ExternalServers,
 }
 
 /// Since when, and why, the repository shows what may not be the newest.
@@ -158,9 +163,11 @@ impl Repository {
             servers.truncate(config.max_servers);
         }
         let selection = Selection::new(servers, &config.proxy, config.selection);
+        let external = config.external.downloader(Arc::clone(&transport), &config);
         let downloader =
             Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
-        let fetcher = Arc::new(Fetcher::new(cache, downloader, config.wait_for_network));
+        let fetcher = Fetcher::new(cache, downloader, config.wait_for_network);
+        let fetcher = Arc::new(fetcher.with_external(external));
         if let Pin::RootHash(hash) = config.pin {
             let root = RootCatalog { hash, size: None, alternative_path: false };
             let order = find_order(&config, &fetcher).await;
@@ -393,19 +400,6 @@ impl Accepted {
             tracing::warn!(%fqrn, error = %chain(&error), "cannot record the accepted revision");
         }
     }
-}
-
-async fn find_order(config: &RepositoryConfig, fetcher: &Fetcher) -> Option<Vec<usize>> {
-    geo::order(fetcher.downloader(), config.geo.as_ref()?).await
-}
-
-/// Orders the servers, and keeps as many as wanted: the nearest, or the first if nobody could tell.
-fn apply_order(config: &RepositoryConfig, fetcher: &Fetcher, order: Option<Vec<usize>>) {
-    if config.geo.is_none() || (order.is_none() && config.max_servers == 0) {
-        return;
-    }
-    let order = order.unwrap_or_else(|| (0..config.servers.len()).collect());
-    fetcher.downloader().selection(|selection| selection.reorder_hosts(&order, config.max_servers));
 }
 
 fn judge<'a>(config: &'a RepositoryConfig, blocklist: &'a Blocklist, now: i64) -> Judge<'a> {

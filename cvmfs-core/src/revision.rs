@@ -17,7 +17,7 @@ use crate::catalog::{
     NestedReference, Properties,
 };
 use crate::decode::SizeBound;
-use crate::fetch::{FetchError, FetchOptions, Fetcher};
+use crate::fetch::{FetchError, FetchOptions, Fetcher, Place};
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
 use crate::object::{ObjectId, ObjectKind};
@@ -98,9 +98,11 @@ impl Revision {
     ) -> Result<Self, RevisionError> {
         let attachment = Attachment::root();
         let id = ObjectId::zlib(root.hash, ObjectKind::Catalog);
-        let server_path = root.alternative_path.then(|| id.alternative_path());
-        let root =
-            load(&fetcher, root.hash, root.size, server_path, attachment, &variables).await?;
+        let place = match root.alternative_path {
+            true => Place::Path(id.alternative_path()),
+            false => Place::Data,
+        };
+        let root = load(&fetcher, root.hash, root.size, place, attachment, &variables).await?;
         Ok(Self {
             fqrn,
             fetcher,
@@ -280,8 +282,9 @@ impl Revision {
         let NestedReference { attachment, hash, size } = reference;
         let mountpoint = attachment.mountpoint.clone();
         tracing::debug!(%mountpoint, %hash, "loading nested catalog");
-        let catalog =
-            Arc::new(load(&self.fetcher, hash, size, None, attachment, &self.variables).await?);
+        let catalog = Arc::new(
+            load(&self.fetcher, hash, size, Place::Data, attachment, &self.variables).await?,
+        );
         // Whoever else loaded it meanwhile got the same immutable content; the last one stays.
         self.nested.lock().put(mountpoint, Arc::clone(&catalog));
         Ok(catalog)
@@ -324,7 +327,7 @@ async fn load(
     fetcher: &Arc<Fetcher>,
     hash: ContentHash,
     size: Option<u64>,
-    server_path: Option<String>,
+    place: Place,
     attachment: Attachment,
     variables: &SymlinkVariables,
 ) -> Result<Catalog, RevisionError> {
@@ -336,7 +339,7 @@ async fn load(
         format!("nested catalog of {mountpoint}")
     };
     let bound = size.map_or(SizeBound::AtMost(MAX_CATALOG_SIZE), SizeBound::AtMost);
-    let options = FetchOptions { bound, label, server_path, only_host: None };
+    let options = FetchOptions { bound, label, place, only_host: None };
     let mut fresh = false;
     loop {
         let object = fetcher

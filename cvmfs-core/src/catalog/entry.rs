@@ -71,8 +71,6 @@ pub enum Content {
     Whole(ObjectId),
     /// Several objects; the chunk table tells.
     Chunked(ChunkStyle),
-    /// On an external server, which is not supported yet.
-    External,
     /// The row contradicts itself; opening it fails with this reason.
     Broken(&'static str),
     /// Not a regular file.
@@ -133,6 +131,9 @@ pub struct DirectoryEntry {
     pub hidden: bool,
     /// The publisher asks for reads past the page cache.
     pub direct_io: bool,
+    /// The bytes are on the external servers, under the path of the file (spec/format.md
+    /// section 18).
+    pub external: bool,
     /// See [`EntryIdentity`].
     pub identity: EntryIdentity,
 }
@@ -230,6 +231,7 @@ impl DirectoryEntry {
                 && row.flags & (flag::NESTED_MOUNTPOINT | flag::BIND_MOUNTPOINT) != 0,
             hidden: row.flags & flag::HIDDEN != 0,
             direct_io: row.flags & flag::DIRECT_IO != 0,
+            external: kind == EntryKind::Regular && row.flags & flag::EXTERNAL != 0,
             identity: EntryIdentity::default(),
         };
         entry.identity = identify(&entry, row, context);
@@ -250,9 +252,6 @@ fn content_of(
 ) -> Content {
     if kind != EntryKind::Regular {
         return Content::None;
-    }
-    if row.flags & flag::EXTERNAL != 0 {
-        return Content::External;
     }
     let style = match style_of(row.flags) {
         Ok(style) => style,

@@ -141,7 +141,9 @@ async fn ask_script(
 
 async fn fetch(url: &str, transport: &dyn Transport) -> Result<Vec<u8>, AttemptError> {
     let (url, proxy) = (url.to_owned(), Proxy::Direct);
-    let mut body = transport.get(Request { url, proxy, no_cache: false, from: 0 }).await?;
+    let limit = SCRIPT_LIMIT;
+    let request = Request { url, proxy, no_cache: false, window: None, from: 0, limit };
+    let mut body = transport.get(request).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = body.pieces.next().await {
         bytes.extend_from_slice(&piece?);

@@ -97,6 +97,9 @@ pub enum AttemptError {
     /// The transport cannot be set up.
     #[error("unusable address: {0}")]
     Unusable(String),
+    /// It sent a whole file where a part was wanted.
+    #[error("the server does not send parts of files (no HTTP ranges)")]
+    NoParts,
     /// A `file://` server's disk.
     #[error("local I/O failure: {0}")]
     Local(String),
@@ -139,7 +142,7 @@ impl AttemptError {
             }
             Self::Busy(_) => side(ProxyHttp, HostHttp),
             Self::Local(_) => HostTransfer,
-            Self::TooLarge(_) | Self::Unusable(_) => HostHttp,
+            Self::TooLarge(_) | Self::Unusable(_) | Self::NoParts => HostHttp,
             Self::Corrupt(_) => BadData,
             Self::Cache(_) => Final,
         };

@@ -33,11 +33,29 @@ pub async fn order(downloader: &Downloader, options: &GeoOptions) -> Option<Vec<
         return None;
     }
     let found = tokio::time::timeout(ORDER_LIMIT, async {
-        match ask_servers(downloader, options).await {
+        match ask_servers(downloader, &downloader.hosts(), options).await {
             Some(order) => Some(order),
             None => probe(downloader).await,
         }
     });
+    within_limit(found).await
+}
+
+/// Finds the order of other servers, as indices, by the Geo-API of the downloader's ones.
+pub async fn order_others(
+    downloader: &Downloader,
+    others: &[String],
+    options: &GeoOptions,
+) -> Option<Vec<usize>> {
+    if others.len() < 2 {
+        return None;
+    }
+    within_limit(tokio::time::timeout(ORDER_LIMIT, ask_servers(downloader, others, options))).await
+}
+
+async fn within_limit(
+    found: tokio::time::Timeout<impl Future<Output = Option<Vec<usize>>>>,
+) -> Option<Vec<usize>> {
     match found.await {
         Ok(order) => order,
         Err(_) => {
@@ -47,14 +65,19 @@ pub async fn order(downloader: &Downloader, options: &GeoOptions) -> Option<Vec<
     }
 }
 
-async fn ask_servers(downloader: &Downloader, options: &GeoOptions) -> Option<Vec<usize>> {
-    let hosts: Vec<_> = downloader.hosts().iter().map(|url| host_of(url)).collect();
+async fn ask_servers(
+    downloader: &Downloader,
+    servers: &[String],
+    options: &GeoOptions,
+) -> Option<Vec<usize>> {
+    let hosts: Vec<_> = servers.iter().map(|url| host_of(url)).collect();
     // Sorted, so that all clients of a site ask the same and its proxy can answer.
     let mut sorted: Vec<usize> = (0..hosts.len()).collect();
     sorted.sort_by(|&a, &b| hosts[a].cmp(&hosts[b]));
     let list: Vec<_> = sorted.iter().map(|&index| hosts[index].as_str()).collect();
     let path = format!("api/v1.0/geo/{}/{}", site(downloader, options), list.join(","));
-    let mut asked: Vec<usize> = (0..hosts.len()).collect();
+    let answering = downloader.hosts();
+    let mut asked: Vec<usize> = (0..answering.len()).collect();
     asked.shuffle(&mut rand::rng());
     for host in asked.into_iter().take(ASKED) {
         match downloader.fetch_letter(&path, MAX_REPLY, host).await {
@@ -62,9 +85,9 @@ async fn ask_servers(downloader: &Downloader, options: &GeoOptions) -> Option<Ve
                 if let Some(order) = parse(&reply, &sorted) {
                     return Some(order);
                 }
-                tracing::info!(server = %hosts[host], "its order of servers is no permutation");
+                tracing::info!(server = %answering[host], "its order of servers is no permutation");
             }
-            Err(error) => tracing::info!(server = %hosts[host], %error, "no order of servers"),
+            Err(error) => tracing::info!(server = %answering[host], %error, "no order of servers"),
         }
     }
     None

@@ -41,7 +41,7 @@ pub use geo::GeoOptions;
 pub use names::{NameOptions, Names};
 pub use proxy::{Proxy, ProxySpec};
 pub use selection::{Next, Selection, SelectionOptions, Walk};
-pub use transport::{HttpTransport, Request, Timeouts, Transport, TransportOptions};
+pub use transport::{HttpTransport, Request, Timeouts, Transport, TransportOptions, Window};
 
 use selection::Way;
 use transport::{Body, escape_url};
@@ -88,6 +88,17 @@ pub trait Sink<T>: Send {
     fn piece(&mut self, piece: Bytes) -> BoxFuture<'_, Result<(), AttemptError>>;
     /// Ends the body; an error counts against the server like a bad status.
     fn end(self) -> BoxFuture<'static, Result<T, AttemptError>>;
+}
+
+/// What is fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Resource<'a> {
+    /// Path below the base URL, without leading slash; any bytes.
+    pub path: &'a [u8],
+    /// Part of it.
+    pub window: Option<Window>,
+    /// Most stored bytes worth receiving.
+    pub cap: u64,
 }
 
 /// What of a body is here already.
@@ -188,14 +199,13 @@ impl Downloader {
         self.recovered.notified().await;
     }
 
-    /// Fetches `path` (below the base URL) into sinks until one accepts it.
+    /// Fetches a resource into sinks until one accepts it.
     ///
-    /// `cap` is the most stored bytes worth receiving. When all ways have failed the request goes
-    /// around once more for as long as `patient` says so.
+    /// When all ways have failed the request goes around once more for as long as `patient` says
+    /// so.
     pub async fn fetch<T, S: Sink<T>>(
         &self,
-        path: &str,
-        cap: u64,
+        resource: Resource<'_>,
         walk: Walk,
         patient: impl Fn() -> bool,
         mut new_sink: impl FnMut() -> S,
@@ -216,13 +226,16 @@ impl Downloader {
             let Some((host, way)) = choice else { return Err(failure) };
             let from = partial.as_ref().map_or(0, |partial: &Partial<S>| partial.received);
             let request = Request {
-                url: escape_url(&format!("{host}/{path}")),
+                url: escape_url(&[host.as_bytes(), resource.path].join(&b'/')),
                 proxy: way.proxy.clone(),
                 no_cache: walk.no_cache(),
+                window: resource.window,
                 from,
+                limit: self.timeouts.silence(&way.proxy),
             };
             let url = request.url.clone();
-            let error = match self.attempt(request, cap, &mut partial, &mut new_sink).await {
+            let error = match self.attempt(request, resource.cap, &mut partial, &mut new_sink).await
+            {
                 Ok(done) => {
                     if self.failing.swap(false, Ordering::Relaxed) {
                         self.recovered.notify_waiters();
@@ -277,7 +290,8 @@ impl Downloader {
         cap: u64,
         host: usize,
     ) -> Result<Bytes, DownloadError> {
-        self.fetch(path, cap, Walk::new(Some(host), 0), || false, MemorySink::default).await
+        let resource = Resource { path: path.as_bytes(), window: None, cap };
+        self.fetch(resource, Walk::new(Some(host), 0), || false, MemorySink::default).await
     }
 
     async fn attempt<T, S: Sink<T>>(

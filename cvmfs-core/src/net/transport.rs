@@ -75,8 +75,38 @@ pub struct Request {
     pub proxy: Proxy,
     /// Ask caches on the way for a fresh copy.
     pub no_cache: bool,
-    /// Skip this many bytes, which are here already; the server may ignore it.
+    /// The part of the file that is wanted; `None` is all of it.
+    pub window: Option<Window>,
+    /// Skip this many bytes of what is wanted: they are here already. The server may ignore it.
     pub from: u64,
+    /// Bounds connecting and the wait for headers.
+    pub limit: Duration,
+}
+
+/// A part of a file. Servers that cannot send a part by itself are of no use for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes; not 0.
+    pub len: u64,
+}
+
+impl Request {
+    /// Returns the value of the header `Range`, unless all of the file is wanted.
+    fn range(&self) -> Option<String> {
+        match self.window {
+            Some(Window { offset, len }) => {
+                Some(format!("bytes={}-{}", offset + self.from, offset + len.max(1) - 1))
+            }
+            None => (self.from > 0).then(|| format!("bytes={}-", self.from)),
+        }
+    }
+
+    /// Returns the first byte of the file that is asked for.
+    fn first_byte(&self) -> u64 {
+        self.window.map_or(0, |window| window.offset) + self.from
+    }
 }
 
 /// A body on its way.
@@ -179,13 +209,13 @@ impl HttpTransport {
 
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
         let turn = self.turn(&request).await?;
-        let limit = self.options.timeouts.silence(&request.proxy);
+        let limit = request.limit;
         let mut builder = self.client(&request.proxy)?.get(&request.url);
         if request.no_cache {
             builder = builder.header("Pragma", "no-cache").header("Cache-Control", "no-cache");
         }
-        if request.from > 0 {
-            builder = builder.header("Range", format!("bytes={}-", request.from));
+        if let Some(range) = request.range() {
+            builder = builder.header("Range", range);
         }
         let response = tokio::time::timeout(limit, builder.send())
             .await
@@ -195,9 +225,10 @@ impl HttpTransport {
         let headers = response.headers();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let start = match status {
-            reqwest::StatusCode::OK => 0,
+            reqwest::StatusCode::OK if request.window.is_none() => 0,
+            reqwest::StatusCode::OK => return Err(AttemptError::NoParts),
             reqwest::StatusCode::PARTIAL_CONTENT
-                if text("Content-Range").and_then(range_start) == Some(request.from) =>
+                if text("Content-Range").and_then(range_start) == Some(request.first_byte()) =>
             {
                 request.from
             }
@@ -243,14 +274,16 @@ impl Transport for HttpTransport {
     fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>> {
         Box::pin(async move {
             match request.url.strip_prefix("file://") {
-                Some(path) => get_file(unescape(path), request.from).await,
+                Some(path) => get_file(unescape(path), &request).await,
                 None => self.get_http(request).await,
             }
         })
     }
 }
 
-async fn get_file(path: PathBuf, from: u64) -> Result<Body, AttemptError> {
+async fn get_file(path: PathBuf, request: &Request) -> Result<Body, AttemptError> {
+    let (first, wanted) = (request.first_byte(), request.window.map(|window| window.len));
+    let (from, wanted) = (request.from, wanted.map(|len| len.saturating_sub(request.from)));
     let local = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             AttemptError::Status { code: 404, by_proxy: false, retry_after: None }
@@ -263,16 +296,22 @@ async fn get_file(path: PathBuf, from: u64) -> Result<Body, AttemptError> {
         if !metadata.is_file() {
             return Err(std::io::Error::other("not a regular file"));
         }
-        let start = from.min(metadata.len());
+        let start = first.min(metadata.len());
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(start))?;
-        Ok((file, start, metadata.len() - start))
+        let left = metadata.len() - start;
+        let wanted = wanted.map_or(left, |wanted| wanted.min(left));
+        Ok((file, from.min(start), wanted))
     })
     .await
     .map_err(|error| AttemptError::Local(error.to_string()))?
     .map_err(local)?;
-    let pieces = futures_util::stream::try_unfold(file, move |file| async move {
+    let pieces = futures_util::stream::try_unfold((file, len), move |(file, left)| async move {
         let read = tokio::task::spawn_blocking(move || {
-            let mut piece = vec![0; FILE_PIECE_LEN];
+            let mut piece = vec![
+                0;
+                usize::try_from(left)
+                    .map_or(FILE_PIECE_LEN, |left| left.min(FILE_PIECE_LEN))
+            ];
             let n = std::io::Read::read(&mut &file, &mut piece)?;
             piece.truncate(n);
             Ok::<_, std::io::Error>((file, piece))
@@ -281,15 +320,16 @@ async fn get_file(path: PathBuf, from: u64) -> Result<Body, AttemptError> {
             .await
             .map_err(|error| AttemptError::Local(error.to_string()))?
             .map_err(|error| AttemptError::Local(error.to_string()))?;
-        Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file)))
+        let left = left.saturating_sub(piece.len() as u64);
+        Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, left))))
     });
     Ok(Body { start, announced_len: Some(len), date: None, pieces: pieces.boxed() })
 }
 
 /// Escapes as upstream does (spec/network.md section 3): `?`, `=` and `%` too, so no query strings.
-pub fn escape_url(url: &str) -> String {
+pub fn escape_url(url: &[u8]) -> String {
     let mut escaped = String::with_capacity(url.len());
-    for &byte in url.as_bytes() {
+    for &byte in url {
         if byte.is_ascii_alphanumeric() || b"/:.@+-_~[],".contains(&byte) {
             escaped.push(char::from(byte));
         } else {
@@ -325,12 +365,12 @@ mod tests {
 
     #[test]
     fn urls_are_escaped_and_file_paths_restored() {
-        assert_eq!(escape_url("http://h:8000/a b?c=%41"), "http://h:8000/a%20b%3Fc%3D%2541");
+        assert_eq!(escape_url(b"http://h:8000/a b?c=%41"), "http://h:8000/a%20b%3Fc%3D%2541");
         assert_eq!(
-            escape_url("http://ab0341.\u{a1}\u{ff}\u{3e6}\u{b79d}"),
+            escape_url("http://ab0341.\u{a1}\u{ff}\u{3e6}\u{b79d}".as_bytes()),
             "http://ab0341.%C2%A1%C3%BF%CF%A6%EB%9E%9D"
         );
-        assert_eq!(unescape(&escape_url("/tmp/a b%41")), PathBuf::from("/tmp/a b%41"));
+        assert_eq!(unescape(&escape_url(b"/tmp/a b%41")), PathBuf::from("/tmp/a b%41"));
         assert_eq!(unescape("/x%"), PathBuf::from("/x%"));
     }
 }

@@ -7,7 +7,9 @@ use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::net::proxy::ProxySpecError;
 use cvmfs_core::net::{Discovery, HttpTransport, Names, Proxy, ProxySpec, TransportOptions};
-use cvmfs_core::repository::{Repository, RepositoryConfig, RepositoryError, ServerError};
+use cvmfs_core::repository::{
+    ExternalServers, Repository, RepositoryConfig, RepositoryError, ServerError,
+};
 use cvmfs_core::trust::TrustError;
 
 use super::settings::RepositorySettings;
@@ -38,14 +40,22 @@ impl RepositorySettings {
     pub async fn open_with(&self, cache: Arc<dyn ObjectCache>) -> Result<Arc<Repository>, Failure> {
         let names = Names::new(self.parameters.names.clone());
         let transport = Arc::new(HttpTransport::new(TransportOptions {
-            timeouts: self.parameters.timeouts,
+            timeouts: self.parameters.longest_timeouts(),
             follow_redirects: self.parameters.follow_redirects,
             authorities: self.authorities.clone(),
             names: names.clone(),
         }));
         let mut config = self.to_config(names);
         if let Some(discovery) = &self.discovery {
-            config.proxy = self.discovered(discovery, &transport, &config.names, &*cache).await?;
+            let record = format!("{}.proxies", self.fqrn);
+            let found = self.discovered(discovery, &record, &transport, &config.names, &*cache);
+            config.proxy = with_fallback(found.await?, &self.parameters.fallback_proxy);
+        }
+        if let Some(discovery) = &self.external_discovery {
+            let record = format!("{}.proxies-external", self.fqrn);
+            let found = self.discovered(discovery, &record, &transport, &config.names, &*cache);
+            let fallback = &self.parameters.external_fallback_proxy;
+            config.external.proxy = with_fallback(found.await?, fallback);
         }
         Repository::open(config, transport, cache, Arc::new(SystemClock))
             .await
@@ -57,24 +67,24 @@ impl RepositorySettings {
     async fn discovered(
         &self,
         discovery: &Discovery,
+        record: &str,
         transport: &HttpTransport,
         names: &Names,
         cache: &dyn ObjectCache,
     ) -> Result<ProxySpec, Failure> {
-        let record = format!("{}.proxies", self.fqrn);
         let list = match discovery.find(transport, names, &self.servers).await {
             Ok(list) => {
                 let bytes = list.clone().into_bytes();
                 let keep = &mut |old: Option<Vec<u8>>| {
                     (old.as_deref() != Some(&*bytes)).then(|| bytes.clone())
                 };
-                if let Err(error) = cache.update_record(&record, keep) {
+                if let Err(error) = cache.update_record(record, keep) {
                     tracing::warn!(error = %chain(&error), "cannot record the proxies found");
                 }
                 list
             }
             Err(error) => {
-                let known = cache.load_record(&record).ok().flatten();
+                let known = cache.load_record(record).ok().flatten();
                 let known = known.and_then(|bytes| String::from_utf8(bytes).ok());
                 let usable = known.filter(|list| list.parse::<ProxySpec>().is_ok());
                 let reason = chain(&error);
@@ -94,10 +104,7 @@ impl RepositorySettings {
         // Without passwords.
         let shown: Vec<_> = spec.groups().iter().flatten().map(Proxy::display).collect();
         tracing::info!(proxies = ?shown, "proxies found");
-        Ok(match &self.parameters.fallback_proxy {
-            Some(fallback) => spec.with_fallback(fallback),
-            None => spec,
-        })
+        Ok(spec)
     }
 
     fn disk_cache(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
@@ -127,7 +134,20 @@ impl RepositorySettings {
             names,
             geo: self.parameters.geo(),
             max_servers: self.parameters.max_servers,
+            external: ExternalServers {
+                servers: self.external_servers.clone(),
+                proxy: self.external_proxy.clone(),
+                timeouts: self.parameters.external_timeouts(),
+                max_servers: self.parameters.external_max_servers,
+            },
         }
+    }
+}
+
+fn with_fallback(spec: ProxySpec, fallback: &Option<ProxySpec>) -> ProxySpec {
+    match fallback {
+        Some(fallback) => spec.with_fallback(fallback),
+        None => spec,
     }
 }
 

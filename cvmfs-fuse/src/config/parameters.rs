@@ -23,6 +23,18 @@ pub struct Parameters {
     pub fallback_proxy: Option<ProxySpec>,
     /// Servers used; 0 means all.
     pub max_servers: usize,
+    /// Servers of external data, templates not expanded; `;` between them.
+    pub external_servers: Option<String>,
+    /// The ways to them; upstream's default is DIRECT.
+    pub external_proxy: Option<String>,
+    /// Proxies after those.
+    pub external_fallback_proxy: Option<ProxySpec>,
+    /// Time limits of external data, where they differ.
+    pub external_timeout: Option<Duration>,
+    /// The same without a proxy.
+    pub external_timeout_direct: Option<Duration>,
+    /// Servers of external data used; 0 means all.
+    pub external_max_servers: usize,
     /// Servers are ordered by distance.
     pub use_geo_api: bool,
     /// Whose distance counts.
@@ -244,6 +256,44 @@ const PARAMETERS: &[Parameter] = &[
         set: |p, v| switch(v).map(|v| p.auto_update = Some(v)),
     },
     Parameter {
+        name: "CVMFS_EXTERNAL_URL",
+        form: "URL[;URL...]",
+        help: "servers of external data, as --server",
+        set: |p, v| (!v.is_empty()).then(|| p.external_servers = Some(v.to_owned())),
+    },
+    Parameter {
+        name: "CVMFS_EXTERNAL_HTTP_PROXY",
+        form: "SPEC",
+        help: "the way to them, as --proxy [DIRECT]",
+        set: |p, v| (!v.is_empty()).then(|| p.external_proxy = Some(v.to_owned())),
+    },
+    Parameter {
+        name: "CVMFS_EXTERNAL_FALLBACK_PROXY",
+        form: "SPEC",
+        help: "proxies after those, instead of DIRECT",
+        set: |p, v| v.parse().ok().map(|v| p.external_fallback_proxy = Some(v)),
+    },
+    Parameter {
+        name: "CVMFS_EXTERNAL_TIMEOUT",
+        form: "SECONDS",
+        help: "as CVMFS_TIMEOUT, for external data [the same]",
+        set: |p, v| seconds(v).filter(|v| !v.is_zero()).map(|v| p.external_timeout = Some(v)),
+    },
+    Parameter {
+        name: "CVMFS_EXTERNAL_TIMEOUT_DIRECT",
+        form: "SECONDS",
+        help: "as CVMFS_TIMEOUT_DIRECT, for external data [the same]",
+        set: |p, v| {
+            seconds(v).filter(|v| !v.is_zero()).map(|v| p.external_timeout_direct = Some(v))
+        },
+    },
+    Parameter {
+        name: "CVMFS_EXTERNAL_MAX_SERVERS",
+        form: "COUNT",
+        help: "as CVMFS_MAX_SERVERS, for external data [0]",
+        set: |p, v| v.parse().ok().map(|v| p.external_max_servers = v),
+    },
+    Parameter {
         name: "X509_CERT_BUNDLE",
         form: "FILE",
         help: "PEM file with the authorities of HTTPS servers [those of the system]",
@@ -275,6 +325,25 @@ impl Parameters {
     /// Returns how servers are ordered, if they are.
     pub fn geo(&self) -> Option<GeoOptions> {
         self.use_geo_api.then(|| GeoOptions { site: self.proxy_template.clone() })
+    }
+
+    /// Returns the time limits of external data.
+    pub fn external_timeouts(&self) -> Timeouts {
+        Timeouts {
+            proxy: self.external_timeout.unwrap_or(self.timeouts.proxy),
+            direct: self.external_timeout_direct.unwrap_or(self.timeouts.direct),
+            low_speed_limit: self.timeouts.low_speed_limit,
+        }
+    }
+
+    /// Returns the longer of the time limits: connections are shared, requests have their own.
+    pub fn longest_timeouts(&self) -> Timeouts {
+        let (regular, external) = (self.timeouts, self.external_timeouts());
+        Timeouts {
+            proxy: regular.proxy.max(external.proxy),
+            direct: regular.direct.max(external.direct),
+            ..regular
+        }
     }
 
     /// Returns the table as help text.

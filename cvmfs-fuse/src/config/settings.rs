@@ -34,6 +34,12 @@ pub struct RepositorySettings {
     pub proxy: ProxySpec,
     /// How the ways are found at each mount; `None` if they are given.
     pub discovery: Option<Discovery>,
+    /// Base URLs of the servers of external data, in their order.
+    pub external_servers: Vec<String>,
+    /// The ways to them; DIRECT as long as they are to be found.
+    pub external_proxy: ProxySpec,
+    /// How these ways are found at each mount; `None` if they are given.
+    pub external_discovery: Option<Discovery>,
     /// Whose signatures count.
     pub keys: MasterKeys,
     /// What this machine does not accept.
@@ -81,14 +87,27 @@ impl RepositorySettings {
         environment: &Environment,
     ) -> Result<Self, Failure> {
         let parameters = Parameters::parse(flags.set.iter().map(String::as_str))?;
-        let wanted = flags.proxy.as_deref().filter(|list| Discovery::is_wanted(list));
-        let discovery = wanted.map(|list| Discovery {
-            list: list.to_owned(),
-            environment: environment.http_proxy.clone(),
-            scripts: parameters.pac_urls.clone(),
-        });
-        let given = flags.proxy.as_deref().filter(|_| discovery.is_none());
-        let proxy = proxy(given)?;
+        let discovery = |list: Option<&str>| {
+            list.filter(|list| Discovery::is_wanted(list)).map(|list| Discovery {
+                list: list.to_owned(),
+                environment: environment.http_proxy.clone(),
+                scripts: parameters.pac_urls.clone(),
+            })
+        };
+        let (regular, elsewhere) = (flags.proxy.as_deref(), parameters.external_proxy.as_deref());
+        let (discovery, external_discovery) = (discovery(regular), discovery(elsewhere));
+        let given = regular.filter(|_| discovery.is_none());
+        let proxy = proxy("--proxy", given)?;
+        let given = elsewhere.filter(|_| external_discovery.is_none());
+        let external_proxy = self::proxy("--set CVMFS_EXTERNAL_HTTP_PROXY", given)?;
+        let external_proxy = match &parameters.external_fallback_proxy {
+            Some(fallback) => external_proxy.with_fallback(fallback),
+            None => external_proxy,
+        };
+        let external_servers = match &parameters.external_servers {
+            Some(list) => listed_servers("--set CVMFS_EXTERNAL_URL", list, &fqrn)?,
+            None => Vec::new(),
+        };
         let servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
         let proxy = match &parameters.fallback_proxy {
             Some(fallback) => proxy.with_fallback(fallback),
@@ -100,6 +119,9 @@ impl RepositorySettings {
             proxy,
             discovery,
             servers,
+            external_servers,
+            external_proxy,
+            external_discovery,
             keys,
             blocklist: trust::blocklist(&environment.blocklist_file())?,
             blocklist_file: environment.blocklist_file(),
@@ -144,7 +166,7 @@ fn illegal(message: impl Into<String>) -> Failure {
     Failure::new(ExitStatus::Options, message)
 }
 
-fn proxy(flag: Option<&str>) -> Result<ProxySpec, Failure> {
+fn proxy(name: &str, flag: Option<&str>) -> Result<ProxySpec, Failure> {
     flag.map_or_else(
         || Ok(ProxySpec::direct()),
         |text| {
@@ -153,7 +175,7 @@ fn proxy(flag: Option<&str>) -> Result<ProxySpec, Failure> {
                     ProxySpecError::Auto | ProxySpecError::Empty => ExitStatus::Proxy,
                     ProxySpecError::Address(_) => ExitStatus::Options,
                 };
-                Failure::new(status, format!("--proxy {text}: {error}"))
+                Failure::new(status, format!("{name} {text}: {error}"))
             })
         },
     )
@@ -161,16 +183,7 @@ fn proxy(flag: Option<&str>) -> Result<ProxySpec, Failure> {
 
 fn servers(flag: Option<&str>, fqrn: &Fqrn, proxy: &ProxySpec) -> Result<Vec<String>, Failure> {
     if let Some(list) = flag {
-        let servers = list
-            .split(';')
-            .map(str::trim)
-            .filter(|template| !template.is_empty())
-            .map(|template| server(&fqrn.expand(template)))
-            .collect::<Result<Vec<_>, _>>()?;
-        if servers.is_empty() {
-            return Err(illegal("--server names no server"));
-        }
-        return Ok(servers);
+        return listed_servers("--server", list, fqrn);
     }
     let Some(known) = KnownDomain::find(fqrn.domain()) else {
         let domains: Vec<_> = DOMAINS.iter().map(|known| known.domain).collect();
@@ -186,9 +199,22 @@ fn servers(flag: Option<&str>, fqrn: &Fqrn, proxy: &ProxySpec) -> Result<Vec<Str
     Ok(templates.iter().map(|template| fqrn.expand(template)).collect())
 }
 
+fn listed_servers(name: &str, list: &str, fqrn: &Fqrn) -> Result<Vec<String>, Failure> {
+    let servers = list
+        .split(';')
+        .map(str::trim)
+        .filter(|template| !template.is_empty())
+        .map(|template| server(name, &fqrn.expand(template)))
+        .collect::<Result<Vec<_>, _>>()?;
+    if servers.is_empty() {
+        return Err(illegal(format!("{name} names no server")));
+    }
+    Ok(servers)
+}
+
 /// Checks one base URL. The path is appended to it, so query and fragment have no place.
-fn server(url: &str) -> Result<String, Failure> {
-    let bad = |reason: &str| illegal(format!("--server {url}: {reason}"));
+fn server(name: &str, url: &str) -> Result<String, Failure> {
+    let bad = |reason: &str| illegal(format!("{name} {url}: {reason}"));
     let parsed = Url::parse(url).map_err(|error| {
         bad(&format!("{error}; expected http://HOST/PATH, https://HOST/PATH or file:///PATH"))
     })?;

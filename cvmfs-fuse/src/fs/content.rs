@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::{Chunk, Content};
-use cvmfs_core::decode::SizeBound;
-use cvmfs_core::fetch::Fetcher;
+use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::revision::Revision;
 use lru::LruCache;
@@ -53,9 +52,7 @@ impl ContentTable {
         revisions: &[Arc<Revision>],
     ) -> Result<(), FsError> {
         match &inode.entry.content {
-            Content::Whole(id) => {
-                self.object(inode, 0, id, inode.entry.size, fetcher).await.map(|_| ())
-            }
+            Content::Whole(id) => self.object(inode, 0, id, None, fetcher).await.map(|_| ()),
             Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
             unservable => Err(refusal(inode, unservable)),
         }
@@ -76,7 +73,7 @@ impl ContentTable {
         match &inode.entry.content {
             _ if wanted == 0 => {}
             Content::Whole(id) => {
-                let object = self.object(inode, 0, id, inode.entry.size, fetcher).await?;
+                let object = self.object(inode, 0, id, None, fetcher).await?;
                 self.fill(inode, 0, id, &object, &mut buffer, offset, fetcher)?;
             }
             Content::Chunked(_) => {
@@ -84,7 +81,7 @@ impl ContentTable {
                 for span in spans(&chunks, offset, wanted) {
                     let chunk = &chunks[span.piece];
                     let object =
-                        self.object(inode, span.piece, &chunk.object, chunk.size, fetcher).await?;
+                        self.object(inode, span.piece, &chunk.object, Some(chunk), fetcher).await?;
                     let part = &mut buffer[span.start..span.start + span.len];
                     self.fill(
                         inode,
@@ -115,15 +112,16 @@ impl ContentTable {
         inode: &Inode,
         piece: Piece,
         id: &ObjectId,
-        size: u64,
+        chunk: Option<&Chunk>,
         fetcher: &Fetcher,
     ) -> Result<CachedObject, FsError> {
         if let Some(object) = self.objects.lock().get(inode.ino, piece) {
             return Ok(object);
         }
         let label = inode.path.to_string();
+        let options = FetchOptions::content(&inode.entry, &inode.path, chunk, label);
         let object = fetcher
-            .open(id, SizeBound::Exactly(size), &label)
+            .open_with(id, &options)
             .await
             .map_err(|source| FsError::Fetch { path: inode.path.clone(), source })?;
         let closed = self.objects.lock().insert(inode.ino, piece, object.clone());
@@ -179,7 +177,6 @@ impl ContentTable {
 fn refusal(inode: &Inode, content: &Content) -> FsError {
     let path = inode.path.clone();
     match content {
-        Content::External => FsError::External(path),
         Content::Broken(reason) => FsError::Broken { path, reason },
         Content::Whole(_) | Content::Chunked(_) | Content::None => FsError::Special(path),
     }

@@ -40,9 +40,6 @@ pub enum FsError {
     /// The caller got a signal while it waited.
     #[error("interrupted")]
     Interrupted,
-    /// The content is on an external server.
-    #[error("{0} is external data, which is not supported yet")]
-    External(RepoPath),
     /// The catalog row contradicts itself.
     #[error("{path} cannot be served: {reason}")]
     Broken {
@@ -98,8 +95,7 @@ impl FsError {
             Self::StaleInode(_) => libc::ESTALE,
             Self::NoSuchAttribute => libc::ENODATA,
             Self::Interrupted => libc::EINTR,
-            Self::External(_)
-            | Self::Broken { .. }
+            Self::Broken { .. }
             | Self::TargetTooLong { .. }
             | Self::Fetch { .. }
             | Self::Read { .. } => libc::EIO,

@@ -311,6 +311,7 @@ mod tests {
             nested_mountpoint: false,
             hidden: false,
             direct_io: false,
+            external: false,
             identity: [identity; 16],
         })
     }

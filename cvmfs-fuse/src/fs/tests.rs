@@ -31,6 +31,7 @@ async fn serve(published: &Published) -> RepoFs {
         names: cvmfs_core::net::Names::default(),
         geo: None,
         max_servers: 0,
+        external: cvmfs_core::repository::ExternalServers::default(),
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());

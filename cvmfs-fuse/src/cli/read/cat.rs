@@ -4,11 +4,11 @@ use std::io::Write as _;
 
 use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::{Chunk, Content, EntryKind};
-use cvmfs_core::decode::SizeBound;
-use cvmfs_core::fetch::Fetcher;
+use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use futures_util::StreamExt as _;
 
-use super::{Output, ReadError, Reader, Stop, find};
+use super::find::{self, Found};
+use super::{Output, ReadError, Reader, Stop};
 use crate::cli::args::CatArgs;
 
 /// Bytes that are copied at once.
@@ -33,17 +33,18 @@ pub(super) async fn run(reader: &mut Reader<'_>, args: &CatArgs) -> Result<(), S
         let printed = match &found.entry.content {
             _ if found.entry.kind == EntryKind::Directory => Err(ReadError::IsADirectory.into()),
             Content::None => Err(ReadError::NotAFile.into()),
-            Content::External => Err(ReadError::External.into()),
             Content::Broken(reason) => Err(ReadError::Broken(reason).into()),
             Content::Whole(id) => {
-                let bound = SizeBound::Exactly(found.entry.size);
-                match fetcher.open(id, bound, &label).await {
+                let options = FetchOptions::content(&found.entry, &found.path, None, &label);
+                match fetcher.open_with(id, &options).await {
                     Ok(object) => copy(&object, &mut reader.output),
                     Err(error) => Err(ReadError::Fetch(error).into()),
                 }
             }
             Content::Chunked(_) => match revision.chunks(&found.path).await {
-                Ok(chunks) => print_chunks(&fetcher, &chunks, &label, &mut reader.output).await,
+                Ok(chunks) => {
+                    print_chunks(&fetcher, &found, &chunks, &label, &mut reader.output).await
+                }
                 Err(error) => Err(ReadError::from(error).into()),
             },
         };
@@ -70,13 +71,15 @@ impl From<ReadError> for Printing {
 
 async fn print_chunks(
     fetcher: &Fetcher,
+    file: &Found,
     chunks: &[Chunk],
     label: &str,
     output: &mut Output,
 ) -> Result<(), Printing> {
     let fetches = chunks.iter().map(|chunk| {
         let part = format!("{label} (bytes from {})", chunk.offset);
-        async move { fetcher.open(&chunk.object, SizeBound::Exactly(chunk.size), &part).await }
+        let options = FetchOptions::content(&file.entry, &file.path, Some(chunk), part);
+        async move { fetcher.open_with(&chunk.object, &options).await }
     });
     let mut objects = std::pin::pin!(futures_util::stream::iter(fetches).buffered(CHUNKS_AHEAD));
     while let Some(object) = objects.next().await {

@@ -97,8 +97,6 @@ enum ReadError {
     IsADirectory,
     #[error("is no regular file")]
     NotAFile,
-    #[error("is kept on an external server, which is not supported yet")]
-    External,
     #[error("has an unusable catalog entry: {0}")]
     Broken(&'static str),
 }
@@ -119,7 +117,6 @@ impl ReadError {
             | Self::CacheCut
             | Self::IsADirectory
             | Self::NotAFile
-            | Self::External
             | Self::Broken(_) => ExitStatus::Unknown,
         }
     }

@@ -60,7 +60,7 @@ impl Facts {
                 };
                 chunks.iter().map(piece).collect()
             }
-            Content::External | Content::Broken(_) | Content::None => Vec::new(),
+            Content::Broken(_) | Content::None => Vec::new(),
         };
         let xattrs = if entry.has_xattrs {
             let xattrs = revision.xattrs(&path).await?;
@@ -121,9 +121,11 @@ impl Facts {
                     line("", format!("{offset:>12} +{size:<10} {}", object.hash));
                 }
             }
-            Content::External => line("Content", "on an external server".to_owned()),
             Content::Broken(reason) => line("Content", format!("unusable: {reason}")),
             Content::None => {}
+        }
+        if entry.external {
+            line("Content", "on an external server".to_owned());
         }
         for (name, value) in &self.xattrs {
             line(
@@ -179,9 +181,11 @@ impl Facts {
             Content::Chunked(style) => {
                 set("compression", stored(style.compression).into());
             }
-            Content::External => set("external", true.into()),
             Content::Broken(reason) => set("broken", (*reason).into()),
             Content::None => {}
+        }
+        if entry.external {
+            set("external", true.into());
         }
         if self.is_chunked() {
             let chunk = |piece: &Piece| {
