@@ -95,6 +95,25 @@ fn chunks_are_asked_for_as_ranges() {
 }
 
 #[test]
+fn external_servers_have_proxies_of_their_own() {
+    deadline(LIMIT, || {
+        let published = published();
+        let server = TestServer::serving(published.root());
+        let (proxy, far) = (TestServer::empty(), TestServer::serving(published.root()));
+        proxy.map_host("far.test", &far);
+        let mount = MountSpec::published(&client!(), &published, &[&server])
+            .impatient()
+            .arg(format!("--set=CVMFS_EXTERNAL_URL={}", elsewhere("http://far.test")))
+            .arg(format!("--set=CVMFS_EXTERNAL_HTTP_PROXY={}", proxy.url()))
+            .start();
+        assert_eq!(std::fs::read(mount.path("inside")).unwrap(), b"inside");
+        assert_eq!(std::fs::read(mount.path("dir/whole")).unwrap(), b"from elsewhere");
+        assert_eq!(proxy.requests().len(), 1);
+        assert_eq!(proxy.requests()[0].proxied_authority(), Some("far.test"));
+    });
+}
+
+#[test]
 fn chunks_come_from_files_too() {
     deadline(LIMIT, || {
         let published = published();
