@@ -373,4 +373,54 @@ mod tests {
         assert_eq!(unescape(&escape_url(b"/tmp/a b%41")), PathBuf::from("/tmp/a b%41"));
         assert_eq!(unescape("/x%"), PathBuf::from("/x%"));
     }
+
+    #[test]
+    fn ranges_cover_the_wanted_part_without_what_is_here() {
+        let request = |window, from| Request {
+            url: String::new(),
+            proxy: Proxy::Direct,
+            no_cache: false,
+            window,
+            from,
+            limit: Duration::ZERO,
+        };
+        let window = Some(Window { offset: 100, len: 50 });
+        for (window, from, range) in [
+            (None, 0, None),
+            (None, 7, Some("bytes=7-")),
+            (window, 0, Some("bytes=100-149")),
+            (window, 7, Some("bytes=107-149")),
+        ] {
+            assert_eq!(request(window, from).range().as_deref(), range);
+        }
+        assert_eq!(request(window, 7).first_byte(), 107);
+    }
+
+    #[tokio::test]
+    async fn parts_of_files_end_where_they_should() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        std::fs::write(&path, (0..=255).collect::<Vec<u8>>()).unwrap();
+        for (window, from, bytes) in [
+            (None, 250, 250..=255),
+            (Some(Window { offset: 10, len: 5 }), 0, 10..=14),
+            (Some(Window { offset: 10, len: 5 }), 2, 12..=14),
+            (Some(Window { offset: 254, len: 9 }), 0, 254..=255),
+        ] {
+            let request = Request {
+                url: format!("file://{}", path.display()),
+                proxy: Proxy::Direct,
+                no_cache: false,
+                window,
+                from,
+                limit: Duration::from_secs(5),
+            };
+            let transport = HttpTransport::new(TransportOptions::default());
+            let body = transport.get(request).await.unwrap();
+            assert_eq!(body.start, from);
+            let pieces: Vec<_> = body.pieces.collect().await;
+            let got: Vec<u8> = pieces.into_iter().flat_map(Result::unwrap).collect();
+            assert_eq!(got, bytes.collect::<Vec<u8>>());
+        }
+    }
 }
