@@ -201,25 +201,27 @@ impl Fetcher {
     ///
     /// A `patient` fetcher goes on trying for as long as somebody waits for the object.
     pub fn new(cache: Arc<dyn ObjectCache>, downloader: Downloader, patient: bool) -> Self {
+        Self::with_external(cache, downloader, None, patient)
+    }
+
+    /// The same with the servers of external data, if there are any.
+    pub fn with_external(
+        cache: Arc<dyn ObjectCache>,
+        downloader: Downloader,
+        external: Option<Downloader>,
+        patient: bool,
+    ) -> Self {
         Self {
             shared: Arc::new(FetcherState {
                 cache,
                 downloader,
-                external: None,
+                external,
                 downloads: Mutex::default(),
                 statistics: FetchStatistics::default(),
                 cache_warned: AtomicBool::new(false),
                 patient,
             }),
         }
-    }
-
-    /// Adds the servers of external data.
-    pub fn with_external(mut self, external: Option<Downloader>) -> Self {
-        if let Some(state) = Arc::get_mut(&mut self.shared) {
-            state.external = external;
-        }
-        self
     }
 
     /// Returns the cache.
@@ -282,12 +284,13 @@ impl Fetcher {
         id: &ObjectId,
         options: &FetchOptions,
     ) -> Result<(Bytes, CheckedBody), FetchError> {
+        let downloader = self.shared.downloader_for(options)?;
         let path = options.path(id);
         let resource = options.resource(id, &path);
         let new_sink = || CheckingSink { id: *id, bound: options.bound, stored: Vec::new() };
         self.shared.statistics.downloads.fetch_add(1, Ordering::Relaxed);
         let walk = Walk::new(options.only_host, shard_key(id));
-        self.shared.downloader.fetch(resource, walk, || false, new_sink).await.map_err(|source| {
+        downloader.fetch(resource, walk, || false, new_sink).await.map_err(|source| {
             FetchError::Download { id: *id, label: options.label.clone(), source }
         })
     }
@@ -378,6 +381,16 @@ impl FetcherState {
         None
     }
 
+    fn downloader_for(&self, options: &FetchOptions) -> Result<&Downloader, FetchError> {
+        match &options.place {
+            Place::Data | Place::Path(_) => Ok(&self.downloader),
+            Place::External { .. } => self
+                .external
+                .as_ref()
+                .ok_or_else(|| FetchError::NoExternalServer { label: options.label.clone() }),
+        }
+    }
+
     async fn download(
         self: &Arc<Self>,
         id: &ObjectId,
@@ -388,14 +401,7 @@ impl FetcherState {
         if let Some(object) = self.open_cached(id, options.bound) {
             return Ok(object);
         }
-        let downloader = match (&options.place, &self.external) {
-            (Place::External { .. }, Some(external)) => external,
-            (Place::External { .. }, None) => {
-                let label = options.label.clone();
-                return Err(FetchError::NoExternalServer { label });
-            }
-            (Place::Data | Place::Path(_), _) => &self.downloader,
-        };
+        let downloader = self.downloader_for(options)?;
         self.statistics.downloads.fetch_add(1, Ordering::Relaxed);
         let path = options.path(id);
         let resource = options.resource(id, &path);

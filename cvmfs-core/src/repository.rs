@@ -166,8 +166,8 @@ impl Repository {
         let external = config.external.downloader(Arc::clone(&transport), &config);
         let downloader =
             Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
-        let fetcher = Fetcher::new(cache, downloader, config.wait_for_network);
-        let fetcher = Arc::new(fetcher.with_external(external));
+        let patient = config.wait_for_network;
+        let fetcher = Arc::new(Fetcher::with_external(cache, downloader, external, patient));
         if let Pin::RootHash(hash) = config.pin {
             let root = RootCatalog { hash, size: None, alternative_path: false };
             let order = find_order(&config, &fetcher).await;

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fixtures::peers::Nginx;
 use fixtures::publish::{Published, TestRepo};
@@ -110,6 +110,102 @@ fn external_servers_have_proxies_of_their_own() {
         assert_eq!(std::fs::read(mount.path("dir/whole")).unwrap(), b"from elsewhere");
         assert_eq!(proxy.requests().len(), 1);
         assert_eq!(proxy.requests()[0].proxied_authority(), Some("far.test"));
+    });
+}
+
+#[test]
+fn auto_asks_the_script_about_the_external_servers() {
+    deadline(LIMIT, || {
+        let published = published();
+        let server = TestServer::serving(published.root());
+        let (proxy, far) = (TestServer::empty(), TestServer::serving(published.root()));
+        proxy.map_host("far.test", &far);
+        let site = TestServer::empty();
+        site.rule(Rule::on("/wpad.dat").body(format!(
+            "function FindProxyForURL(url, host) {{ \
+             return host == 'far.test' ? 'PROXY {}' : 'PROXY 127.0.0.1:9'; }}",
+            proxy.address()
+        )));
+        let auto = |external: &str| {
+            MountSpec::published(&client!(), &published, &[&server])
+                .impatient()
+                .arg("--set=CVMFS_EXTERNAL_HTTP_PROXY=auto")
+                .arg(format!("--set=CVMFS_PAC_URLS={}/wpad.dat", site.url()))
+                .arg(external)
+        };
+        let url = format!("--set=CVMFS_EXTERNAL_URL={}", elsewhere("http://far.test"));
+        let mount = auto(&url).start();
+        assert_eq!(std::fs::read(mount.path("dir/whole")).unwrap(), b"from elsewhere");
+        assert_eq!(proxy.requests().len(), 1);
+        // Without external servers nobody needs the script, and its absence ends no mount.
+        site.clear();
+        auto("--set=CVMFS_EXTERNAL_MAX_SERVERS=0").start();
+    });
+}
+
+#[test]
+fn the_nearest_external_server_is_used_and_no_more_than_wanted() {
+    deadline(LIMIT, || {
+        let published = published();
+        let server = TestServer::serving(published.root());
+        let [a, b] = [(); 2].map(|()| TestServer::serving(published.root()));
+        server.rule(Rule::on("*/api/v1.0/geo/*").body("2,1\n"));
+        let mount = MountSpec::published(&client!(), &published, &[&server])
+            .impatient()
+            .arg(format!(
+                "--set=CVMFS_EXTERNAL_URL={};{}",
+                elsewhere(&a.url()),
+                elsewhere(&b.url())
+            ))
+            .arg("--set=CVMFS_USE_GEOAPI=yes")
+            .arg("--set=CVMFS_EXTERNAL_MAX_SERVERS=1")
+            .start();
+        assert_eq!(std::fs::read(mount.path("dir/whole")).unwrap(), b"from elsewhere");
+        b.rule(Rule::on("*").status(503));
+        assert_eq!(errno(std::fs::read(mount.path("dir/wrong"))), Some(libc::EIO));
+        assert_eq!(a.requests().len(), 0);
+        assert!(b.requests().len() >= 2);
+    });
+}
+
+#[test]
+fn external_servers_have_a_time_limit_of_their_own() {
+    deadline(LIMIT, || {
+        let published = published();
+        let server = TestServer::serving(published.root());
+        let far = TestServer::serving(published.root());
+        far.rule(Rule::on("*/dir/whole").stall_after(0));
+        let mount = MountSpec::published(&client!(), &published, &[&server])
+            .arg("--set=CVMFS_TIMEOUT_DIRECT=30")
+            .arg("--set=CVMFS_MAX_RETRIES=0")
+            .arg("--set=CVMFS_EXTERNAL_TIMEOUT_DIRECT=1")
+            .arg(format!("--set=CVMFS_EXTERNAL_URL={}", elsewhere(&far.url())))
+            .start();
+        let start = Instant::now();
+        assert_eq!(errno(std::fs::read(mount.path("dir/whole"))), Some(libc::EIO));
+        // The regular limit would be 30 s.
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn cat_prints_external_chunks() {
+    deadline(LIMIT, || {
+        let published = published();
+        let server = TestServer::serving(published.root());
+        let cache = tempfile::tempdir().unwrap();
+        let printed = client!()
+            .command()
+            .args(["cat", "--server", &server.base(FQRN), "--public-key"])
+            .arg(published.public_key())
+            .arg("--cache-dir")
+            .arg(cache.path())
+            .arg(format!("--set=CVMFS_EXTERNAL_URL=file://{}", published.external_root().display()))
+            .arg(format!("{FQRN}:/dir/chunked"))
+            .output()
+            .unwrap();
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        assert_eq!(printed.stdout, chunked());
     });
 }
 

@@ -61,7 +61,8 @@ impl ProxySpec {
 
     /// Adds fallback groups. They never hold DIRECT, and while there are any, neither do the
     /// regular groups (spec/network.md section 4.4).
-    pub fn with_fallback(mut self, fallback: &Self) -> Self {
+    pub fn with_fallback(mut self, fallback: Option<&Self>) -> Self {
+        let Some(fallback) = fallback else { return self };
         let indirect = |groups: &[Vec<Proxy>]| -> Vec<Vec<Proxy>> {
             let of = |group: &Vec<Proxy>| -> Vec<Proxy> {
                 group.iter().filter(|proxy| **proxy != Proxy::Direct).cloned().collect()

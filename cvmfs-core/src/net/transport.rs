@@ -282,8 +282,8 @@ impl Transport for HttpTransport {
 }
 
 async fn get_file(path: PathBuf, request: &Request) -> Result<Body, AttemptError> {
-    let (first, wanted) = (request.first_byte(), request.window.map(|window| window.len));
-    let (from, wanted) = (request.from, wanted.map(|len| len.saturating_sub(request.from)));
+    let (first, from) = (request.first_byte(), request.from);
+    let wanted = request.window.map_or(u64::MAX, |window| window.len.saturating_sub(from));
     let local = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             AttemptError::Status { code: 404, by_proxy: false, retry_after: None }
@@ -298,20 +298,15 @@ async fn get_file(path: PathBuf, request: &Request) -> Result<Body, AttemptError
         }
         let start = first.min(metadata.len());
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(start))?;
-        let left = metadata.len() - start;
-        let wanted = wanted.map_or(left, |wanted| wanted.min(left));
-        Ok((file, from.min(start), wanted))
+        Ok((file, from.min(start), wanted.min(metadata.len() - start)))
     })
     .await
     .map_err(|error| AttemptError::Local(error.to_string()))?
     .map_err(local)?;
     let pieces = futures_util::stream::try_unfold((file, len), move |(file, left)| async move {
         let read = tokio::task::spawn_blocking(move || {
-            let mut piece = vec![
-                0;
-                usize::try_from(left)
-                    .map_or(FILE_PIECE_LEN, |left| left.min(FILE_PIECE_LEN))
-            ];
+            let len = usize::try_from(left).map_or(FILE_PIECE_LEN, |left| left.min(FILE_PIECE_LEN));
+            let mut piece = vec![0; len];
             let n = std::io::Read::read(&mut &file, &mut piece)?;
             piece.truncate(n);
             Ok::<_, std::io::Error>((file, piece))

@@ -48,63 +48,21 @@ impl RepositorySettings {
         let mut config = self.to_config(names);
         if let Some(discovery) = &self.discovery {
             let record = format!("{}.proxies", self.fqrn);
-            let found = self.discovered(discovery, &record, &transport, &config.names, &*cache);
-            config.proxy = with_fallback(found.await?, &self.parameters.fallback_proxy);
+            let found = discovered(discovery, &record, &transport, &config, &self.servers, &*cache);
+            let fallback = self.parameters.fallback_proxy.as_ref();
+            config.proxy = found.await?.with_fallback(fallback);
         }
         if let Some(discovery) = &self.external_discovery {
             let record = format!("{}.proxies-external", self.fqrn);
-            let found = self.discovered(discovery, &record, &transport, &config.names, &*cache);
-            let fallback = &self.parameters.external_fallback_proxy;
-            config.external.proxy = with_fallback(found.await?, fallback);
+            let servers = &self.external_servers;
+            let found = discovered(discovery, &record, &transport, &config, servers, &*cache);
+            let fallback = self.parameters.external_fallback_proxy.as_ref();
+            config.external.proxy = found.await?.with_fallback(fallback);
         }
         Repository::open(config, transport, cache, Arc::new(SystemClock))
             .await
             .map(Arc::new)
             .map_err(|error| failure_of(&error))
-    }
-
-    /// Finds the proxies; the ones found last time are used if that fails.
-    async fn discovered(
-        &self,
-        discovery: &Discovery,
-        record: &str,
-        transport: &HttpTransport,
-        names: &Names,
-        cache: &dyn ObjectCache,
-    ) -> Result<ProxySpec, Failure> {
-        let list = match discovery.find(transport, names, &self.servers).await {
-            Ok(list) => {
-                let bytes = list.clone().into_bytes();
-                let keep = &mut |old: Option<Vec<u8>>| {
-                    (old.as_deref() != Some(&*bytes)).then(|| bytes.clone())
-                };
-                if let Err(error) = cache.update_record(record, keep) {
-                    tracing::warn!(error = %chain(&error), "cannot record the proxies found");
-                }
-                list
-            }
-            Err(error) => {
-                let known = cache.load_record(record).ok().flatten();
-                let known = known.and_then(|bytes| String::from_utf8(bytes).ok());
-                let usable = known.filter(|list| list.parse::<ProxySpec>().is_ok());
-                let reason = chain(&error);
-                let Some(list) = usable else {
-                    let message = format!("no proxy found: {reason}");
-                    return Err(Failure::new(ExitStatus::Proxy, message).advise(
-                        "give --set CVMFS_PAC_URLS=URL, the variable http_proxy, or --proxy \
-                         HOST:PORT instead of auto",
-                    ));
-                };
-                tracing::warn!(reason, "proxy discovery failed; using the proxies found before");
-                list
-            }
-        };
-        let unusable = |error| Failure::caused(ExitStatus::Proxy, "proxies found", &error);
-        let spec: ProxySpec = list.parse().map_err(|error: ProxySpecError| unusable(error))?;
-        // Without passwords.
-        let shown: Vec<_> = spec.groups().iter().flatten().map(Proxy::display).collect();
-        tracing::info!(proxies = ?shown, "proxies found");
-        Ok(spec)
     }
 
     fn disk_cache(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
@@ -144,11 +102,48 @@ impl RepositorySettings {
     }
 }
 
-fn with_fallback(spec: ProxySpec, fallback: &Option<ProxySpec>) -> ProxySpec {
-    match fallback {
-        Some(fallback) => spec.with_fallback(fallback),
-        None => spec,
-    }
+/// Finds the proxies to `servers`; the ones found last time are used if that fails.
+async fn discovered(
+    discovery: &Discovery,
+    record: &str,
+    transport: &HttpTransport,
+    config: &RepositoryConfig,
+    servers: &[String],
+    cache: &dyn ObjectCache,
+) -> Result<ProxySpec, Failure> {
+    let list = match discovery.find(transport, &config.names, servers).await {
+        Ok(list) => {
+            let bytes = list.clone().into_bytes();
+            let keep = &mut |old: Option<Vec<u8>>| {
+                (old.as_deref() != Some(&*bytes)).then(|| bytes.clone())
+            };
+            if let Err(error) = cache.update_record(record, keep) {
+                tracing::warn!(error = %chain(&error), "cannot record the proxies found");
+            }
+            list
+        }
+        Err(error) => {
+            let known = cache.load_record(record).ok().flatten();
+            let known = known.and_then(|bytes| String::from_utf8(bytes).ok());
+            let usable = known.filter(|list| list.parse::<ProxySpec>().is_ok());
+            let reason = chain(&error);
+            let Some(list) = usable else {
+                let message = format!("no proxy found: {reason}");
+                return Err(Failure::new(ExitStatus::Proxy, message).advise(
+                    "give --set CVMFS_PAC_URLS=URL, the variable http_proxy, or --proxy \
+                     HOST:PORT instead of auto",
+                ));
+            };
+            tracing::warn!(reason, "proxy discovery failed; using the proxies found before");
+            list
+        }
+    };
+    let unusable = |error| Failure::caused(ExitStatus::Proxy, "proxies found", &error);
+    let spec: ProxySpec = list.parse().map_err(|error: ProxySpecError| unusable(error))?;
+    // Without passwords.
+    let shown: Vec<_> = spec.groups().iter().flatten().map(Proxy::display).collect();
+    tracing::info!(proxies = ?shown, "proxies found");
+    Ok(spec)
 }
 
 /// Explains why a repository cannot be opened: which check failed, at which server, what to do.

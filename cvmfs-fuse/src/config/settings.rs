@@ -100,28 +100,24 @@ impl RepositorySettings {
         let proxy = proxy("--proxy", given)?;
         let given = elsewhere.filter(|_| external_discovery.is_none());
         let external_proxy = self::proxy("--set CVMFS_EXTERNAL_HTTP_PROXY", given)?;
-        let external_proxy = match &parameters.external_fallback_proxy {
-            Some(fallback) => external_proxy.with_fallback(fallback),
-            None => external_proxy,
-        };
+        let external_proxy =
+            external_proxy.with_fallback(parameters.external_fallback_proxy.as_ref());
         let external_servers = match &parameters.external_servers {
             Some(list) => listed_servers("--set CVMFS_EXTERNAL_URL", list, &fqrn)?,
             None => Vec::new(),
         };
         let servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
-        let proxy = match &parameters.fallback_proxy {
-            Some(fallback) => proxy.with_fallback(fallback),
-            None => proxy,
-        };
+        let proxy = proxy.with_fallback(parameters.fallback_proxy.as_ref());
         let authorities = parameters.certificate_bundle.as_deref().map(authorities);
         let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
         Ok(Self {
             proxy,
             discovery,
             servers,
-            external_servers,
             external_proxy,
-            external_discovery,
+            // A mount that has no use for these proxies must not fail for them.
+            external_discovery: external_discovery.filter(|_| !external_servers.is_empty()),
+            external_servers,
             keys,
             blocklist: trust::blocklist(&environment.blocklist_file())?,
             blocklist_file: environment.blocklist_file(),

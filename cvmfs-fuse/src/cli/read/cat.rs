@@ -76,7 +76,8 @@ async fn print_chunks(
     label: &str,
     output: &mut Output,
 ) -> Result<(), Printing> {
-    let fetches = chunks.iter().map(|chunk| {
+    // Empty chunks are legal, and no range of an external file is empty.
+    let fetches = chunks.iter().filter(|chunk| chunk.size > 0).map(|chunk| {
         let part = format!("{label} (bytes from {})", chunk.offset);
         let options = FetchOptions::content(&file.entry, &file.path, Some(chunk), part);
         async move { fetcher.open_with(&chunk.object, &options).await }
