@@ -1,40 +1,51 @@
 //! Names of directories and files, their modes, and what is refused.
 //!
 //! ```text
-//! DIR/v1/                 a layout that cannot be read by this code gets another number
+//! DIR/v2/                 a layout that cannot be read by this code gets another number
 //!   CACHEDIR.TAG          tells backup tools to pass by
 //!   objects/ab/cdef...    plain bytes of the object with that hash (see `object_name`)
 //!   txn/                  files that are being written, where they need a name at all
 //!   records/              what is remembered of repositories, one file each
-//!   quarantine/           directories found where an object should be; made when needed
+//!   sessions/             one locked file for each process: what it pins
+//!   quarantine/           what was found where an object should be; bounded
+//!   index.sqlite          who was used when: a hint, rebuilt from objects/
+//!   gauge                 how many bytes are stored
+//!   evict.lock scan.lock  one process at a time evicts, one counts
 //! ```
 //!
-//! Everything is private to one user: directories 0700, files 0600, whatever the umask. The data
-//! are not secret as such, but whoever can write here decides what readers get. So a directory
-//! of ours that another user owns or can write is refused and not repaired: it may hold anything
-//! by now. Inside, only our own user can put links or directories in place of others.
+//! Everything below `v2` is reached from one open descriptor by names that may not contain links
+//! (`openat2`), so that nobody who can write here makes us touch a file elsewhere.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use cvmfs_core::cache::CacheError;
-use cvmfs_core::object::{Compression, ObjectId};
-use nix::libc;
+use cvmfs_core::object::{Compression, ObjectId, ObjectKind};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
-const VERSION: &str = "v1";
-const OBJECTS: &str = "objects";
-const TRANSACTIONS: &str = "txn";
-const QUARANTINE: &str = "quarantine";
-const RECORDS: &str = "records";
-const DIRECTORY_MODE: u32 = 0o700;
-pub(crate) const FILE_MODE: u32 = 0o600;
-/// Write permission for group or others.
-const FOREIGN_WRITE: u32 = 0o022;
+use crate::sharing::{Sharing, UnfitDirectory, our_user, unfit};
+
+/// Name of the layout.
+pub(crate) const VERSION: &str = "v2";
+/// Parent of the 256 directories of objects.
+pub(crate) const OBJECTS: &str = "objects";
+/// Where files that are being written have their names.
+pub(crate) const TRANSACTIONS: &str = "txn";
+/// What was found in the place of objects.
+pub(crate) const QUARANTINE: &str = "quarantine";
+/// What is remembered of repositories.
+pub(crate) const RECORDS: &str = "records";
+/// Files of live processes.
+pub(crate) const SESSIONS: &str = "sessions";
+/// Things kept in quarantine for a person to look at; the oldest go.
+const MAX_QUARANTINED: usize = 16;
 
 /// The first line is the signature of the Cache Directory Tagging Specification (bford.info).
 const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55
@@ -42,109 +53,60 @@ const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55
 # it may be removed at any time, also while repositories are mounted.
 ";
 
-/// Why a directory cannot hold a cache; the source of the [`CacheError::Io`] of an open.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnfitDirectory {
-    /// Something else has that name.
-    #[error("it is not a directory")]
-    NotADirectory,
-    /// Another user could change what readers get.
-    #[error("it belongs to user {owner}, and this process runs as user {us}")]
-    ForeignOwner {
-        /// The owner found.
-        owner: u32,
-        /// The effective user of this process.
-        us: u32,
-    },
-    /// Other users could change what readers get.
-    #[error("its mode {mode:o} lets other users write; use another directory or remove it")]
-    WritableByOthers {
-        /// The permission bits found.
-        mode: u32,
-    },
-    /// Files made there belong to somebody else, as on NFS with squashed users.
-    #[error("files made there belong to user {owner}, not to user {us}")]
-    FilesChangeOwner {
-        /// The owner of a new file.
-        owner: u32,
-        /// The effective user of this process.
-        us: u32,
-    },
-    /// The seal of an object file is its modification time.
-    #[error("its file system does not keep modification times to the second")]
-    TimesNotKept,
-}
-
 /// Returns a function that puts action and path to an error of the operating system.
-pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheError {
-    move |source| CacheError::Io { action, path: path.to_owned(), source }
+pub(crate) fn failed<E: Into<io::Error>>(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> CacheError {
+    move |source| CacheError::Io { action, path: path.to_owned(), source: source.into() }
 }
 
-/// The effective user of this process, whose files are trusted.
-pub(crate) fn our_user() -> u32 {
-    nix::unistd::geteuid().as_raw()
-}
-
-/// Refuses `path` for a stated reason.
-pub(crate) fn unfit(path: &Path, reason: UnfitDirectory) -> CacheError {
-    failed("use cache directory", path)(io::Error::other(reason))
-}
-
-/// The paths below one cache directory.
-#[derive(Debug, Clone)]
+/// One cache directory.
+#[derive(Debug)]
 pub(crate) struct Layout {
     directory: PathBuf,
-    root: PathBuf,
+    root_path: PathBuf,
+    root: ArcSwap<OwnedFd>,
+    sharing: Sharing,
+    read_only: bool,
 }
 
 impl Layout {
-    /// Creates what is missing below `directory`, and checks what is there.
-    pub(crate) fn create(directory: &Path) -> Result<Self, CacheError> {
-        let layout = Self { directory: directory.to_owned(), root: directory.join(VERSION) };
-        layout.restore()?;
-        Ok(layout)
+    /// Creates what is missing below `directory`, and checks what is there. `anyone` accepts a
+    /// directory that every user of the machine can write.
+    pub(crate) fn create(directory: &Path, anyone: bool) -> Result<Self, CacheError> {
+        let created = make_base(directory)?;
+        // Links above are the user's choice; below, none is followed.
+        #[expect(clippy::disallowed_methods, reason = "the directory exists, and SQLite wants it")]
+        let directory =
+            directory.canonicalize().map_err(failed("use cache directory", directory))?;
+        let found = directory.metadata().map_err(failed("use cache directory", &directory))?;
+        let sharing =
+            if created { Sharing::Private } else { Sharing::of(&directory, &found, anyone)? };
+        let root_path = directory.join(VERSION);
+        let prepared = prepare(&root_path, &sharing);
+        let (root, read_only) = match prepared {
+            Ok(root) => (root, false),
+            Err(CacheError::Io { source, .. }) if is_read_only(&source) && root_path.is_dir() => {
+                let root = open_directory(&root_path)?;
+                check_directory(root.as_fd(), &root_path, &sharing, true)?;
+                tracing::warn!(directory = %directory.display(), "the cache can only be read; new objects are kept in memory");
+                (root, true)
+            }
+            Err(error) => return Err(error),
+        };
+        let root = ArcSwap::from_pointee(root);
+        Ok(Self { directory, root_path, root, sharing, read_only })
     }
 
     /// Creates what is missing; somebody may have wiped the cache under a live mount.
     pub(crate) fn restore(&self) -> Result<(), CacheError> {
-        match std::fs::metadata(&self.directory) {
-            // The directory itself is the user's choice: it may be a link or hold other things.
-            Ok(found) if !found.is_dir() => {
-                return Err(unfit(&self.directory, UnfitDirectory::NotADirectory));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(DIRECTORY_MODE)
-                    .create(&self.directory)
-                    .map_err(failed("create directory", &self.directory))?;
-                set_directory_mode(&self.directory)?;
-            }
-            Err(error) => return Err(failed("use cache directory", &self.directory)(error)),
+        if self.read_only {
+            return Err(failed("write to", &self.root_path)(Errno::ROFS));
         }
-        for path in [self.root.clone(), self.objects(), self.transactions(), self.records()] {
-            make_directory(&path)?;
-            check_directory(&path)?;
-        }
-        self.write_tag()
-    }
-
-    fn write_tag(&self) -> Result<(), CacheError> {
-        let path = self.root.join("CACHEDIR.TAG");
-        let tag = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path);
-        match tag {
-            Ok(mut tag) => set_file_mode(&tag)
-                .and_then(|()| tag.write_all(CACHEDIR_TAG))
-                .map_err(failed("write", &path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(failed("create", &path)(error)),
-        }
+        make_base(&self.directory)?;
+        self.root.store(Arc::new(prepare(&self.root_path, &self.sharing)?));
+        Ok(())
     }
 
     /// Returns the directory that was given to [`Layout::create`].
@@ -152,239 +114,338 @@ impl Layout {
         &self.directory
     }
 
-    /// Returns the parent of the 256 directories of objects.
-    pub(crate) fn objects(&self) -> PathBuf {
-        self.root.join(OBJECTS)
+    /// Tells who else may write here.
+    pub(crate) fn sharing(&self) -> &Sharing {
+        &self.sharing
     }
 
-    /// Returns one of the 256 directories.
-    pub(crate) fn fan(&self, number: u8) -> PathBuf {
-        self.root.join(OBJECTS).join(format!("{number:02x}"))
+    /// Tells whether nothing can be written.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
-    /// Returns where records are.
-    pub(crate) fn records(&self) -> PathBuf {
-        self.root.join(RECORDS)
+    /// Returns the directory that everything is in.
+    pub(crate) fn root(&self) -> Arc<OwnedFd> {
+        self.root.load_full()
     }
 
-    /// Returns where files that are being written have their names.
-    pub(crate) fn transactions(&self) -> PathBuf {
-        self.root.join(TRANSACTIONS)
+    /// Returns the path of something below, for messages, SQLite, and for opening it again.
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root_path.join(name)
+    }
+
+    /// Opens something below, without following links.
+    pub(crate) fn open(&self, name: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        open_beneath(self.root.load().as_fd(), name, flags, mode)
+    }
+
+    /// Opens or creates a file that all who share the cache may write.
+    pub(crate) fn open_control(&self, name: &str) -> Result<File, CacheError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mode = self.sharing.control_mode();
+        let file = match self.open(name, flags, mode) {
+            Err(Errno::NOENT) => {
+                self.restore()?;
+                self.open(name, flags, mode)
+            }
+            other => other,
+        };
+        let file = File::from(file.map_err(failed("open", &self.path(name)))?);
+        let found = file.metadata().map_err(failed("look at", &self.path(name)))?;
+        if !found.is_file() || found.nlink() > 1 {
+            let reason = io::Error::other("it is no plain file with one name");
+            return Err(failed("use", &self.path(name))(reason));
+        }
+        if found.uid() == our_user() && found.mode() & 0o7777 != mode.bits() {
+            rustix::fs::fchmod(&file, mode).map_err(failed("set the mode of", &self.path(name)))?;
+        }
+        Ok(file)
+    }
+
+    /// Lists a directory below; a missing one is empty.
+    pub(crate) fn list(&self, name: &str) -> Result<Vec<String>, CacheError> {
+        let directory = match self.open(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(error) => return Err(failed("list", &self.path(name))(error)),
+        };
+        let entries = rustix::fs::Dir::new(directory).map_err(failed("list", &self.path(name)))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed("list", &self.path(name)))?;
+            // A name that is no text is none of ours.
+            if let Ok(text) = entry.file_name().to_str()
+                && !matches!(text, "." | "..")
+            {
+                names.push(text.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens the directory of an object, creating it if it is missing.
+    pub(crate) fn fan(&self, number: u8) -> Result<OwnedFd, CacheError> {
+        let name = fan_name(number);
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.open(&name, flags, Mode::empty()) {
+            Ok(fan) => return Ok(fan),
+            Err(Errno::NOENT) => {}
+            // A file or a link in place of the directory.
+            Err(Errno::NOTDIR | Errno::LOOP) => self.remove_foreign(&name)?,
+            Err(error) => return Err(failed("open", &self.path(&name))(error)),
+        }
+        if self.open(OBJECTS, flags, Mode::empty()).is_err() {
+            self.restore()?;
+        }
+        make_directory(self.root().as_fd(), &name, &self.path(&name), &self.sharing)?;
+        self.open(&name, flags, Mode::empty()).map_err(failed("open", &self.path(&name)))
+    }
+
+    /// Removes a file; false if it was not there.
+    pub(crate) fn unlink(&self, name: &str) -> Result<bool, Errno> {
+        let (parent, file) = self.parent(name)?;
+        match rustix::fs::unlinkat(&parent, file, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at what has a name, without following it.
+    pub(crate) fn look(&self, name: &str) -> Result<rustix::fs::Stat, Errno> {
+        let (parent, file) = self.parent(name)?;
+        rustix::fs::statat(&parent, file, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Opens the directory in which a name is.
+    fn parent<'a>(&self, name: &'a str) -> Result<(OwnedFd, &'a str), Errno> {
+        let (directory, file) = name.rsplit_once('/').unwrap_or((".", name));
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        Ok((self.open(directory, flags, Mode::empty())?, file))
     }
 
     /// Returns a new name among the files that are being written.
-    pub(crate) fn new_transaction(&self) -> PathBuf {
-        self.root.join(TRANSACTIONS).join(format!("fetch-{:016x}", random()))
-    }
-
-    /// Returns the path of an object.
-    pub(crate) fn object(&self, id: &ObjectId) -> PathBuf {
-        let (directory, name) = object_name(id);
-        self.root.join(OBJECTS).join(directory).join(name)
-    }
-
-    /// Creates the directory of an object.
-    pub(crate) fn make_fan(&self, number: u8) -> Result<(), CacheError> {
-        let path = self.fan(number);
-        match make_directory(&path) {
-            Err(CacheError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                self.restore()?;
-                make_directory(&path)
-            }
-            other => other,
-        }
+    pub(crate) fn new_transaction() -> String {
+        format!("{TRANSACTIONS}/fetch-{:016x}", random())
     }
 
     /// Takes away what stands in the place of an object, without following or opening it.
     ///
     /// Between the look and the removal another process may have put the right object there; it
     /// is lost then and fetched again, which costs time but no reader its bytes.
-    pub(crate) fn remove_foreign(&self, path: &Path) -> Result<(), CacheError> {
-        match std::fs::remove_file(path) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
-            Err(error) => return Err(failed("remove", path)(error)),
+    pub(crate) fn remove_foreign(&self, name: &str) -> Result<(), CacheError> {
+        let broken = |error| failed("remove", &self.path(name))(error);
+        match self.unlink(name) {
+            Ok(_) | Err(Errno::NOENT) => return Ok(()),
+            // Linux says EISDIR, others EPERM.
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(broken(error)),
         }
-        if std::fs::remove_dir(path).is_ok() {
+        let (parent, file) = self.parent(name).map_err(broken)?;
+        if rustix::fs::unlinkat(&parent, file, AtFlags::REMOVEDIR).is_ok() {
             return Ok(());
         }
         // Not empty. What is in it is not ours to delete, so it is set aside for a person.
-        let quarantine = self.root.join(QUARANTINE);
-        make_directory(&quarantine)?;
-        let aside = quarantine.join(format!("{:016x}", random()));
-        std::fs::rename(path, aside).map_err(failed("set aside", path))
+        self.set_aside(name)
+    }
+
+    /// Moves something to the quarantine.
+    pub(crate) fn set_aside(&self, name: &str) -> Result<(), CacheError> {
+        let broken = |error| failed("set aside", &self.path(name))(error);
+        make_directory(self.root().as_fd(), QUARANTINE, &self.path(QUARANTINE), &self.sharing)?;
+        let (parent, file) = self.parent(name).map_err(broken)?;
+        let quarantine = self
+            .open(QUARANTINE, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+            .map_err(broken)?;
+        let aside = format!("{file}-{:016x}", random());
+        rustix::fs::renameat(&parent, file, &quarantine, &aside).map_err(broken)?;
+        self.prune_quarantine();
+        Ok(())
+    }
+
+    /// Keeps what was set aside last.
+    fn prune_quarantine(&self) {
+        let Ok(names) = self.list(QUARANTINE) else { return };
+        let mut found: Vec<_> = names
+            .into_iter()
+            .map(|name| format!("{QUARANTINE}/{name}"))
+            .filter_map(|name| self.look(&name).ok().map(|stat| (stat.st_ctime, name)))
+            .collect();
+        found.sort_unstable();
+        let surplus = found.len().saturating_sub(MAX_QUARANTINED);
+        for (_, name) in found.drain(..surplus) {
+            // A directory stays: a person put it there.
+            let _ = self.unlink(&name);
+        }
     }
 }
 
-/// Returns directory and file name of an object.
+/// Returns the path of one of the 256 directories below the root.
+pub(crate) fn fan_name(number: u8) -> String {
+    format!("{OBJECTS}/{number:02x}")
+}
+
+/// Returns the number of the directory of an object.
+pub(crate) fn fan_of(id: &ObjectId) -> u8 {
+    id.hash.digest()[0]
+}
+
+/// Returns the name of an object below `objects`, with its directory.
 ///
 /// The whole [`ObjectId`] is in the name: hash with algorithm, kind, and whether the hash is that
 /// of the plain bytes. So one id never finds the bytes that were checked for another.
-fn object_name(id: &ObjectId) -> (String, String) {
+pub(crate) fn object_name(id: &ObjectId) -> String {
     let text = id.hash.to_string();
     let (directory, rest) = text.split_at(2);
-    let mut name = rest.to_owned();
+    let mut name = format!("{directory}/{rest}");
     name.extend(id.kind.suffix());
     if id.compression == Compression::None {
         name.push_str(".none");
     }
-    (directory.to_owned(), name)
+    name
 }
 
-fn make_directory(path: &Path) -> Result<(), CacheError> {
-    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
-        Ok(()) => set_directory_mode(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+/// Reads a name that [`object_name`] made; anything else is `None`.
+pub(crate) fn parse_object_name(name: &str) -> Option<ObjectId> {
+    let (directory, rest) = name.split_once('/')?;
+    if directory.len() != 2 {
+        return None;
+    }
+    let (rest, compression) = match rest.strip_suffix(".none") {
+        Some(rest) => (rest, Compression::None),
+        None => (rest, Compression::Zlib),
+    };
+    let kind = match rest.chars().next_back()? {
+        'P' => ObjectKind::Chunk,
+        'C' => ObjectKind::Catalog,
+        'X' => ObjectKind::Certificate,
+        'H' => ObjectKind::History,
+        'M' => ObjectKind::Metainfo,
+        _ => ObjectKind::Data,
+    };
+    let rest = &rest[..rest.len() - usize::from(kind.suffix().is_some())];
+    let id = ObjectId { hash: format!("{directory}{rest}").parse().ok()?, kind, compression };
+    // Only the one way to write it is a name.
+    (object_name(&id) == name).then_some(id)
+}
+
+/// Tells whether an error says that nothing can be written here.
+pub(crate) fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
+/// Opens a name below a directory; no component may be a link.
+pub(crate) fn open_beneath(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // openat2 refuses a mode that it has no use for.
+    let makes = flags.contains(OFlags::CREATE) || flags.contains(OFlags::TMPFILE);
+    let mode = if makes { mode } else { Mode::empty() };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(directory, name, flags, mode, resolve) {
+        // Kernels before 5.6, and seccomp filters that do not know it: the last component is
+        // still not followed.
+        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(directory, name, flags, mode),
+        other => other,
+    }
+}
+
+fn make_base(directory: &Path) -> Result<bool, CacheError> {
+    match std::fs::metadata(directory) {
+        // The directory itself is the user's choice: it may be a link or hold other things.
+        Ok(found) if !found.is_dir() => Err(unfit(directory, UnfitDirectory::NotADirectory)),
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(failed("create directory", directory))?;
+            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+                .map_err(failed("set the mode of", directory))?;
+            Ok(true)
+        }
+        Err(error) => Err(failed("use cache directory", directory)(error)),
+    }
+}
+
+/// Makes the root and what belongs in it; returns the root.
+fn prepare(root_path: &Path, sharing: &Sharing) -> Result<OwnedFd, CacheError> {
+    make_directory(rustix::fs::CWD, root_path, root_path, sharing)?;
+    let root = open_directory(root_path)?;
+    check_directory(root.as_fd(), root_path, sharing, false)?;
+    for name in [OBJECTS, TRANSACTIONS, RECORDS, SESSIONS] {
+        let path = root_path.join(name);
+        make_directory(root.as_fd(), name, &path, sharing)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let opened = open_beneath(root.as_fd(), name, flags, Mode::empty());
+        let opened = opened.map_err(|error| refuse(&path, error))?;
+        check_directory(opened.as_fd(), &path, sharing, false)?;
+    }
+    write_tag(root.as_fd(), root_path, sharing)?;
+    Ok(root)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, CacheError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| refuse(path, error))
+}
+
+fn refuse(path: &Path, error: Errno) -> CacheError {
+    match error {
+        Errno::LOOP | Errno::NOTDIR => unfit(path, UnfitDirectory::NotADirectory),
+        error => failed("use cache directory", path)(error),
+    }
+}
+
+fn write_tag(root: BorrowedFd<'_>, root_path: &Path, sharing: &Sharing) -> Result<(), CacheError> {
+    const NAME: &str = "CACHEDIR.TAG";
+    let path = root_path.join(NAME);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    match open_beneath(root, NAME, flags, sharing.object_mode() | Mode::WUSR) {
+        Ok(tag) => rustix::fs::fchmod(&tag, sharing.object_mode())
+            .and_then(|()| rustix::io::write(&tag, CACHEDIR_TAG).map(drop))
+            .map_err(failed("write", &path)),
+        Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(failed("create", &path)(error)),
+    }
+}
+
+fn make_directory(
+    parent: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+    path: &Path,
+    sharing: &Sharing,
+) -> Result<(), CacheError> {
+    let mode = sharing.directory_mode();
+    match rustix::fs::mkdirat(parent, name.as_ref(), mode) {
+        // The umask may have taken bits away.
+        Ok(()) => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = rustix::fs::openat(parent, name.as_ref(), flags, Mode::empty());
+            let made = made.map_err(failed("open", path))?;
+            sharing.adopt_directory(made.as_fd(), path)
+        }
+        Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(failed("create directory", path)(error)),
     }
 }
 
-/// The umask may have taken bits away from the owner.
-fn set_directory_mode(path: &Path) -> Result<(), CacheError> {
-    std::fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE))
-        .map_err(failed("set the mode of", path))
-}
-
-fn check_directory(path: &Path) -> Result<(), CacheError> {
-    let found = std::fs::symlink_metadata(path).map_err(failed("use cache directory", path))?;
-    let (us, owner, mode) = (our_user(), found.uid(), found.mode() & 0o7777);
-    if !found.is_dir() {
-        return Err(unfit(path, UnfitDirectory::NotADirectory));
-    }
-    if owner != us {
-        return Err(unfit(path, UnfitDirectory::ForeignOwner { owner, us }));
-    }
-    if mode & FOREIGN_WRITE != 0 {
-        return Err(unfit(path, UnfitDirectory::WritableByOthers { mode }));
-    }
-    Ok(())
-}
-
-/// Sets the mode of a new file to what the layout wants, whatever the umask made of it.
-pub(crate) fn set_file_mode(file: &File) -> io::Result<()> {
-    file.set_permissions(Permissions::from_mode(FILE_MODE))
+fn check_directory(
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    sharing: &Sharing,
+    read_only: bool,
+) -> Result<(), CacheError> {
+    let found = rustix::fs::fstat(directory).map_err(failed("use cache directory", path))?;
+    sharing.check_directory(directory, &found, path, read_only)
 }
 
 /// A number nobody else picks; names made of it are created exclusively all the same.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cvmfs_core::hash::{ContentHash, HashAlgorithm};
-    use cvmfs_core::object::ObjectKind;
-
-    #[test]
-    fn every_part_of_an_id_is_in_the_name() {
-        let rest = "23456789abcdef0123456789abcdef01234567";
-        let digest = "0123456789abcdef0123456789abcdef01234567";
-        let cases = [
-            ("", ObjectKind::Data, Compression::Zlib, rest.to_owned()),
-            ("", ObjectKind::Data, Compression::None, format!("{rest}.none")),
-            ("", ObjectKind::Chunk, Compression::None, format!("{rest}P.none")),
-            ("", ObjectKind::Catalog, Compression::Zlib, format!("{rest}C")),
-            ("-rmd160", ObjectKind::Data, Compression::Zlib, format!("{rest}-rmd160")),
-            ("-shake128", ObjectKind::History, Compression::Zlib, format!("{rest}-shake128H")),
-        ];
-        for (identifier, kind, compression, name) in cases {
-            let hash: ContentHash = format!("{digest}{identifier}").parse().unwrap();
-            let id = ObjectId { hash, kind, compression };
-            assert_eq!(object_name(&id), ("01".to_owned(), name));
-        }
-        let hash = ContentHash::new(HashAlgorithm::Sha1, [0xff; 20]);
-        let layout = Layout { directory: "/c".into(), root: "/c/v1".into() };
-        let path = layout.object(&ObjectId::zlib(hash, ObjectKind::Data));
-        assert_eq!(path.parent(), Some(layout.fan(0xff).as_path()));
-        assert_eq!(layout.fan(5), Path::new("/c/v1/objects/05"));
-    }
-
-    fn reason(error: CacheError) -> UnfitDirectory {
-        let CacheError::Io { source, .. } = error else { panic!("{error:?}") };
-        source.into_inner().unwrap().downcast::<UnfitDirectory>().unwrap().as_ref().clone()
-    }
-
-    #[test]
-    fn creates_private_directories_and_the_tag() {
-        let scratch = tempfile::tempdir().unwrap();
-        let directory = scratch.path().join("deep/er");
-        let layout = Layout::create(&directory).unwrap();
-        for path in ["", "objects", "txn"] {
-            let found = layout.root.join(path).metadata().unwrap();
-            assert_eq!(found.mode(), 0o040_700, "{path}");
-        }
-        let tag = std::fs::read(directory.join("v1/CACHEDIR.TAG")).unwrap();
-        assert!(tag.starts_with(b"Signature: 8a477f597d28d172789f06886806bc55\n"));
-        Layout::create(&directory).unwrap();
-    }
-
-    #[test]
-    fn refuses_what_is_no_directory() {
-        let scratch = tempfile::tempdir().unwrap();
-        let file = scratch.path().join("file");
-        std::fs::write(&file, b"x").unwrap();
-        assert_eq!(reason(Layout::create(&file).unwrap_err()), UnfitDirectory::NotADirectory);
-
-        let other = scratch.path().join("other");
-        std::fs::create_dir(&other).unwrap();
-        std::os::unix::fs::symlink(scratch.path(), other.join("v1")).unwrap();
-        assert_eq!(reason(Layout::create(&other).unwrap_err()), UnfitDirectory::NotADirectory);
-        assert!(!scratch.path().join("objects").exists(), "the link was followed");
-    }
-
-    #[test]
-    fn refuses_what_others_can_write() {
-        let scratch = tempfile::tempdir().unwrap();
-        for (path, mode) in [("v1", 0o770), ("v1/objects", 0o777), ("v1/txn", 0o702)] {
-            Layout::create(scratch.path()).unwrap();
-            let path = scratch.path().join(path);
-            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            let refused = reason(Layout::create(scratch.path()).unwrap_err());
-            assert_eq!(refused, UnfitDirectory::WritableByOthers { mode });
-            std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-        }
-        Layout::create(scratch.path()).unwrap();
-    }
-
-    #[test]
-    fn refuses_a_directory_of_another_user() {
-        if our_user() != 0 {
-            return; // Only root can give a directory away.
-        }
-        let scratch = tempfile::tempdir().unwrap();
-        let layout = Layout::create(scratch.path()).unwrap();
-        std::os::unix::fs::chown(&layout.root, Some(4711), None).unwrap();
-        let refused = reason(Layout::create(scratch.path()).unwrap_err());
-        assert_eq!(refused, UnfitDirectory::ForeignOwner { owner: 4711, us: 0 });
-    }
-
-    #[test]
-    fn foreign_things_go_away_without_being_followed() {
-        let scratch = tempfile::tempdir().unwrap();
-        let layout = Layout::create(scratch.path()).unwrap();
-        let target = scratch.path().join("target");
-        std::fs::write(&target, b"precious").unwrap();
-        let place = layout.objects().join("place");
-
-        std::os::unix::fs::symlink(&target, &place).unwrap();
-        layout.remove_foreign(&place).unwrap();
-        assert_eq!(std::fs::read(&target).unwrap(), b"precious");
-        assert!(place.symlink_metadata().is_err());
-
-        std::fs::create_dir(&place).unwrap();
-        layout.remove_foreign(&place).unwrap();
-        assert!(!place.exists());
-
-        std::fs::create_dir(&place).unwrap();
-        std::fs::write(place.join("inside"), b"kept").unwrap();
-        layout.remove_foreign(&place).unwrap();
-        assert!(!place.exists());
-        let mut aside = std::fs::read_dir(layout.root.join(QUARANTINE)).unwrap();
-        let aside = aside.next().unwrap().unwrap().path().join("inside");
-        assert_eq!(std::fs::read(aside).unwrap(), b"kept");
-
-        layout.remove_foreign(&place).unwrap();
-    }
-}
+mod tests;

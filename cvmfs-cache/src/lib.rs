@@ -1,24 +1,45 @@
 //! Where the bytes of CernVM-FS objects are kept on this machine.
 //!
-//! [`DiskCache`] is a directory of plain files, one for each object, found by name alone: no
-//! index, no daemon, nothing to repair. Any number of processes of one user may share it. What
-//! may be asked of a store is stated by [`cvmfs_core::cache`]; nothing above sees more than that.
+//! [`DiskCache`] is a directory of plain files, one for each object, found by name alone. Any
+//! number of processes, containers and users of one group share it, and none of them is special:
+//! whoever dies leaves nothing that the others need. What may be asked of a store is stated by
+//! [`cvmfs_core::cache`]; nothing above sees more than that.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `layout` | names of directories and files, their modes, and what is refused |
-//! | `seal` | what makes a file under an object's name the whole object |
+//! | `sharing` | who may write to a directory, and what that makes of modes and trust |
+//! | `layout` | names of directories and files |
+//! | `seal`, `checksum` | what makes a file under an object's name the whole, right object |
 //! | `transaction` | from a temporary file to the final name, in one step |
-//! | `tally` | how many bytes are stored, counted in small portions |
-//! | `disk` | [`DiskCache`] itself |
+//! | `quota`, `gauge` | how much may be stored; how much is |
+//! | `session` | who is alive, and what they pin |
+//! | `index`, `keeper` | when objects were used last; the thread that evicts and counts |
+//! | `store`, `disk` | what these share; [`DiskCache`] itself |
+//! | `alien` | [`AlienCache`]: a directory in upstream's layout |
+//! | `broker` | a cache among users who do not trust each other |
 
+mod alien;
+mod broker;
+mod checksum;
 mod disk;
+mod gauge;
+mod index;
+mod keeper;
 mod layout;
+mod quota;
 mod record;
 mod seal;
-mod tally;
+mod session;
+mod sharing;
+mod store;
 mod transaction;
 
-pub use disk::DiskCache;
-pub use layout::UnfitDirectory;
+pub use alien::{AlienCache, Breadcrumb};
+pub use broker::{Broker, BrokerError, BrokerOptions, BrokeredCache, Peers};
+pub use disk::{DiskCache, DiskCacheOptions};
+pub use index::IndexedObject;
+pub use keeper::Evicted;
+pub use quota::{Quota, QuotaError, parse_size};
+pub use sharing::{Sharing, UnfitDirectory};
+pub use store::{CacheStatistics, Verify};
 pub use transaction::Naming;

@@ -1,16 +1,21 @@
 //! Small records beside the objects: replaced atomically, one process at a time.
+//!
+//! In a shared cache each user has records of its own, and believes no file of another owner:
+//! a forged record could not make anybody accept what is not signed, but could keep a mount from
+//! accepting what is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::CacheError;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
-use crate::layout::{FILE_MODE, failed};
+use crate::layout::{Layout, RECORDS, failed};
+use crate::sharing::our_user;
 
 /// Longest record that is read.
 const MAX_RECORD_LEN: u64 = 4 << 20;
@@ -18,17 +23,24 @@ const MAX_RECORD_LEN: u64 = 4 << 20;
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// Pause between two looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Nobody but the owner has a use for it.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// Reads a record; `None` if it was never written.
-pub(crate) fn load(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, CacheError> {
-    let path = directory.join(name);
-    let opened =
-        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+/// Reads a record; `None` if it was never written, or by somebody else.
+pub(crate) fn load(layout: &Layout, name: &str) -> Result<Option<Vec<u8>>, CacheError> {
+    let name = place(layout, name);
+    let path = layout.path(&name);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match layout.open(&name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(failed("open", &path)(error)),
     };
+    let found = file.metadata().map_err(failed("look at", &path))?;
+    let ours = found.uid() == our_user() || (found.uid() == 0 && !layout.sharing().is_shared());
+    if !found.is_file() || !ours || found.nlink() != 1 {
+        return Err(failed("use", &path)(io::Error::other("it is not a file of this user")));
+    }
     let mut bytes = Vec::new();
     file.take(MAX_RECORD_LEN).read_to_end(&mut bytes).map_err(failed("read", &path))?;
     Ok(Some(bytes))
@@ -36,41 +48,45 @@ pub(crate) fn load(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Cach
 
 /// Replaces a record by what `change` makes of it. A crash leaves the old one or the new one.
 pub(crate) fn update(
-    directory: &Path,
+    layout: &Layout,
     name: &str,
     change: &mut dyn FnMut(Option<Vec<u8>>) -> Option<Vec<u8>>,
 ) -> Result<(), CacheError> {
-    let path = directory.join(name);
-    let _lock = lock(&directory.join(format!("{name}.lock")))?;
-    let Some(new) = change(load(directory, name)?) else { return Ok(()) };
-    // Under the lock, so one name is enough; what a crash left there is overwritten.
-    let temporary = directory.join(format!("{name}.new"));
-    let written = open_private(&temporary, true).and_then(|mut file| {
-        file.write_all(&new)?;
-        file.sync_all()
-    });
-    written.map_err(failed("write", &temporary))?;
-    std::fs::rename(&temporary, &path).map_err(failed("name", &path))
+    let place = place(layout, name);
+    let _lock = lock(layout, &format!("{place}.lock"))?;
+    // One that cannot be read is as good as none: it is replaced.
+    let Some(new) = change(load(layout, name).unwrap_or(None)) else { return Ok(()) };
+    // Under the lock, so one name is enough; what a crash left there is taken away.
+    let temporary = format!("{place}.new");
+    let path = layout.path(&temporary);
+    layout.remove_foreign(&temporary)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let mut file =
+        File::from(layout.open(&temporary, flags, MODE).map_err(failed("create", &path))?);
+    rustix::fs::fchmod(&file, MODE).map_err(failed("set the mode of", &path))?;
+    file.write_all(&new).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
+    let root = layout.root();
+    rustix::fs::renameat(&root, &temporary, &root, &place).map_err(failed("name", &path))
 }
 
-fn open_private(path: &PathBuf, truncate: bool) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(truncate)
-        .mode(FILE_MODE)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
+fn place(layout: &Layout, name: &str) -> String {
+    match layout.sharing().is_shared() {
+        true => format!("{RECORDS}/{}:{name}", our_user()),
+        false => format!("{RECORDS}/{name}"),
+    }
 }
 
-fn lock(path: &PathBuf) -> Result<Flock<File>, CacheError> {
-    let mut file = open_private(path, false).map_err(failed("open", path))?;
+fn lock(layout: &Layout, name: &str) -> Result<Flock<File>, CacheError> {
+    let path = layout.path(name);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
+    let file = layout.open(name, flags, MODE).map_err(failed("open", &path))?;
+    let mut file = File::from(file);
     let start = Instant::now();
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((_, error)) if start.elapsed() > LOCK_LIMIT => {
-                return Err(failed("lock", path)(error.into()));
+                return Err(failed("lock", &path)(io::Error::from(error)));
             }
             Err((same, _)) => file = same,
         }
@@ -86,13 +102,13 @@ mod tests {
     #[test]
     fn records_are_replaced_whole_and_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
-        let at = directory.path();
-        assert_eq!(load(at, "a.b").unwrap(), None);
+        let layout = &Layout::create(directory.path(), false).unwrap();
+        assert_eq!(load(layout, "a.b").unwrap(), None);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        update(at, "a.b", &mut |old| {
+                        update(layout, "a.b", &mut |old| {
                             let mut new = old.unwrap_or_default();
                             new.push(b'x');
                             Some(new)
@@ -102,10 +118,28 @@ mod tests {
                 });
             }
         });
-        assert_eq!(load(at, "a.b").unwrap().unwrap().len(), 80);
-        update(at, "a.b", &mut |_| None).unwrap();
-        assert_eq!(load(at, "a.b").unwrap().unwrap().len(), 80);
-        std::os::unix::fs::symlink("/etc/passwd", at.join("c.d")).unwrap();
-        assert!(load(at, "c.d").is_err());
+        assert_eq!(load(layout, "a.b").unwrap().unwrap().len(), 80);
+        update(layout, "a.b", &mut |_| None).unwrap();
+        assert_eq!(load(layout, "a.b").unwrap().unwrap().len(), 80);
+        std::os::unix::fs::symlink("/etc/passwd", layout.path("records/c.d")).unwrap();
+        assert!(load(layout, "c.d").is_err());
+        update(layout, "c.d", &mut |old| {
+            assert_eq!(old, None);
+            Some(vec![1])
+        })
+        .unwrap();
+        assert_eq!(load(layout, "c.d").unwrap().unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_record_of_another_user_is_not_believed() {
+        if our_user() != 0 {
+            return; // Only root can give a file away.
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let layout = &Layout::create(directory.path(), false).unwrap();
+        update(layout, "a.b", &mut |_| Some(vec![1])).unwrap();
+        std::os::unix::fs::chown(layout.path("records/a.b"), Some(4711), None).unwrap();
+        assert!(load(layout, "a.b").is_err());
     }
 }

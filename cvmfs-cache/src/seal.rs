@@ -15,21 +15,21 @@
 //! - the size in the name: a lookup would have to know it, or list the directory;
 //! - extended attributes: not on every file system, and not on tmpfs before Linux 6.6;
 //! - a header or trailer in the file: the kernel and SQLite could no longer read it directly;
-//! - an index: one more thing that a crash can damage; it comes for eviction, as a hint only.
+//! - an index: one more thing that a crash can damage; it is there for eviction, as a hint only.
 //!
 //! Any later write moves the time to the present, and so breaks the seal; copies by `cp -a` or a
-//! backup keep it. A file of the right length with wrong bytes is not noticed here: that takes a
-//! checksum of the plain bytes, which is not part of this layout yet.
+//! backup keep it. A file of the right length with wrong bytes and the right time is found by its
+//! checksum ([`crate::checksum`]).
 
-use std::fs::{File, FileTimes, Metadata, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::libc;
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
-use crate::layout::our_user;
+use crate::layout::Layout;
+use crate::sharing::Sharing;
 
 /// Seconds that all file systems can hold: XFS without `bigtime` and old ext4 end in 2038.
 const SECONDS_BITS: u32 = 31;
@@ -39,56 +39,53 @@ const SECONDS_BITS: u32 = 31;
 pub(crate) enum Found {
     /// Nothing.
     Absent,
-    /// The whole object and its size.
-    Object(File, u64),
+    /// The whole object, and what the file system says about it.
+    Object(File, Metadata),
     /// Something that is not to be served, and why.
     Foreign(&'static str),
 }
 
 /// Marks `file` as complete with `size` bytes; no write may follow.
-pub(crate) fn seal(file: &File, size: u64) -> io::Result<()> {
+pub(crate) fn seal(file: &File, size: u64) -> Result<(), Errno> {
     let (seconds, nanoseconds) = time_of(size);
-    let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-    file.set_times(FileTimes::new().set_modified(time))
+    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let sealed =
+        Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: i64::from(nanoseconds) };
+    rustix::fs::futimens(file, &Timestamps { last_access: omit, last_modification: sealed })
 }
 
 /// Opens what is under the name of an object, and looks at it before anybody reads it.
-pub(crate) fn open(path: &Path) -> io::Result<Found> {
+pub(crate) fn open(layout: &Layout, name: &str) -> Result<Found, Errno> {
     // Without O_NONBLOCK a FIFO would hold us up until somebody writes to it.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path);
-    let file = match file {
-        Ok(file) => file,
-        Err(error) => {
-            return match error.raw_os_error() {
-                // A file in place of the directory is taken away by the next commit.
-                Some(libc::ENOENT | libc::ENOTDIR) => Ok(Found::Absent),
-                Some(libc::ELOOP) => Ok(Found::Foreign("a symbolic link")),
-                Some(libc::ENXIO | libc::ENODEV) => Ok(Found::Foreign("a socket or device")),
-                _ => Err(error),
-            };
-        }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match layout.open(name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // A file in place of the directory is taken away by the next commit.
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Found::Absent),
+        Err(Errno::LOOP) => return Ok(Found::Foreign("a symbolic link")),
+        Err(Errno::NXIO | Errno::NODEV) => return Ok(Found::Foreign("a socket or device")),
+        Err(error) => return Err(error),
     };
-    let metadata = file.metadata()?;
-    match fault(&metadata, our_user()) {
+    let metadata = file
+        .metadata()
+        .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    match fault(&metadata, *layout.sharing()) {
         Some(reason) => Ok(Found::Foreign(reason)),
-        None => Ok(Found::Object(file, metadata.len())),
+        None => Ok(Found::Object(file, metadata)),
     }
 }
 
 /// Tells why a file is no object of ours.
-fn fault(found: &Metadata, us: u32) -> Option<&'static str> {
+fn fault(found: &Metadata, sharing: Sharing) -> Option<&'static str> {
     if !found.is_file() {
         return Some("not a regular file");
-    }
-    if found.uid() != us {
-        return Some("a file of another user");
     }
     // Without a name it was evicted after we opened it, and is as good as ever.
     if found.nlink() > 1 {
         return Some("a file with a second name");
+    }
+    if let Some(reason) = sharing.refuses(found) {
+        return Some(reason);
     }
     if !sealed(found) {
         return Some("a file of another size than was stored, or changed since");
@@ -118,6 +115,7 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
+    use std::path::Path;
 
     #[test]
     fn sizes_become_times() {
@@ -142,7 +140,7 @@ mod tests {
 
     fn size(found: Found) -> Result<u64, &'static str> {
         match found {
-            Found::Object(_, size) => Ok(size),
+            Found::Object(_, found) => Ok(found.len()),
             Found::Foreign(reason) => Err(reason),
             Found::Absent => Err("absent"),
         }
@@ -151,7 +149,8 @@ mod tests {
     #[test]
     fn only_whole_files_are_objects() {
         let scratch = tempfile::tempdir().unwrap();
-        let at = |name: &str| scratch.path().join(name);
+        let layout = Layout::create(scratch.path(), false).unwrap();
+        let at = |name: &str| layout.path(name);
         let changed = "a file of another size than was stored, or changed since";
 
         sealed_file(&at("good"), b"12345");
@@ -189,20 +188,22 @@ mod tests {
             ("socket", Err("a socket or device")),
         ];
         for (name, expected) in cases {
-            assert_eq!(size(open(&at(name)).unwrap()), expected, "{name}");
+            assert_eq!(size(open(&layout, name).unwrap()), expected, "{name}");
         }
         let good = at("good").metadata().unwrap();
-        assert_eq!(fault(&good, our_user() + 1), Some("a file of another user"));
+        let group = Sharing::Group(good.gid() + 1);
+        assert_eq!(fault(&good, group), Some("a file of another group"));
     }
 
     #[test]
     fn large_sizes_survive_the_file_system() {
         let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("sparse");
+        let layout = Layout::create(scratch.path(), false).unwrap();
+        let path = layout.path("sparse");
         let file = File::create_new(&path).unwrap();
         let length = (3 << 31) + 17;
         file.set_len(length).unwrap();
         seal(&file, length).unwrap();
-        assert_eq!(size(open(&path).unwrap()), Ok(length));
+        assert_eq!(size(open(&layout, "sparse").unwrap()), Ok(length));
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 
-use cvmfs_cache::{DiskCache, Naming};
+use cvmfs_cache::{DiskCache, DiskCacheOptions, Naming};
 use cvmfs_core::cache::{CacheError, CachedObject, MemoryCache, ObjectCache, ObjectMeta};
 use cvmfs_core::decode::{CheckedBody, SizeBound, decode_all};
 use cvmfs_core::hash::{ContentHash, HashAlgorithm};
@@ -79,7 +79,8 @@ fn every_directory(test: impl Fn(&Path, Naming)) {
 }
 
 fn open(directory: &Path, naming: Naming) -> DiskCache {
-    DiskCache::open_with(directory, naming).unwrap()
+    let options = DiskCacheOptions { naming: Some(naming), ..DiskCacheOptions::default() };
+    DiskCache::open_with(directory, options).unwrap()
 }
 
 /// Returns all files below a directory.
@@ -145,7 +146,9 @@ fn an_uncommitted_object_leaves_nothing() {
         let mut transaction = cache.begin(&id, &ObjectMeta::default()).unwrap();
         transaction.write(b"never").unwrap();
         drop(transaction);
-        assert_eq!(files(directory), [directory.join("v1/CACHEDIR.TAG")]);
+        for place in ["objects", "txn"] {
+            assert_eq!(files(&directory.join("v2").join(place)), [] as [&Path; 0]);
+        }
     });
 }
 
@@ -251,7 +254,7 @@ fn a_directory_opened_again_has_its_objects() {
         let id = id_of(&body, Compression::Zlib);
         let object = commit(&open(directory, naming), id, &body);
         let path = object.path().unwrap();
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o400);
         assert_eq!(std::fs::read(path).unwrap(), b"kept");
 
         let again = open(directory, Naming::Named);
@@ -268,7 +271,7 @@ fn what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not() {
         let id = id_of(&body, Compression::Zlib);
         let mut transaction = cache.begin(&id, &ObjectMeta::default()).unwrap();
         transaction.write(b"in ").unwrap();
-        let leftover = directory.join("v1/txn/fetch-0123456789abcdef");
+        let leftover = directory.join("v2/txn/fetch-0123456789abcdef");
         std::fs::write(&leftover, b"half").unwrap();
 
         let _second = open(directory, naming);
@@ -362,7 +365,7 @@ impl Writer {
 
 /// Checks that all names are those of their bytes; returns how many there are.
 fn assert_all_whole(directory: &Path) -> usize {
-    let objects = files(&directory.join("v1/objects"));
+    let objects = files(&directory.join("v2/objects"));
     for path in &objects {
         let bytes = std::fs::read(path).unwrap();
         let hash = ContentHash::of(HashAlgorithm::Sha1, &bytes).to_string();
@@ -379,7 +382,7 @@ fn processes_commit_the_same_objects() {
         writers.iter_mut().for_each(Writer::go);
         writers.into_iter().for_each(Writer::finish);
         assert!(assert_all_whole(directory) > 0);
-        assert_eq!(files(&directory.join("v1/txn")), [] as [&Path; 0]);
+        assert_eq!(files(&directory.join("v2/txn")), [] as [&Path; 0]);
     });
 }
 
@@ -395,7 +398,7 @@ fn a_killed_process_leaves_no_partial_object() {
             assert_all_whole(directory);
             // The next start cleans up, and every object is either there or not.
             let next = open(directory, naming);
-            assert_eq!(files(&directory.join("v1/txn")), [] as [&Path; 0]);
+            assert_eq!(files(&directory.join("v2/txn")), [] as [&Path; 0]);
             for number in 0..50 {
                 let body = shared_body(number);
                 let id = id_of(&body, Compression::None);
@@ -408,16 +411,33 @@ fn a_killed_process_leaves_no_partial_object() {
 
 #[test]
 fn modes_do_not_depend_on_the_umask() {
-    every_directory(|scratch, naming| {
-        let directory = scratch.join("cache");
-        let mut writer = Writer::start(&directory, naming, 1, "777");
-        writer.go();
-        writer.finish();
-        for path in files(&directory.join("v1")) {
-            let mode = path.metadata().unwrap().permissions().mode();
-            assert_eq!(mode & 0o7777, 0o600, "{path:?}");
-            let mode = path.parent().unwrap().metadata().unwrap().permissions().mode();
-            assert_eq!(mode & 0o7777, 0o700, "{path:?}");
-        }
-    });
+    for (given, directories, objects, controls) in
+        [(0o700, 0o700, 0o400, 0o600), (0o2770, 0o2770, 0o440, 0o660)]
+    {
+        every_directory(|scratch, naming| {
+            let directory = scratch.join("cache");
+            std::fs::create_dir(&directory).unwrap();
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(given)).unwrap();
+            let mut writer = Writer::start(&directory, naming, 1, "777");
+            writer.go();
+            writer.finish();
+            let root = directory.join("v2");
+            for path in files(&root) {
+                let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+                let is_record = path.starts_with(root.join("records"));
+                let is_object =
+                    path.starts_with(root.join("objects")) || path.ends_with("CACHEDIR.TAG");
+                let expected = if is_object {
+                    objects
+                } else if is_record {
+                    0o600
+                } else {
+                    controls
+                };
+                assert_eq!(mode(&path), expected, "{path:?}");
+                assert_eq!(mode(path.parent().unwrap()), directories, "{path:?}");
+            }
+            assert!(root.join("index.sqlite").exists() && root.join("gauge").exists());
+        });
+    }
 }

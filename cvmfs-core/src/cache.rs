@@ -1,5 +1,12 @@
 //! The contract of a store for objects; `cvmfs-cache` implements it on disk.
 //!
+//! | store | module | holds objects |
+//! |---|---|---|
+//! | [`MemoryCache`] | `memory` | in memory, up to a bound |
+//! | [`TieredCache`] | `tiered` | in one store over another, copied up when they are used |
+//! | [`StreamingCache`] | `streaming` | in the store below, all but the content of files |
+//! | `DiskCache`, `AlienCache`, `BrokeredCache` | crate `cvmfs-cache` | in directories, shared |
+//!
 //! Objects are stored as plain (inflated) bytes under their [`ObjectId`] and never change. A
 //! transaction can only be committed with a [`CheckedBody`], which only the decoder makes, and
 //! only after hash and size were right: unchecked bytes cannot get a name.
@@ -14,6 +21,14 @@ use bytes::Bytes;
 
 use crate::decode::CheckedBody;
 use crate::object::ObjectId;
+
+mod memory;
+mod streaming;
+mod tiered;
+
+pub use memory::MemoryCache;
+pub use streaming::StreamingCache;
+pub use tiered::{LowerUse, TieredCache};
 
 /// What went wrong in a store. A reader never sees these: the fetcher serves from memory instead.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +94,12 @@ pub trait ObjectCache: Send + Sync + 'static {
     /// Removes an object found to be damaged; open descriptors stay valid. Absence is no error.
     fn discard(&self, id: &ObjectId) -> Result<(), CacheError>;
 
+    /// Keeps an object from being evicted for as long as the pin lives, in all processes that
+    /// share the store. Not a promise: a store may have no room for it, or know no eviction.
+    fn pin(&self, _id: &ObjectId) -> Pin {
+        Pin::none()
+    }
+
     /// Tells how full the store is.
     fn usage(&self) -> CacheUsage;
 
@@ -99,8 +120,38 @@ pub trait ObjectCache: Send + Sync + 'static {
     }
 }
 
+/// Keeps an object in its store until it is dropped.
+pub struct Pin(Option<Box<dyn Send + Sync>>);
+
+impl Pin {
+    /// Pins nothing.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Wraps whatever must be dropped to release the object.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(guard)))
+    }
+
+    /// Tells whether anything is pinned.
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pin({})", self.is_some())
+    }
+}
+
 /// One object on its way into a store.
 pub trait Transaction: Send {
+    /// Sees the stored bytes, before they are decoded and written. Only a store that believes
+    /// nobody but itself has a use for them.
+    fn stored(&mut self, _piece: &[u8]) {}
+
     /// Appends plain bytes.
     fn write(&mut self, piece: &[u8]) -> Result<(), CacheError>;
 
@@ -113,6 +164,7 @@ pub trait Transaction: Send {
 pub struct CachedObject {
     store: Store,
     len: u64,
+    pin: Option<Arc<Pin>>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,12 +176,22 @@ enum Store {
 impl CachedObject {
     /// Wraps an open file of `len` bytes; `path` is where it can be opened again, if it has a name.
     pub fn from_file(file: File, len: u64, path: Option<PathBuf>) -> Self {
-        Self { store: Store::File { file: Arc::new(file), path: path.map(Arc::from) }, len }
+        Self {
+            store: Store::File { file: Arc::new(file), path: path.map(Arc::from) },
+            len,
+            pin: None,
+        }
     }
 
     /// Wraps bytes in memory.
     pub fn from_memory(bytes: Bytes) -> Self {
-        Self { len: bytes.len() as u64, store: Store::Memory(bytes) }
+        Self { len: bytes.len() as u64, store: Store::Memory(bytes), pin: None }
+    }
+
+    /// Holds a pin for as long as this object or a clone of it lives.
+    pub fn pinned(mut self, pin: Pin) -> Self {
+        self.pin = pin.is_some().then(|| Arc::new(pin));
+        self
     }
 
     /// Returns the size in bytes.
@@ -195,55 +257,5 @@ impl CachedObject {
         let n = self.read_at(&mut buffer, 0)?;
         buffer.truncate(n);
         Ok(buffer.into())
-    }
-}
-
-/// A store in memory without bound: for read-only commands and as the fallback of a failing disk.
-#[derive(Debug, Default)]
-pub struct MemoryCache {
-    objects: Arc<parking_lot::Mutex<std::collections::HashMap<ObjectId, Bytes>>>,
-}
-
-impl ObjectCache for MemoryCache {
-    fn open(&self, id: &ObjectId) -> Result<Option<CachedObject>, CacheError> {
-        Ok(self.objects.lock().get(id).cloned().map(CachedObject::from_memory))
-    }
-
-    fn begin(&self, id: &ObjectId, _meta: &ObjectMeta) -> Result<Box<dyn Transaction>, CacheError> {
-        Ok(Box::new(MemoryTransaction {
-            id: *id,
-            bytes: Vec::new(),
-            objects: Arc::clone(&self.objects),
-        }))
-    }
-
-    fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
-        self.objects.lock().remove(id);
-        Ok(())
-    }
-
-    fn usage(&self) -> CacheUsage {
-        let used = self.objects.lock().values().map(|bytes| bytes.len() as u64).sum();
-        CacheUsage { used, limit: used }
-    }
-}
-
-struct MemoryTransaction {
-    id: ObjectId,
-    bytes: Vec<u8>,
-    objects: Arc<parking_lot::Mutex<std::collections::HashMap<ObjectId, Bytes>>>,
-}
-
-impl Transaction for MemoryTransaction {
-    fn write(&mut self, piece: &[u8]) -> Result<(), CacheError> {
-        self.bytes.extend_from_slice(piece);
-        Ok(())
-    }
-
-    fn commit(self: Box<Self>, proof: CheckedBody) -> Result<CachedObject, CacheError> {
-        proof.must_match(&self.id, self.bytes.len() as u64)?;
-        let bytes = Bytes::from(self.bytes);
-        self.objects.lock().insert(self.id, bytes.clone());
-        Ok(CachedObject::from_memory(bytes))
     }
 }

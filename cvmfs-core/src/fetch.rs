@@ -113,6 +113,7 @@ struct FetcherState {
     downloads: Mutex<HashMap<DownloadKey, Download>>,
     statistics: FetchStatistics,
     cache_warned: AtomicBool,
+    volatile: AtomicBool,
     patient: bool,
 }
 
@@ -123,6 +124,8 @@ pub struct FetchStatistics {
     pub hits: AtomicU64,
     /// Downloads started.
     pub downloads: AtomicU64,
+    /// Times the cache failed and an object was served without it.
+    pub cache_failures: AtomicU64,
 }
 
 /// What is asked for beside the id.
@@ -219,6 +222,7 @@ impl Fetcher {
                 downloads: Mutex::default(),
                 statistics: FetchStatistics::default(),
                 cache_warned: AtomicBool::new(false),
+                volatile: AtomicBool::new(false),
                 patient,
             }),
         }
@@ -242,6 +246,11 @@ impl Fetcher {
     /// Returns the counters.
     pub fn statistics(&self) -> &FetchStatistics {
         &self.shared.statistics
+    }
+
+    /// Says that the repository asks for early eviction of its files (spec/format.md section 20).
+    pub fn set_volatile(&self, volatile: bool) {
+        self.shared.volatile.store(volatile, Ordering::Relaxed);
     }
 
     /// Opens an object. Ready at once when it is cached; must run inside a tokio runtime.
@@ -440,6 +449,7 @@ impl FetcherState {
 
     /// One warning until the cache works again; the fetcher goes on without it.
     fn warn_about_cache(&self, error: &CacheError) {
+        self.statistics.cache_failures.fetch_add(1, Ordering::Relaxed);
         if !self.cache_warned.swap(true, Ordering::Relaxed) {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::warn!(%error, cause, "cache failed, objects are served from memory");

@@ -509,6 +509,7 @@ async fn open_revision(
     if let Some(first_good) = config.blocklist.blocks_revision(&config.fqrn, number) {
         return Err(RepositoryError::Blocked { fqrn: fqrn(), revision: number, first_good });
     }
+    fetcher.set_volatile(revision.properties().volatile);
     if let Some(membership) = revision.properties().membership.clone() {
         return Err(RepositoryError::Membership { fqrn: fqrn(), membership });
     }

@@ -346,6 +346,7 @@ async fn load(
             .open_with(&id, &options)
             .await
             .map_err(|source| RevisionError::Fetch { mountpoint: mountpoint.clone(), source })?;
+        let object = object.pinned(fetcher.cache().pin(&id));
         match Catalog::open(object, hash, attachment.clone(), variables.clone()) {
             Ok(catalog) => return Ok(catalog),
             Err(error) => {

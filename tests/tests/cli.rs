@@ -499,7 +499,7 @@ fn a_user_has_the_cache_where_xdg_says() {
             let output = run(variables);
             assert_success(&output);
             assert_eq!(output.stdout, b"hello cvmfs\n");
-            let made = fs::metadata(place.join("v1")).unwrap();
+            let made = fs::metadata(place.join("v2")).unwrap();
             assert_eq!((made.uid(), made.mode() & 0o077), (NOBODY, 0), "{}", place.display());
         }
         assert!(!home.join("cvmfs-fuse").exists());

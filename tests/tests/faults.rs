@@ -101,7 +101,7 @@ fn a_damaged_cache_is_mended() {
         };
         read();
         for damage in damages {
-            let objects = files_below(&cache.path().join("v1/objects"));
+            let objects = files_below(&cache.path().join("v2/objects"));
             assert!(objects.len() >= 4, "{objects:?}");
             objects.iter().for_each(|path| damage(path));
             read();

@@ -25,7 +25,7 @@ fn objects_in(cache: &Path) -> Vec<String> {
         }
     }
     let mut found = Vec::new();
-    for part in ["v1/objects", "v1/txn"] {
+    for part in ["v2/objects", "v2/txn"] {
         collect(&cache.join(part), &mut found);
     }
     found.sort();

@@ -317,7 +317,7 @@ fn a_directory_is_a_server_too() {
 fn cached(cache: &Path, object: &Object) -> PathBuf {
     let hash = object.hash.to_string();
     let (fan, rest) = hash.split_at(2);
-    let directory = cache.join("v1/objects").join(fan);
+    let directory = cache.join("v2/objects").join(fan);
     let named = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(rest);
     let found = fs::read_dir(&directory).unwrap().map(Result::unwrap).find(named);
     found.unwrap_or_else(|| panic!("{hash} is not in {}", directory.display())).path()
@@ -385,7 +385,7 @@ fn a_removed_cache_does_not_end_the_mount() {
         let mount = spec(&published, &server).start();
         assert_read(&mount, "read");
         let open = File::open(mount.path("open")).unwrap();
-        fs::remove_dir_all(mount.cache_dir().join("v1/objects")).unwrap();
+        fs::remove_dir_all(mount.cache_dir().join("v2/objects")).unwrap();
         let mut start = [0; 100];
         open.read_exact_at(&mut start, 0).unwrap();
         assert!(start == content("open")[..100]);

@@ -11,7 +11,7 @@ use super::FetcherState;
 use crate::cache::{CacheError, CachedObject, ObjectCache, ObjectMeta, Transaction};
 use crate::decode::{BodyDecoder, CheckedBody, DecodeError, SizeBound, decode_all};
 use crate::net::{AttemptError, Sink};
-use crate::object::ObjectId;
+use crate::object::{ObjectId, ObjectKind};
 
 /// Stored bytes collected before the writer is called: most objects need one call, and large ones
 /// are decoded while the next batch is received.
@@ -58,7 +58,9 @@ impl Target {
             SizeBound::Exactly(size) => Some(size),
             SizeBound::AtMost(_) => None,
         };
-        let meta = ObjectMeta { size, label: self.label.clone(), volatile: false };
+        let volatile = self.state.volatile.load(Ordering::Relaxed)
+            && matches!(self.id.kind, ObjectKind::Data | ObjectKind::Chunk);
+        let meta = ObjectMeta { size, label: self.label.clone(), volatile };
         match self.store.begin(&self.id, &meta) {
             Ok(transaction) => {
                 let decoder = BodyDecoder::new(self.id, self.bound);
@@ -86,6 +88,7 @@ impl Writer {
         batch
             .iter()
             .try_for_each(|piece| {
+                transaction.stored(piece);
                 decoder.push(piece, |plain| transaction.write(plain).map_err(WriteError::Cache))
             })
             .map_err(|error| target.failed(error))

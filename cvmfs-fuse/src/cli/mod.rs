@@ -177,7 +177,7 @@ mod tests {
             ("x.example.org /mnt", 2, "give --server URL and --public-key FILE"),
             ("cms.cern.ch /mnt -o rw", 2, "known are ro"),
             ("cms.cern.ch /mnt --proxy auto|p", 23, "a whole group"),
-            ("cms.cern.ch /mnt --quota much", 2, "\"much\" is no size"),
+            ("cms.cern.ch /mnt --quota much", 2, "\"much\" is no quota"),
             ("cms.cern.ch /mnt --date today", 2, "--date"),
             ("cms.cern.ch /mnt --root-hash 12", 2, "--root-hash"),
             ("cms.cern.ch /mnt --public-key /nonexistent/k", 15, "/nonexistent/k"),

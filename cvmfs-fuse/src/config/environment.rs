@@ -57,6 +57,11 @@ impl Environment {
         Some(base.join("cvmfs-fuse"))
     }
 
+    /// Returns a directory of this user where anybody can have one.
+    pub fn scratch_dir(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("cvmfs-fuse-{}", nix::unistd::geteuid()))
+    }
+
     /// Returns where upstream's clients keep the blocklist.
     pub fn blocklist_file(&self) -> PathBuf {
         self.configuration.join("blacklist")

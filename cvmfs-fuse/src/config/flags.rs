@@ -3,7 +3,8 @@
 //! [`super::settings`] turns it into values; no text of the command line travels further.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+
+use super::cache::CacheFlags;
 
 /// The flags about one repository.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -32,18 +33,9 @@ pub struct RepositoryFlags {
     #[arg(long, value_name = "SPEC")]
     pub proxy: Option<String>,
 
-    /// Directory for downloaded objects
-    ///
-    /// [default: /var/lib/cvmfs-fuse for root, otherwise $XDG_CACHE_HOME/cvmfs-fuse or
-    /// ~/.cache/cvmfs-fuse]. Repositories and processes may share it.
-    #[arg(long, value_name = "DIR")]
-    pub cache_dir: Option<PathBuf>,
-
-    /// Limit of the cache, e.g. 4000M, 20G, or bytes [default: what the disk can spare]
-    ///
-    /// Shown by df(1). Nothing is evicted yet: empty the directory when it grows too large.
-    #[arg(long, value_name = "SIZE")]
-    pub quota: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub cache: CacheFlags,
 
     /// Show the snapshot with this tag, for ever
     #[arg(long, value_name = "NAME", group = "snapshot")]

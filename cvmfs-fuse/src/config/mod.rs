@@ -11,11 +11,12 @@
 //! | [`known`] | servers and master keys of the well-known domains |
 //! | [`options`] | the `-o` list |
 //! | [`parameters`] | `--set NAME=VALUE` |
-//! | [`size`] | `4000M` |
+//! | [`cache`] | where objects are kept: flags, and the open store |
 //! | [`settings`] | everything as values |
 //! | `trust` | which keys and which blocklist |
 //! | [`open`] | from settings to an open repository; the exit code of each failure |
 
+pub mod cache;
 pub mod environment;
 pub mod flags;
 pub mod known;
@@ -23,9 +24,9 @@ pub mod open;
 pub mod options;
 pub mod parameters;
 pub mod settings;
-pub mod size;
 mod trust;
 
+pub use cache::{CacheFlags, CacheSettings};
 pub use environment::Environment;
 pub use flags::RepositoryFlags;
 pub use options::MountOptions;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cvmfs_cache::DiskCache;
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::net::proxy::ProxySpecError;
@@ -22,14 +21,14 @@ impl RepositorySettings {
     ///
     /// Must run inside a tokio runtime. Bounded in time by the timeouts and the number of servers.
     pub async fn open(&self) -> Result<Arc<Repository>, Failure> {
-        let cache = self.disk_cache()?;
+        let cache = self.cache.open()?;
         self.open_with(cache).await
     }
 
     /// Like [`RepositorySettings::open`], but a cache directory that cannot be used only costs a
     /// warning: what is fetched is then kept in memory until the process ends.
     pub async fn open_for_reading(&self) -> Result<Arc<Repository>, Failure> {
-        let cache = self.disk_cache().unwrap_or_else(|failure| {
+        let cache = self.cache.open().unwrap_or_else(|failure| {
             tracing::warn!("{}; keeping objects in memory", failure.message);
             Arc::new(MemoryCache::default())
         });
@@ -63,17 +62,6 @@ impl RepositorySettings {
             .await
             .map(Arc::new)
             .map_err(|error| failure_of(&error))
-    }
-
-    fn disk_cache(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
-        match DiskCache::open(&self.cache_dir) {
-            Ok(cache) => Ok(Arc::new(cache.with_quota(self.quota))),
-            Err(error) => {
-                let what = format!("cache directory {}", self.cache_dir.display());
-                Err(Failure::caused(ExitStatus::CacheDirectory, &what, &error)
-                    .advise("choose another one with --cache-dir"))
-            }
-        }
     }
 
     fn to_config(&self, names: Names) -> RepositoryConfig {

@@ -14,12 +14,12 @@ use cvmfs_core::repository::Pin;
 use cvmfs_core::trust::MasterKeys;
 use url::Url;
 
-use super::environment::{Environment, absolute};
+use super::cache::CacheSettings;
+use super::environment::Environment;
 use super::flags::RepositoryFlags;
 use super::known::{DOMAINS, KnownDomain};
 use super::options::MountOptions;
 use super::parameters::Parameters;
-use super::size::Size;
 use super::trust;
 use crate::cli::exit::{ExitStatus, Failure};
 
@@ -46,10 +46,8 @@ pub struct RepositorySettings {
     pub blocklist: Blocklist,
     /// Where that is written; looked at again before each update.
     pub blocklist_file: PathBuf,
-    /// Where downloaded objects are kept; absolute.
-    pub cache_dir: PathBuf,
-    /// Limit of the cache in bytes; `None` leaves it to the cache.
-    pub quota: Option<u64>,
+    /// Where downloaded objects are kept.
+    pub cache: CacheSettings,
     /// Which snapshot is shown.
     pub pin: Pin,
     /// What links may refer to.
@@ -121,8 +119,7 @@ impl RepositorySettings {
             keys,
             blocklist: trust::blocklist(&environment.blocklist_file())?,
             blocklist_file: environment.blocklist_file(),
-            cache_dir: cache_dir(flags.cache_dir.as_deref(), environment)?,
-            quota: quota(flags.quota.as_deref())?,
+            cache: CacheSettings::resolve(&flags.cache, environment)?,
             pin: pin(flags)?,
             symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
             authorities: authorities.transpose()?.into_iter().collect(),
@@ -224,31 +221,6 @@ fn server(name: &str, url: &str) -> Result<String, Failure> {
         return Err(bad("'?' and '#' are not supported in server URLs"));
     }
     Ok(url.trim_end_matches('/').to_owned())
-}
-
-fn cache_dir(flag: Option<&Path>, environment: &Environment) -> Result<PathBuf, Failure> {
-    let dir = match flag {
-        Some(dir) => dir.to_owned(),
-        None => environment.default_cache_dir().ok_or_else(|| {
-            Failure::new(
-                ExitStatus::CacheDirectory,
-                "no place for the cache: neither XDG_CACHE_HOME nor HOME is set; give --cache-dir",
-            )
-        })?,
-    };
-    absolute(&dir).map_err(|error| {
-        let what = format!("cannot use cache directory {:?}", dir.as_os_str());
-        Failure::caused(ExitStatus::CacheDirectory, &what, &error)
-    })
-}
-
-fn quota(flag: Option<&str>) -> Result<Option<u64>, Failure> {
-    flag.map(|text| {
-        text.parse::<Size>()
-            .map(|size| size.0)
-            .map_err(|error| illegal(format!("--quota: {error}")))
-    })
-    .transpose()
 }
 
 /// The command line allows one of the three flags at most.

@@ -49,13 +49,13 @@ enum Report {
 
 /// Starts the background process and waits until its mount is usable.
 pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
-    let log_path =
-        log::background_path(&settings.repository.cache_dir, settings.repository.fqrn.as_str());
-    let log_file = log::open(&log_path).map_err(|error| {
-        let what = format!("cannot write the log {}", log_path.display());
-        Failure::caused(ExitStatus::CacheDirectory, &what, &error)
-            .advise("choose another cache directory with --cache-dir")
-    })?;
+    let places = &settings.repository.cache.log_directories;
+    let (log_path, log_file) = log::open_background(places, settings.repository.fqrn.as_str())
+        .map_err(|error| {
+            let what = format!("cannot write a log in any of {places:?}");
+            Failure::caused(ExitStatus::CacheDirectory, &what, &error)
+                .advise("choose another cache directory with --cache-dir")
+        })?;
     let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
     let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);
     let (reader, writer) = io::pipe().map_err(|error| trouble("cannot make a pipe", &error))?;
@@ -207,10 +207,9 @@ pub fn run(settings: &MountSettings, descriptor: RawFd) -> Result<(), Failure> {
         tracing::warn!(%error, "cannot watch the parent");
     }
     let mut parent = Some(parent);
-    log::bound_stderr(log::background_path(
-        &settings.repository.cache_dir,
-        settings.repository.fqrn.as_str(),
-    ));
+    if let Some(path) = log::path_of_stderr() {
+        log::bound_stderr(path);
+    }
     let outcome = serve(settings, |usable| match parent.take() {
         Some(parent) => parent.tell(&Report::Usable(usable)),
         None => Ok(()),

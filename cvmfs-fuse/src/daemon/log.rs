@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -16,17 +17,42 @@ const MAX_SIZE: u64 = 4 << 20;
 
 static BACKGROUND_FILE: OnceLock<Mutex<BoundedFile>> = OnceLock::new();
 
-/// Returns the log file of a background mount: `CACHE_DIR/log/FQRN.log`.
-pub fn background_path(cache_dir: &Path, fqrn: &str) -> PathBuf {
-    cache_dir.join("log").join(format!("{fqrn}.log"))
+/// Opens the log of a background mount: `log/FQRN.log` in the first of these directories that only
+/// this user can write to. A cache may be shared, read-only, or full.
+pub fn open_background(directories: &[PathBuf], fqrn: &str) -> io::Result<(PathBuf, File)> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for directory in directories {
+        if std::fs::metadata(directory).is_ok_and(|found| !is_private(&found)) {
+            continue;
+        }
+        let path = directory.join("log").join(format!("{fqrn}.log"));
+        match open(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whoever can write to a directory can put a link in the place of the log.
+fn is_private(directory: &std::fs::Metadata) -> bool {
+    directory.is_dir()
+        && directory.uid() == nix::unistd::geteuid().as_raw()
+        && directory.mode() & 0o022 == 0
 }
 
 /// Opens a log file for appending, with the directories above it.
-pub fn open(path: &Path) -> io::Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    OpenOptions::new().create(true).append(true).open(path)
+    let follow = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(follow).open(path)
+}
+
+/// Returns the file that is stderr now.
+pub fn path_of_stderr() -> Option<PathBuf> {
+    std::fs::read_link("/proc/self/fd/2").ok()
 }
 
 /// Says that stderr is this file, whose size is to be bounded from now on.
@@ -100,9 +126,9 @@ mod tests {
     #[test]
     fn full_files_are_put_aside_once() {
         let dir = tempfile::tempdir().unwrap();
-        let path = background_path(dir.path(), "a.b.c");
+        let (path, mut file) = open_background(&[dir.path().to_owned()], "a.b.c").unwrap();
         assert_eq!(path, dir.path().join("log/a.b.c.log"));
-        open(&path).unwrap().write_all(b"first").unwrap();
+        file.write_all(b"first").unwrap();
         let mut file = BoundedFile { path: path.clone(), size: MAX_SIZE - 10 };
         assert!(file.wrote(9).is_none());
         let mut fresh = file.wrote(1).unwrap();
@@ -110,6 +136,20 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
         assert_eq!(std::fs::read(dir.path().join("log/a.b.c.log.1")).unwrap(), b"first");
         assert!(file.wrote(1).is_none());
+    }
+
+    #[test]
+    fn directories_of_others_hold_no_log() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (shared, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mode = std::fs::Permissions::from_mode(0o2770);
+        std::fs::set_permissions(shared.path(), mode).unwrap();
+        let places = [shared.path().to_owned(), own.path().to_owned()];
+        let (path, _) = open_background(&places, "a.b.c").unwrap();
+        assert_eq!(path, own.path().join("log/a.b.c.log"));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(own.path().join("elsewhere"), &path).unwrap();
+        assert!(open_background(&places, "a.b.c").is_err());
     }
 
     #[test]

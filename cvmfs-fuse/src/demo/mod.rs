@@ -27,6 +27,7 @@ use cvmfs_core::chain::chain;
 
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::runtime;
+use crate::config::CacheFlags;
 use crate::config::environment::absolute;
 use crate::config::{Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
 use listing::Line;
@@ -137,7 +138,10 @@ impl Stage {
         RepositoryFlags {
             server: Some(self.server.base_url(archive::FQRN)),
             public_key: Some(self.key_file().into()),
-            cache_dir: Some(self.home.path().join("cache")),
+            cache: CacheFlags {
+                cache_dir: Some(self.home.path().join("cache")),
+                ..CacheFlags::default()
+            },
             ..RepositoryFlags::default()
         }
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::CacheFlags;
 
 const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/keys/egi.eu.pub");
 
@@ -56,8 +57,8 @@ fn defaults_of_a_known_domain() {
     assert_eq!(settings.keys.names().count(), 3);
     assert_eq!(settings.proxy, ProxySpec::direct());
     assert_eq!(settings.blocklist, Blocklist::default());
-    assert_eq!(settings.cache_dir, Path::new("/home/u/.cache/cvmfs-fuse"));
-    assert_eq!(settings.quota, None);
+    assert_eq!(settings.cache.directory, Path::new("/home/u/.cache/cvmfs-fuse"));
+    assert_eq!(settings.cache.quota, cvmfs_cache::Quota::Auto);
     assert!(matches!(settings.pin, Pin::Latest));
     let mut variables = SymlinkVariables::new();
     variables.set("CVMFS_FQRN", "cms.cern.ch");
@@ -73,8 +74,11 @@ fn defaults_of_a_known_domain() {
 fn flags_win() {
     let flags = RepositoryFlags {
         server: Some("http://a/@org@/@fqrn@/; https://b:8/x;;file:///srv/@fqrn@".into()),
-        cache_dir: Some("/c".into()),
-        quota: Some("20G".into()),
+        cache: CacheFlags {
+            cache_dir: Some("/c".into()),
+            quota: Some("20G".into()),
+            ..CacheFlags::default()
+        },
         proxy: Some("http://a:1|b:2;DIRECT".into()),
         symlink_variable: vec!["A=b=c".into(), "CVMFS_ARCH=".into()],
         ..flags()
@@ -85,8 +89,8 @@ fn flags_win() {
         ["http://a/sw/sw.example.org", "https://b:8/x", "file:///srv/sw.example.org"]
     );
     assert_eq!(settings.keys.names().collect::<Vec<_>>(), [KEY]);
-    assert_eq!(settings.cache_dir, Path::new("/c"));
-    assert_eq!(settings.quota, Some(20 << 30));
+    assert_eq!(settings.cache.directory, Path::new("/c"));
+    assert_eq!(settings.cache.quota, cvmfs_cache::Quota::Bytes(20 << 30));
     assert_eq!(settings.proxy.groups().len(), 2);
     assert_eq!(settings.symlink_variables.expand(b"$(A)|$(CVMFS_ARCH)|$(HOME)"), b"b=c||");
 }
@@ -120,7 +124,7 @@ fn refusals() {
     };
     let server = |url: &str| with(|flags, v| flags.server = Some(v), url);
     let proxy = |spec: &str| with(|flags, v| flags.proxy = Some(v), spec);
-    let quota = |size: &str| with(|flags, v| flags.quota = Some(v), size);
+    let quota = |size: &str| with(|flags, v| flags.cache.quota = Some(v), size);
     let hash = |hash: &str| with(|flags, v| flags.root_hash = Some(v), hash);
     let date = |date: &str| with(|flags, v| flags.date = Some(v), date);
     let variable = |text: &str| with(|flags, v| flags.symlink_variable = vec![v.into()], text);
@@ -136,7 +140,7 @@ fn refusals() {
         (proxy("auto|http://p:1"), ExitStatus::Proxy, "a whole group"),
         (proxy(""), ExitStatus::Proxy, "write DIRECT to use none"),
         (proxy("socks5://h"), ExitStatus::Options, "no proxy address"),
-        (quota("4000X"), ExitStatus::Options, "--quota: \"4000X\" is no size"),
+        (quota("4000X"), ExitStatus::Options, "--quota: \"4000X\" is no quota"),
         (hash(upper), ExitStatus::Options, "lower-case"),
         (hash("abc"), ExitStatus::Options, "--root-hash: not a content hash"),
         (date("yesterday"), ExitStatus::Options, "--date \"yesterday\": "),
