@@ -23,6 +23,10 @@ use crate::hash::ContentHash;
 use crate::object::{ObjectId, ObjectKind};
 use crate::path::RepoPath;
 
+mod entries;
+
+use entries::HotEntries;
+
 /// Catalogs kept open: each holds up to a handful of descriptors, so this stays well under the
 /// usual limit of 1,024.
 const MAX_OPEN_CATALOGS: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
@@ -86,6 +90,7 @@ pub struct Revision {
     variables: SymlinkVariables,
     root: Arc<Catalog>,
     nested: Mutex<LruCache<RepoPath, Arc<Catalog>>>,
+    hot: HotEntries,
 }
 
 impl Revision {
@@ -109,6 +114,7 @@ impl Revision {
             variables,
             root: Arc::new(root),
             nested: Mutex::new(LruCache::new(MAX_OPEN_CATALOGS)),
+            hot: HotEntries::new(),
         })
     }
 
@@ -151,6 +157,18 @@ impl Revision {
         &self,
         path: &RepoPath,
     ) -> Result<Option<Arc<DirectoryEntry>>, RevisionError> {
+        if let Some(known) = self.hot.get(path) {
+            return Ok(known);
+        }
+        let entry = self.read_entry(path).await?;
+        self.hot.insert(path, &entry);
+        Ok(entry)
+    }
+
+    async fn read_entry(
+        &self,
+        path: &RepoPath,
+    ) -> Result<Option<Arc<DirectoryEntry>>, RevisionError> {
         let catalog = self.catalog_of(path, false).await?;
         self.ask(&catalog, |catalog| catalog.lookup(path)).map(|entry| entry.map(Arc::new))
     }
@@ -160,7 +178,12 @@ impl Revision {
         &self,
         directory: &RepoPath,
     ) -> Result<Arc<[Arc<DirectoryEntry>]>, RevisionError> {
-        match self.lookup(directory).await? {
+        // Not remembered: a walk lists each directory once.
+        let entry = match self.hot.get(directory) {
+            Some(known) => known,
+            None => self.read_entry(directory).await?,
+        };
+        match entry {
             None => return Err(RevisionError::NotFound(directory.clone())),
             Some(entry) if entry.kind != EntryKind::Directory => {
                 return Err(RevisionError::NotADirectory(directory.clone()));
@@ -361,3 +384,6 @@ async fn load(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
