@@ -220,6 +220,19 @@ impl CachedObject {
         }
     }
 
+    /// Tells whether both share one descriptor or buffer. The same object opened twice does not.
+    pub fn is_clone_of(&self, other: &Self) -> bool {
+        match (&self.store, &other.store) {
+            (Store::File { file: ours, .. }, Store::File { file: theirs, .. }) => {
+                Arc::ptr_eq(ours, theirs)
+            }
+            (Store::Memory(ours), Store::Memory(theirs)) => {
+                (ours.as_ptr(), ours.len()) == (theirs.as_ptr(), theirs.len())
+            }
+            _ => false,
+        }
+    }
+
     /// Fills `buffer` from `offset` on; returns less than its length only at the end of the object.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.store {

@@ -4,6 +4,7 @@
 //! Open objects are bounded over all files and for each file (`objects`). No lock is held while
 //! anything is fetched, read or closed.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -52,7 +53,9 @@ impl ContentTable {
         revisions: &[Arc<Revision>],
     ) -> Result<(), FsError> {
         match &inode.entry.content {
-            Content::Whole(id) => self.object(inode, 0, id, None, fetcher).await.map(|_| ()),
+            Content::Whole(id) => {
+                self.object(&Source { inode, piece: 0, id, chunk: None }, fetcher).await.map(|_| ())
+            }
             Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
             unservable => Err(refusal(inode, unservable)),
         }
@@ -73,25 +76,15 @@ impl ContentTable {
         match &inode.entry.content {
             _ if wanted == 0 => {}
             Content::Whole(id) => {
-                let object = self.object(inode, 0, id, None, fetcher).await?;
-                self.fill(inode, 0, id, &object, &mut buffer, offset, fetcher)?;
+                let source = Source { inode, piece: 0, id, chunk: None };
+                self.fill(&source, &mut buffer, offset, fetcher).await?;
             }
             Content::Chunked(_) => {
                 let chunks = self.chunks(inode, revisions).await?;
-                for span in spans(&chunks, offset, wanted) {
-                    let chunk = &chunks[span.piece];
-                    let object =
-                        self.object(inode, span.piece, &chunk.object, Some(chunk), fetcher).await?;
-                    let part = &mut buffer[span.start..span.start + span.len];
-                    self.fill(
-                        inode,
-                        span.piece,
-                        &chunk.object,
-                        &object,
-                        part,
-                        span.inside,
-                        fetcher,
-                    )?;
+                for Span { piece, inside, start, len } in spans(&chunks, offset, wanted) {
+                    let chunk = &chunks[piece];
+                    let source = Source { inode, piece, id: &chunk.object, chunk: Some(chunk) };
+                    self.fill(&source, &mut buffer[start..start + len], inside, fetcher).await?;
                 }
             }
             unservable => return Err(refusal(inode, unservable)),
@@ -109,12 +102,10 @@ impl ContentTable {
 
     async fn object(
         &self,
-        inode: &Inode,
-        piece: Piece,
-        id: &ObjectId,
-        chunk: Option<&Chunk>,
+        source: &Source<'_>,
         fetcher: &Fetcher,
     ) -> Result<CachedObject, FsError> {
+        let Source { inode, piece, id, chunk } = *source;
         if let Some(object) = self.objects.lock().get(inode.ino, piece) {
             return Ok(object);
         }
@@ -147,31 +138,58 @@ impl ContentTable {
         Ok(chunks)
     }
 
-    /// Fills a buffer from an object. One that ends early was damaged on disk: it goes.
-    #[expect(clippy::too_many_arguments, reason = "one call's state, used at two places")]
-    fn fill(
+    /// Fills a buffer from one piece of a file. An object that cannot be read or ends early was
+    /// damaged on disk after it was checked: it is fetched again, once.
+    async fn fill(
         &self,
-        inode: &Inode,
-        piece: Piece,
-        id: &ObjectId,
-        object: &CachedObject,
+        source: &Source<'_>,
         buffer: &mut [u8],
         offset: u64,
         fetcher: &Fetcher,
     ) -> Result<(), FsError> {
-        let read = object.read_at(buffer, offset).and_then(|n| {
-            if n == buffer.len() {
-                return Ok(());
-            }
-            Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file was cut short"))
-        });
-        read.map_err(|source| {
-            let closed = self.objects.lock().remove(inode.ino, piece);
-            drop(closed);
-            fetcher.discard(id);
-            FsError::Read { path: inode.path.clone(), source }
+        let path = &source.inode.path;
+        let damaged = self.object(source, fetcher).await?;
+        let Err(error) = read_whole(&damaged, buffer, offset) else { return Ok(()) };
+        tracing::warn!(%path, id = %source.id, %error, "cached object cannot be read, fetching it again");
+        self.discard(source, &damaged, fetcher);
+        drop(damaged);
+        let fresh = self.object(source, fetcher).await?;
+        read_whole(&fresh, buffer, offset).map_err(|error| {
+            self.discard(source, &fresh, fetcher);
+            FsError::Read { path: path.clone(), source: error }
         })
     }
+
+    /// Closes a damaged object and removes it from the cache.
+    fn discard(&self, source: &Source<'_>, damaged: &CachedObject, fetcher: &Fetcher) {
+        let (ino, piece) = (source.inode.ino, source.piece);
+        let closed = {
+            let mut objects = self.objects.lock();
+            // Another reader may have met the same damage and replaced the object already.
+            if objects.get(ino, piece).is_some_and(|open| !open.is_clone_of(damaged)) {
+                return;
+            }
+            objects.remove(ino, piece)
+        };
+        drop(closed);
+        fetcher.discard(source.id);
+    }
+}
+
+/// Where the bytes of one piece of a file come from.
+struct Source<'a> {
+    inode: &'a Inode,
+    piece: Piece,
+    id: &'a ObjectId,
+    chunk: Option<&'a Chunk>,
+}
+
+/// Fills all of a buffer; an end before that is an error.
+fn read_whole(object: &CachedObject, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    if object.read_at(buffer, offset)? < buffer.len() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut short"));
+    }
+    Ok(())
 }
 
 fn refusal(inode: &Inode, content: &Content) -> FsError {

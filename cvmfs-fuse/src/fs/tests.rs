@@ -14,7 +14,14 @@ use fixtures::publish::{Published, Schema, TestRepo};
 
 use super::*;
 
+mod damage;
+
 async fn serve(published: &Published) -> RepoFs {
+    let repository = open(published, Arc::new(MemoryCache::default())).await;
+    RepoFs::new(repository, RepoFsOptions::default())
+}
+
+async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> Arc<Repository> {
     let key = std::fs::read(published.public_key()).unwrap();
     let config = RepositoryConfig {
         fqrn: published.fqrn().parse().unwrap(),
@@ -34,10 +41,7 @@ async fn serve(published: &Published) -> RepoFs {
         external: cvmfs_core::repository::ExternalServers::default(),
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
-    let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());
-    let repository =
-        Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap();
-    RepoFs::new(Arc::new(repository), RepoFsOptions::default())
+    Arc::new(Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap())
 }
 
 /// Takes `room` entries at a time, as a kernel with a small buffer does.
