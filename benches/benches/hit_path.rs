@@ -113,6 +113,7 @@ fn catalog() -> [Ratio; 2] {
         geo: None,
         max_servers: 0,
         external: ExternalServers::default(),
+        descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
     };
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::decode::CheckedBody;
+use crate::descriptors::is_out_of_descriptors;
 use crate::object::ObjectId;
 
 mod memory;
@@ -61,6 +62,14 @@ pub enum CacheError {
         /// Bytes checked.
         checked: u64,
     },
+}
+
+impl CacheError {
+    /// Tells whether the call failed only because the process or the machine has no descriptor
+    /// left.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_out_of_descriptors(source))
+    }
 }
 
 /// What a store may want to know about an object at commit.

@@ -11,68 +11,44 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::{CacheError, CachedObject, MemoryCache, ObjectCache, ObjectMeta};
 use crate::catalog::{Chunk, DirectoryEntry};
 use crate::decode::{CheckedBody, SizeBound};
-use crate::net::{DownloadError, Downloader, Resource, Walk, Window};
+use crate::descriptors::DescriptorBudget;
+use crate::net::{Downloader, Resource, Walk, Window};
 use crate::object::ObjectId;
 use crate::path::RepoPath;
 
+mod error;
 mod sink;
 
+pub use error::FetchError;
 use sink::{CheckingSink, ObjectSink, Target};
 
 /// Largest object kept in memory when the cache cannot take it.
 const MAX_MEMORY_OBJECT: u64 = 256 << 20;
 
-/// Why an object could not be had. For a reader this is EIO.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// No server delivered it.
-    #[error("failed to fetch {label} (object {id})")]
-    Download {
-        /// The object.
-        id: ObjectId,
-        /// For people.
-        label: String,
-        /// All attempts.
-        source: DownloadError,
-    },
-    /// Its bytes are on external servers, and none is configured.
-    #[error(
-        "{label} is external data, and no external server is known; give --set CVMFS_EXTERNAL_URL=URL"
-    )]
-    NoExternalServer {
-        /// For people.
-        label: String,
-    },
-    /// The cache cannot take it and it is too large for memory.
-    #[error("no room for {label} (object {id}, up to {size} bytes): the cache failed")]
-    NoRoom {
-        /// The object.
-        id: ObjectId,
-        /// For people.
-        label: String,
-        /// Its size or the cap on it.
-        size: u64,
-    },
-    /// The task that fetched it died; a defect of ours that must not take the mount down.
-    #[error("the download of {label} (object {id}) was aborted")]
-    Aborted {
-        /// The object.
-        id: ObjectId,
-        /// For people.
-        label: String,
-    },
-}
+/// How long a download waits for its turn. Under a tight limit of descriptors few are under way at
+/// once, so this is long; each of them is bounded by its own limits.
+const TURN_LIMIT: Duration = Duration::from_secs(5 * 60);
 
-type Outcome = Result<CachedObject, Arc<FetchError>>;
+type Outcome = Result<Arrived, Arc<FetchError>>;
+
+/// An object with its turn: its descriptor counts as that of a transfer until somebody who waits
+/// for it has taken it, since thousands may arrive before the first is taken.
+#[derive(Clone)]
+struct Arrived {
+    object: CachedObject,
+    _turn: Arc<OwnedSemaphorePermit>,
+}
 
 /// A download under way, and how many wait for it.
 #[derive(Clone)]
@@ -115,6 +91,9 @@ struct FetcherState {
     cache_warned: AtomicBool,
     volatile: AtomicBool,
     patient: bool,
+    /// Turns of all downloads, from whichever servers.
+    turns: Arc<Semaphore>,
+    transfers: usize,
 }
 
 /// Counters since start.
@@ -204,15 +183,18 @@ impl Fetcher {
     ///
     /// A `patient` fetcher goes on trying for as long as somebody waits for the object.
     pub fn new(cache: Arc<dyn ObjectCache>, downloader: Downloader, patient: bool) -> Self {
-        Self::with_external(cache, downloader, None, patient)
+        let transfers = DescriptorBudget::default().transfers;
+        Self::with_external(cache, downloader, None, patient, transfers)
     }
 
-    /// The same with the servers of external data, if there are any.
+    /// The same with the servers of external data, if there are any, and a bound on all downloads
+    /// that are under way.
     pub fn with_external(
         cache: Arc<dyn ObjectCache>,
         downloader: Downloader,
         external: Option<Downloader>,
         patient: bool,
+        transfers: usize,
     ) -> Self {
         Self {
             shared: Arc::new(FetcherState {
@@ -224,6 +206,8 @@ impl Fetcher {
                 cache_warned: AtomicBool::new(false),
                 volatile: AtomicBool::new(false),
                 patient,
+                turns: Arc::new(Semaphore::new(transfers)),
+                transfers,
             }),
         }
     }
@@ -269,14 +253,15 @@ impl Fetcher {
         id: &ObjectId,
         options: &FetchOptions,
     ) -> Result<CachedObject, Arc<FetchError>> {
-        if let Some(object) = self.shared.open_cached(id, options.bound) {
+        if let Some(object) = self.shared.open_cached(id, options)? {
             self.shared.statistics.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(object);
         }
         let (outcome, waiting) = self.join(id, options);
         let outcome = outcome.await;
         drop(waiting);
-        outcome
+        // Taken: what happens to it from here on is the caller's to bound.
+        Ok(outcome?.object)
     }
 
     /// Removes an object that proved to be damaged, so that the next request fetches it again.
@@ -368,12 +353,23 @@ impl Drop for LeaveTable<'_> {
 
 impl FetcherState {
     /// Opens from the cache only. An object of another size than stated is damaged: it goes.
-    fn open_cached(&self, id: &ObjectId, bound: SizeBound) -> Option<CachedObject> {
+    fn open_cached(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<Option<CachedObject>, FetchError> {
+        let bound = options.bound;
         let object = match self.cache.open(id) {
-            Ok(object) => object?,
+            Ok(Some(object)) => object,
+            Ok(None) => return Ok(None),
+            // It may well be there, and a download would need descriptors, too.
+            Err(source) if source.is_out_of_descriptors() => {
+                let label = options.label.clone();
+                return Err(FetchError::OutOfDescriptors { label, source });
+            }
             Err(error) => {
                 self.warn_about_cache(&error);
-                return None;
+                return Ok(None);
             }
         };
         let fits = match bound {
@@ -381,13 +377,13 @@ impl FetcherState {
             SizeBound::AtMost(cap) => object.len() <= cap,
         };
         if fits {
-            return Some(object);
+            return Ok(Some(object));
         }
         tracing::warn!(%id, size = object.len(), ?bound, "cached object has the wrong size, fetching it again");
         if let Err(error) = self.cache.discard(id) {
             self.warn_about_cache(&error);
         }
-        None
+        Ok(None)
     }
 
     fn downloader_for(&self, options: &FetchOptions) -> Result<&Downloader, FetchError> {
@@ -400,15 +396,37 @@ impl FetcherState {
         }
     }
 
+    /// Waits until fewer downloads are under way than there may be.
+    async fn turn(
+        &self,
+        label: &str,
+        patient: impl Fn() -> bool,
+    ) -> Result<OwnedSemaphorePermit, FetchError> {
+        loop {
+            let turn = Arc::clone(&self.turns).acquire_owned();
+            match tokio::time::timeout(TURN_LIMIT, turn).await {
+                Ok(Ok(turn)) => return Ok(turn),
+                Ok(Err(_)) | Err(_) if patient() => {}
+                Ok(Err(_)) | Err(_) => {
+                    let (label, transfers) = (label.to_owned(), self.transfers);
+                    return Err(FetchError::Busy { label, limit: TURN_LIMIT, transfers });
+                }
+            }
+        }
+    }
+
     async fn download(
         self: &Arc<Self>,
         id: &ObjectId,
         options: &FetchOptions,
         waiting: &AtomicUsize,
-    ) -> Result<CachedObject, FetchError> {
-        // It may have arrived between the caller's look and the start of this task.
-        if let Some(object) = self.open_cached(id, options.bound) {
-            return Ok(object);
+    ) -> Result<Arrived, FetchError> {
+        let patient = || self.patient && waiting.load(Ordering::SeqCst) > 0;
+        let turn = Arc::new(self.turn(&options.label, patient).await?);
+        let arrived = |object| Arrived { object, _turn: turn };
+        // It may have arrived between the caller's look and now.
+        if let Some(object) = self.open_cached(id, options)? {
+            return Ok(arrived(object));
         }
         let downloader = self.downloader_for(options)?;
         self.statistics.downloads.fetch_add(1, Ordering::Relaxed);
@@ -428,9 +446,8 @@ impl FetcherState {
                 })
             };
             let walk = Walk::new(options.only_host, shard_key(id));
-            let patient = || self.patient && waiting.load(Ordering::SeqCst) > 0;
             match downloader.fetch(resource, walk, patient, new_sink).await {
-                Ok(object) => return Ok(object),
+                Ok(object) => return Ok(arrived(object)),
                 Err(_) if cache_failed.swap(false, Ordering::SeqCst) => {
                     let size = options.bound.plain_cap();
                     if size > MAX_MEMORY_OBJECT {

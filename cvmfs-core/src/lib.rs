@@ -8,7 +8,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`chain`], [`clock`] | errors with their causes; time as a parameter |
+//! | [`chain`], [`clock`], [`descriptors`] | errors with their causes; time as a parameter; who may open how many files |
 //! | [`hash`], [`object`], [`path`] | the value types: content hashes, object names, repository paths |
 //! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
 //! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
@@ -25,6 +25,7 @@ pub mod catalog;
 pub mod chain;
 pub mod clock;
 pub mod decode;
+pub mod descriptors;
 pub mod fetch;
 pub mod format;
 pub mod fqrn;

@@ -21,6 +21,7 @@ use crate::cache::ObjectCache;
 use crate::catalog::symlink::SymlinkVariables;
 use crate::chain::chain;
 use crate::clock::Clock;
+use crate::descriptors::DescriptorBudget;
 use crate::fetch::Fetcher;
 use crate::format::blocklist::Blocklist;
 use crate::format::manifest::Manifest;
@@ -31,7 +32,7 @@ use crate::memory::RevisionMemory;
 use crate::net::{
     Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
 };
-use crate::revision::{Revision, RootCatalog};
+use crate::revision::{OpenCatalogs, Revision, RootCatalog};
 use crate::trust::{MasterKeys, TrustError, Verified};
 
 mod error;
@@ -100,6 +101,8 @@ pub struct RepositoryConfig {
     pub max_servers: usize,
     /// Who has the files that are not kept with the repository.
     pub external: ExternalServers,
+    /// How many files and connections it may have open.
+    pub descriptors: DescriptorBudget,
 }
 
 /// Since when, and why, the repository shows what may not be the newest.
@@ -138,6 +141,7 @@ struct Accepted {
 pub struct Repository {
     config: RepositoryConfig,
     fetcher: Arc<Fetcher>,
+    catalogs: Arc<OpenCatalogs>,
     clock: Arc<dyn Clock>,
     current: ArcSwap<Revision>,
     accepted: Mutex<Accepted>,
@@ -167,15 +171,19 @@ impl Repository {
         let downloader =
             Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
         let patient = config.wait_for_network;
-        let fetcher = Arc::new(Fetcher::with_external(cache, downloader, external, patient));
+        let transfers = config.descriptors.transfers;
+        let fetcher =
+            Arc::new(Fetcher::with_external(cache, downloader, external, patient, transfers));
+        let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));
         if let Pin::RootHash(hash) = config.pin {
             let root = RootCatalog { hash, size: None, alternative_path: false };
             let order = find_order(&config, &fetcher).await;
             apply_order(&config, &fetcher, order);
-            let revision = open_revision(&config, &fetcher, &root).await?;
+            let revision = open_revision(&config, &fetcher, &catalogs, &root).await?;
             return Ok(Self {
                 config,
                 fetcher,
+                catalogs,
                 clock,
                 current: ArcSwap::from_pointee(revision),
                 accepted: Mutex::default(),
@@ -193,7 +201,7 @@ impl Repository {
         );
         apply_order(&config, &fetcher, order);
         let fresh = match newest {
-            Ok(letters) => match revision_of(&config, &fetcher, &letters).await {
+            Ok(letters) => match revision_of(&config, &fetcher, &catalogs, &letters).await {
                 Ok(revision) => Ok((letters, revision)),
                 Err(error) => Err(error),
             },
@@ -207,7 +215,7 @@ impl Repository {
             (Err(error), None) => return Err(error),
             (Err(error), Some(known)) => {
                 // A cached root catalog is all it takes; the first error tells more if it fails.
-                let Ok(revision) = revision_of(&config, &fetcher, &known).await else {
+                let Ok(revision) = revision_of(&config, &fetcher, &catalogs, &known).await else {
                     return Err(error);
                 };
                 let (revision_number, reason) = (known.manifest.revision, error.summary());
@@ -226,6 +234,7 @@ impl Repository {
         Ok(Self {
             config,
             fetcher,
+            catalogs,
             clock,
             current: ArcSwap::from_pointee(revision),
             accepted: Mutex::new(accepted),
@@ -286,7 +295,8 @@ impl Repository {
                         self.confirm(new, blocklist, now);
                         return Ok(None);
                     }
-                    let revision = revision_of(&self.config, &self.fetcher, &new).await?;
+                    let (config, fetcher) = (&self.config, &self.fetcher);
+                    let revision = revision_of(config, fetcher, &self.catalogs, &new).await?;
                     let fqrn = self.config.fqrn.clone();
                     revision
                         .adopt(&self.current.load_full())
@@ -365,6 +375,11 @@ impl Repository {
     /// Returns the fetcher for objects of the repository.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
         &self.fetcher
+    }
+
+    /// Returns how many files and connections the repository may have open.
+    pub fn descriptors(&self) -> &DescriptorBudget {
+        &self.config.descriptors
     }
 
     /// Returns the cache behind the fetcher.
@@ -489,20 +504,23 @@ async fn newest_letters(
 async fn revision_of(
     config: &RepositoryConfig,
     fetcher: &Arc<Fetcher>,
+    catalogs: &Arc<OpenCatalogs>,
     letters: &Letters,
 ) -> Result<Revision, RepositoryError> {
     let root = root_catalog(config, fetcher, Some(&letters.manifest)).await?;
-    open_revision(config, fetcher, &root).await
+    open_revision(config, fetcher, catalogs, &root).await
 }
 
 async fn open_revision(
     config: &RepositoryConfig,
     fetcher: &Arc<Fetcher>,
+    catalogs: &Arc<OpenCatalogs>,
     root: &RootCatalog,
 ) -> Result<Revision, RepositoryError> {
     let fqrn = || config.fqrn.clone();
     let variables = config.symlink_variables.clone();
-    let revision = Revision::open(fqrn(), Arc::clone(fetcher), root, variables)
+    let (fetcher, catalogs) = (Arc::clone(fetcher), Arc::clone(catalogs));
+    let revision = Revision::open(fqrn(), Arc::clone(&fetcher), catalogs, root, variables)
         .await
         .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn(), source })?;
     let number = revision.number();

@@ -13,53 +13,27 @@ use parking_lot::Mutex;
 use crate::catalog::symlink::SymlinkVariables;
 use crate::catalog::xattr::Xattrs;
 use crate::catalog::{
-    Attachment, Catalog, CatalogError, Chunk, DirectoryEntry, EntryKind, MAX_CATALOG_SIZE,
-    NestedReference, Properties,
+    Attachment, Catalog, CatalogError, Chunk, Counters, DirectoryEntry, EntryKind,
+    MAX_CATALOG_SIZE, NestedReference, Properties,
 };
 use crate::decode::SizeBound;
-use crate::fetch::{FetchError, FetchOptions, Fetcher, Place};
+use crate::fetch::{FetchOptions, Fetcher, Place};
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
 use crate::object::{ObjectId, ObjectKind};
 use crate::path::RepoPath;
 
+mod catalogs;
 mod entries;
+mod error;
 
+pub use catalogs::OpenCatalogs;
 use entries::HotEntries;
+pub use error::RevisionError;
 
-/// Catalogs kept open: each holds up to a handful of descriptors, so this stays well under the
-/// usual limit of 1,024.
-const MAX_OPEN_CATALOGS: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
-
-/// Why a question about a path could not be answered. None of these means absence.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum RevisionError {
-    /// A catalog could not be fetched.
-    #[error("cannot load the catalog of {mountpoint}")]
-    Fetch {
-        /// Where the catalog is attached.
-        mountpoint: RepoPath,
-        /// The cause.
-        source: Arc<FetchError>,
-    },
-    /// A catalog was fetched and cannot be used.
-    #[error("the catalog of {mountpoint} cannot be used")]
-    Catalog {
-        /// Where the catalog is attached.
-        mountpoint: RepoPath,
-        /// The cause.
-        source: Arc<CatalogError>,
-    },
-    /// Catalogs that contain each other.
-    #[error("the catalog of {0} contains itself")]
-    Cycle(RepoPath),
-    /// A listing of something else.
-    #[error("{0} is not a directory")]
-    NotADirectory(RepoPath),
-    /// A path whose parent does not exist either.
-    #[error("{0} does not exist")]
-    NotFound(RepoPath),
-}
+/// Places of nested catalogs remembered, so that a catalog that was closed is found again without
+/// its parents: less than 2 MiB.
+const MAX_REFERENCES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// Counts for `df -i` and the like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -88,33 +62,47 @@ pub struct Revision {
     fqrn: Fqrn,
     fetcher: Arc<Fetcher>,
     variables: SymlinkVariables,
-    root: Arc<Catalog>,
-    nested: Mutex<LruCache<RepoPath, Arc<Catalog>>>,
+    root: NestedReference,
+    root_place: Place,
+    properties: Properties,
+    counters: Counters,
+    catalogs: Arc<OpenCatalogs>,
+    references: Mutex<LruCache<RepoPath, NestedReference>>,
     hot: HotEntries,
 }
 
 impl Revision {
-    /// Fetches and opens the root catalog.
+    /// Fetches and opens the root catalog; `catalogs` are those that all revisions of the
+    /// repository have open.
     pub async fn open(
         fqrn: Fqrn,
         fetcher: Arc<Fetcher>,
+        catalogs: Arc<OpenCatalogs>,
         root: &RootCatalog,
         variables: SymlinkVariables,
     ) -> Result<Self, RevisionError> {
-        let attachment = Attachment::root();
         let id = ObjectId::zlib(root.hash, ObjectKind::Catalog);
         let place = match root.alternative_path {
             true => Place::Path(id.alternative_path()),
             false => Place::Data,
         };
-        let root = load(&fetcher, root.hash, root.size, place, attachment, &variables).await?;
+        let root =
+            NestedReference { attachment: Attachment::root(), hash: root.hash, size: root.size };
+        let catalog = load(&fetcher, &root, place.clone(), &variables).await?;
         Ok(Self {
             fqrn,
             fetcher,
             variables,
-            root: Arc::new(root),
-            nested: Mutex::new(LruCache::new(MAX_OPEN_CATALOGS)),
+            root,
+            root_place: place,
+            properties: catalog.properties().clone(),
+            counters: catalog.counters(),
+            references: Mutex::new(LruCache::new(MAX_REFERENCES)),
             hot: HotEntries::new(),
+            catalogs: {
+                catalogs.insert(catalog);
+                catalogs
+            },
         })
     }
 
@@ -125,29 +113,39 @@ impl Revision {
 
     /// Returns the hash of the root catalog, which names the revision.
     pub fn root_hash(&self) -> ContentHash {
-        self.root.hash()
+        self.root.hash
     }
 
     /// Returns the revision number as the root catalog states it.
     pub fn number(&self) -> u64 {
-        self.root.properties().revision
+        self.properties.revision
     }
 
     /// Returns what the root catalog says about the repository.
     pub fn properties(&self) -> &Properties {
-        self.root.properties()
+        &self.properties
     }
 
     /// Returns entry counts.
     pub fn statistics(&self) -> Statistics {
-        let root = self.root.counters();
-        let nested = self.nested.lock();
-        let loaded: u64 = nested.iter().map(|(_, catalog)| catalog.counters().own_entries).sum();
+        let nested = self.open_nested();
+        let loaded: u64 = nested.iter().map(|(_, counters)| counters.own_entries).sum();
+        let Counters { own_entries, subtree_entries, .. } = self.counters;
         Statistics {
-            total_entries: root.own_entries.saturating_add(root.subtree_entries),
-            loaded_entries: root.own_entries.saturating_add(loaded),
+            total_entries: own_entries.saturating_add(subtree_entries),
+            loaded_entries: own_entries.saturating_add(loaded),
             loaded_catalogs: 1 + nested.len(),
         }
+    }
+
+    /// Returns the nested catalogs that are open now.
+    fn open_nested(&self) -> Vec<(NestedReference, Counters)> {
+        let references = self.references.lock();
+        let open = references.iter().filter_map(|(_, reference)| {
+            let catalog = self.catalogs.peek(reference)?;
+            Some((reference.clone(), catalog.counters()))
+        });
+        open.collect()
     }
 
     /// Finds an entry; `None` is a verified absence.
@@ -219,21 +217,20 @@ impl Revision {
     /// Makes ready what is in use of an earlier revision: unchanged nested catalogs are taken
     /// over, changed ones are loaded. Paths that are gone are left out.
     pub async fn adopt(&self, earlier: &Self) -> Result<(), RevisionError> {
-        let mut open: Vec<_> = earlier
-            .nested
-            .lock()
-            .iter()
-            .map(|(mountpoint, catalog)| (mountpoint.clone(), Arc::clone(catalog)))
-            .collect();
+        let mut open = earlier.open_nested();
         // Parents first: a child is found through its parent.
-        open.sort_by_key(|(mountpoint, _)| mountpoint.as_bytes().len());
-        for (mountpoint, catalog) in open {
+        open.sort_by_key(|(reference, _)| reference.attachment.mountpoint.as_bytes().len());
+        for (reference, _) in open {
+            let mountpoint = reference.attachment.mountpoint.clone();
             let parent = self.catalog_of(&mountpoint, false).await?;
-            match self.ask(&parent, |parent| parent.nested_at(&mountpoint))? {
+            let found = self.ask(&parent, |parent| parent.nested_at(&mountpoint))?;
+            drop(parent);
+            match found {
+                // The same catalog, open already.
                 Some(new)
-                    if new.hash == catalog.hash() && new.attachment == *catalog.attachment() =>
+                    if new.hash == reference.hash && new.attachment == reference.attachment =>
                 {
-                    self.nested.lock().put(mountpoint, catalog);
+                    self.references.lock().put(mountpoint, reference);
                 }
                 Some(_) => drop(self.catalog_of(&mountpoint, true).await?),
                 None => {}
@@ -249,10 +246,11 @@ impl Revision {
         earlier: &Self,
         directory: &RepoPath,
     ) -> Result<bool, RevisionError> {
-        let (mut old, mut new) = (Arc::clone(&earlier.root), Arc::clone(&self.root));
-        if old.hash() == new.hash() {
+        if earlier.root.hash == self.root.hash {
             return Ok(true);
         }
+        let mut old = earlier.catalog(&earlier.root).await?;
+        let mut new = self.catalog(&self.root).await?;
         for prefix in mountpoint_candidates(directory, true) {
             let before = earlier.ask(&old, |catalog| catalog.nested_at(&prefix))?;
             let after = self.ask(&new, |catalog| catalog.nested_at(&prefix))?;
@@ -262,6 +260,7 @@ impl Revision {
                     if before.hash == after.hash && before.attachment == after.attachment {
                         return Ok(true);
                     }
+                    drop((old, new));
                     old = earlier.catalog_of(&prefix, true).await?;
                     new = self.catalog_of(&prefix, true).await?;
                 }
@@ -273,44 +272,52 @@ impl Revision {
 
     /// Descends to the catalog that answers for `path`, loading what is missing.
     ///
-    /// `enter` also descends into a catalog attached at `path` itself, as a listing needs.
+    /// `enter` also descends into a catalog attached at `path` itself, as a listing needs. No
+    /// catalog is held while another one is loaded: thousands may wait for theirs, and all that
+    /// they hold would stay open.
     async fn catalog_of(
         &self,
         path: &RepoPath,
         enter: bool,
     ) -> Result<Arc<Catalog>, RevisionError> {
-        let mut catalog = Arc::clone(&self.root);
-        let mut seen = vec![catalog.hash()];
+        // All else hangs on it, so the root of a revision in use stays open, though it may not be
+        // asked for long.
+        self.catalogs.touch(&self.root);
+        let mut reference = self.root.clone();
+        let mut seen = vec![reference.hash];
         for prefix in mountpoint_candidates(path, enter) {
-            let cached = self.nested.lock().get(&prefix).cloned();
-            if let Some(nested) = cached {
-                seen.push(nested.hash());
-                catalog = nested;
+            let known = self.references.lock().get(&prefix).cloned();
+            if let Some(known) = known {
+                seen.push(known.hash);
+                reference = known;
                 continue;
             }
-            let Some(reference) = self.ask(&catalog, |catalog| catalog.nested_at(&prefix))? else {
+            let catalog = self.catalog(&reference).await?;
+            let Some(nested) = self.ask(&catalog, |catalog| catalog.nested_at(&prefix))? else {
                 continue;
             };
             // A bind mountpoint may lead to the tree it lies in; any other repetition is hostile.
-            if reference.attachment.place.is_some() && seen.contains(&reference.hash) {
+            if nested.attachment.place.is_some() && seen.contains(&nested.hash) {
                 return Err(RevisionError::Cycle(prefix));
             }
-            seen.push(reference.hash);
-            catalog = self.attach(reference).await?;
+            seen.push(nested.hash);
+            self.references.lock().put(prefix, nested.clone());
+            reference = nested;
         }
-        Ok(catalog)
+        self.catalog(&reference).await
     }
 
-    async fn attach(&self, reference: NestedReference) -> Result<Arc<Catalog>, RevisionError> {
-        let NestedReference { attachment, hash, size } = reference;
-        let mountpoint = attachment.mountpoint.clone();
-        tracing::debug!(%mountpoint, %hash, "loading nested catalog");
-        let catalog = Arc::new(
-            load(&self.fetcher, hash, size, Place::Data, attachment, &self.variables).await?,
-        );
+    /// Returns an open catalog, or loads it.
+    async fn catalog(&self, reference: &NestedReference) -> Result<Arc<Catalog>, RevisionError> {
+        if let Some(catalog) = self.catalogs.get(reference) {
+            return Ok(catalog);
+        }
+        let mountpoint = &reference.attachment.mountpoint;
+        tracing::debug!(%mountpoint, hash = %reference.hash, "loading catalog");
+        let place = if mountpoint.is_root() { self.root_place.clone() } else { Place::Data };
+        let catalog = load(&self.fetcher, reference, place, &self.variables).await?;
         // Whoever else loaded it meanwhile got the same immutable content; the last one stays.
-        self.nested.lock().put(mountpoint, Arc::clone(&catalog));
-        Ok(catalog)
+        Ok(self.catalogs.insert(catalog))
     }
 
     /// Asks a catalog; one whose database fails is dropped, so that the next call starts afresh.
@@ -320,8 +327,8 @@ impl Revision {
         question: impl FnOnce(&Catalog) -> Result<T, CatalogError>,
     ) -> Result<T, RevisionError> {
         question(catalog).map_err(|error| {
-            if matches!(error, CatalogError::Sqlite(_) | CatalogError::Read(_)) {
-                self.nested.lock().pop(catalog.mountpoint());
+            if error.may_be_damage() {
+                self.catalogs.remove(catalog);
                 self.fetcher.discard(&ObjectId::zlib(catalog.hash(), ObjectKind::Catalog));
             }
             let mountpoint = catalog.mountpoint().clone();
@@ -348,13 +355,12 @@ impl std::fmt::Debug for Revision {
 /// Fetches and opens one catalog. A cached file that is no good is fetched again once.
 async fn load(
     fetcher: &Arc<Fetcher>,
-    hash: ContentHash,
-    size: Option<u64>,
+    reference: &NestedReference,
     place: Place,
-    attachment: Attachment,
     variables: &SymlinkVariables,
 ) -> Result<Catalog, RevisionError> {
-    let id = ObjectId::zlib(hash, ObjectKind::Catalog);
+    let NestedReference { attachment, hash, size } = reference;
+    let id = ObjectId::zlib(*hash, ObjectKind::Catalog);
     let mountpoint = attachment.mountpoint.clone();
     let label = if mountpoint.is_root() {
         "root catalog".to_owned()
@@ -370,12 +376,14 @@ async fn load(
             .await
             .map_err(|source| RevisionError::Fetch { mountpoint: mountpoint.clone(), source })?;
         let object = object.pinned(fetcher.cache().pin(&id));
-        match Catalog::open(object, hash, attachment.clone(), variables.clone()) {
+        match Catalog::open(object, *hash, attachment.clone(), variables.clone()) {
             Ok(catalog) => return Ok(catalog),
             Err(error) => {
                 // Never keep what cannot be used: damaged on disk, or signed and still no catalog.
-                fetcher.discard(&id);
-                if fresh || !matches!(error, CatalogError::Sqlite(_) | CatalogError::Read(_)) {
+                if error.may_be_damage() || error.is_lasting() {
+                    fetcher.discard(&id);
+                }
+                if fresh || !error.may_be_damage() {
                     let source = Arc::new(error);
                     return Err(RevisionError::Catalog { mountpoint, source });
                 }

@@ -15,6 +15,7 @@ use fixtures::server::TestServer;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -77,6 +78,7 @@ pub struct MountSpec {
     cache_dir: Option<PathBuf>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    open_files: Option<u64>,
 }
 
 impl MountSpec {
@@ -90,6 +92,7 @@ impl MountSpec {
             cache_dir: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            open_files: None,
         }
     }
 
@@ -129,6 +132,12 @@ impl MountSpec {
     /// Sets a variable of the program's environment.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Lets the program have so many descriptors, and not raise that.
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -178,7 +187,21 @@ impl MountSpec {
             .arg(self.cache_dir.as_deref().unwrap_or(cache_dir))
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(limit) = self.open_files {
+            limit_open_files(&mut command, limit);
+        }
         command
+    }
+}
+
+/// Lets a command have so many descriptors, and not raise that.
+pub fn limit_open_files(command: &mut Command, limit: u64) {
+    // SAFETY: setrlimit(2) is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(move || {
+            setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+            Ok(())
+        });
     }
 }
 

@@ -67,3 +67,23 @@ pub enum CatalogError {
     #[error("directory {0} has too many entries")]
     TooManyEntries(RepoPath),
 }
+
+impl CatalogError {
+    /// Tells whether the cached file may be damaged, so that another copy could be better.
+    ///
+    /// A file that was there a moment ago and cannot be opened is not: descriptors have run out.
+    pub fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => {
+                error.sqlite_error_code() != Some(rusqlite::ErrorCode::CannotOpen)
+            }
+            Self::Read(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Tells whether the content itself is at fault, whoever delivers it.
+    pub fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Sqlite(_) | Self::Read(_))
+    }
+}

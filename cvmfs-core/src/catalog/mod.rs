@@ -47,8 +47,9 @@ use xattr::Xattrs;
 /// Cap on the size of a catalog whose size nobody states; the largest published ones have
 /// several hundred MiB.
 pub const MAX_CATALOG_SIZE: u64 = 4 << 30;
-/// Idle connections kept per catalog: each costs a descriptor and some 100 KiB.
-const MAX_IDLE_CONNECTIONS: usize = 4;
+/// Idle connections kept per catalog unless told otherwise: each costs a descriptor and some 100
+/// KiB.
+const IDLE_CONNECTIONS: usize = 4;
 /// Entries of one directory we are willing to hold in memory at once.
 const MAX_DIRECTORY_LEN: usize = 10_000_000;
 
@@ -64,7 +65,7 @@ pub struct NestedReference {
 }
 
 /// Where a catalog is attached and what it may call itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Attachment {
     /// Path of its root directory in the repository.
     pub mountpoint: RepoPath,
@@ -94,6 +95,7 @@ pub struct Catalog {
     has_nested: bool,
     object: CachedObject,
     idle: Mutex<Vec<Database>>,
+    max_idle: usize,
     variables: SymlinkVariables,
     skipped_rows: AtomicU64,
 }
@@ -166,6 +168,7 @@ impl Catalog {
             has_nested,
             object,
             idle: Mutex::new(vec![database]),
+            max_idle: IDLE_CONNECTIONS,
             variables,
             skipped_rows: AtomicU64::new(0),
             attachment,
@@ -175,6 +178,11 @@ impl Catalog {
             return Err(CatalogError::NoRoot(catalog.attachment.mountpoint));
         }
         Ok(catalog)
+    }
+
+    /// Keeps up to `connections` idle connections.
+    pub fn keeping(self, connections: usize) -> Self {
+        Self { max_idle: connections, ..self }
     }
 
     /// Returns where the catalog is attached.
@@ -395,7 +403,7 @@ impl Catalog {
         };
         let result = query(&database)?;
         let mut idle = self.idle.lock();
-        if idle.len() < MAX_IDLE_CONNECTIONS {
+        if idle.len() < self.max_idle {
             idle.push(database);
         }
         Ok(result)

@@ -105,11 +105,16 @@ fn object(plain: &[u8]) -> (ObjectId, Vec<u8>) {
 }
 
 fn fetcher(script: &Arc<Script>, cache: Arc<dyn ObjectCache>) -> Fetcher {
+    fetcher_with(script, cache, 100)
+}
+
+fn fetcher_with(script: &Arc<Script>, cache: Arc<dyn ObjectCache>, transfers: usize) -> Fetcher {
     let hosts = vec!["http://a".to_owned(), "http://b".to_owned()];
     let options = SelectionOptions { max_retries: 0, ..SelectionOptions::default() };
     let mirrors = Selection::new(hosts, &ProxySpec::direct(), options);
     let transport: Arc<dyn Transport> = Arc::clone(script) as _;
-    Fetcher::new(cache, Downloader::new(transport, mirrors, TIMEOUTS), false)
+    let downloader = Downloader::new(transport, mirrors, TIMEOUTS);
+    Fetcher::with_external(cache, downloader, None, false, transfers)
 }
 
 fn asked(script: &Script) -> Vec<String> {
@@ -299,4 +304,77 @@ async fn a_failing_cache_never_reaches_the_reader() {
         assert_eq!(&object.read_all(1000).unwrap()[..], PLAIN);
         assert!(!asked(&script).contains(&"b".to_owned()), "no server is to blame");
     }
+}
+
+#[tokio::test]
+async fn an_object_keeps_its_turn_until_it_is_taken() {
+    let (first, first_stored) = object(PLAIN);
+    let (second, second_stored) = object(b"second");
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Body(first_stored), Answer::Body(second_stored)]);
+    let fetcher = Arc::new(fetcher_with(&script, Arc::new(MemoryCache::default()), 1));
+    let mut waiting = Box::pin(fetcher.open(&first, SizeBound::AtMost(1000), "first"));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    let other = Arc::clone(&fetcher);
+    let later =
+        tokio::spawn(async move { other.open(&second, SizeBound::AtMost(1000), "second").await });
+    // The first has left the table of downloads, so it is complete, and nobody has taken it.
+    while fetcher.shared.downloads.lock().keys().any(|(id, ..)| *id == first) {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((asked(&script).len(), fetcher.shared.turns.available_permits()), (1, 0));
+    assert_eq!(&waiting.await.unwrap().read_all(1000).unwrap()[..], PLAIN);
+    assert_eq!(&later.await.unwrap().unwrap().read_all(1000).unwrap()[..], b"second");
+    assert_eq!((asked(&script).len(), fetcher.shared.turns.available_permits()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_thousand_requests_take_turns() {
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Status(404)]);
+    script.on("b", [Answer::Status(404)]);
+    let fetcher = fetcher_with(&script, Arc::new(MemoryCache::default()), 3);
+    let requests = (0..1000_u32).map(|number| {
+        let (id, _) = object(&number.to_le_bytes());
+        let fetcher = &fetcher;
+        async move { fetcher.open(&id, SizeBound::AtMost(1000), "x").await.unwrap_err() }
+    });
+    for error in futures_util::future::join_all(requests).await {
+        assert!(matches!(*error, FetchError::Download { .. }), "{error}");
+    }
+    assert_eq!(fetcher.shared.turns.available_permits(), 3);
+}
+
+/// A cache without a descriptor left for what it has.
+struct Exhausted;
+
+impl ObjectCache for Exhausted {
+    fn open(&self, _id: &ObjectId) -> Result<Option<CachedObject>, CacheError> {
+        let source = std::io::Error::from_raw_os_error(24);
+        Err(CacheError::Io { action: "open", path: "x".into(), source })
+    }
+
+    fn begin(&self, _id: &ObjectId, _: &ObjectMeta) -> Result<Box<dyn Transaction>, CacheError> {
+        Err(full("create"))
+    }
+
+    fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
+        panic!("{id} is good");
+    }
+
+    fn usage(&self) -> CacheUsage {
+        CacheUsage::default()
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_for_want_of_descriptors_is_not_downloaded() {
+    let script = Arc::new(Script::default());
+    let fetcher = fetcher(&script, Arc::new(Exhausted));
+    let error = fetcher.open(&object(PLAIN).0, SizeBound::AtMost(1000), "x").await.unwrap_err();
+    assert!(matches!(*error, FetchError::OutOfDescriptors { .. }), "{error}");
+    assert!(asked(&script).is_empty());
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::proxy::without_password;
 use crate::chain::chain;
 use crate::decode::DecodeError;
+use crate::descriptors::is_out_of_descriptors;
 
 /// What kind of failure it was, and so what is tried next (spec/network.md section 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,9 @@ pub enum AttemptError {
     /// A `file://` server's disk.
     #[error("local I/O failure: {0}")]
     Local(String),
+    /// We have no descriptor left.
+    #[error("out of file descriptors: {0}")]
+    Descriptors(String),
     /// Our own cache could not take the object.
     #[error("cannot store the object: {0}")]
     Cache(String),
@@ -112,7 +116,9 @@ impl AttemptError {
     pub(super) fn from_reqwest(error: &reqwest::Error) -> Self {
         // The outermost text only repeats the URL, which every attempt carries anyway.
         let text = std::error::Error::source(error).map_or_else(|| chain(error), chain);
-        if error.is_connect() && text.contains("dns error") {
+        if out_of_descriptors(error) {
+            Self::Descriptors(text)
+        } else if error.is_connect() && text.contains("dns error") {
             Self::Resolve(text)
         } else if error.is_connect() {
             Self::Connect(text)
@@ -144,7 +150,7 @@ impl AttemptError {
             Self::Local(_) => HostTransfer,
             Self::TooLarge(_) | Self::Unusable(_) | Self::NoParts => HostHttp,
             Self::Corrupt(_) => BadData,
-            Self::Cache(_) => Final,
+            Self::Cache(_) | Self::Descriptors(_) => Final,
         };
         let (transient, retry_after) = match self {
             Self::Cut(_) => (true, None),
@@ -159,6 +165,13 @@ impl AttemptError {
     pub(super) fn keeps_what_came(&self) -> bool {
         matches!(self, Self::Silent(_) | Self::TooSlow { .. } | Self::Cut(_))
     }
+}
+
+/// Looks for EMFILE among the causes: it says nothing about the server.
+fn out_of_descriptors(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(is_out_of_descriptors)
 }
 
 impl From<DecodeError> for AttemptError {

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`transport`] | one GET |
+//! | `clients` | whom idle connections are kept with |
 //! | [`proxy`] | the grammar of proxy lists |
 //! | [`discovery`] | proxies that are found by themselves |
 //! | [`pac`] | scripts that name proxies |
@@ -25,6 +26,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+mod clients;
 pub mod discovery;
 pub mod error;
 pub mod geo;
@@ -259,7 +261,7 @@ impl Downloader {
             if failure.attempts.len() == MAX_ATTEMPTS_KEPT {
                 failure.attempts.remove(0);
             }
-            let is_final = matches!(error, AttemptError::Cache(_));
+            let is_final = error.failure(false).class == FailureClass::Final;
             failure.attempts.push(Attempt { url, proxy, error });
             match next {
                 Next::Again(wait) if wait.is_zero() => {}

@@ -13,22 +13,22 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::clients::Clients;
 use super::error::AttemptError;
 use super::proxy::Proxy;
 use crate::chain::chain;
+use crate::descriptors::{DescriptorBudget, is_out_of_descriptors};
 
 /// Pieces in which files are read.
 const FILE_PIECE_LEN: usize = 256 * 1024;
-/// Idle connections kept per server; a burst of small files reuses them.
-const MAX_IDLE_CONNECTIONS: usize = 16;
 /// Transfers with one server or proxy at a time; further ones wait, so that a thousand readers
 /// do not open a thousand connections. More than upstream's 16, because a few stalled objects must
 /// not hold up the others.
 const MAX_TRANSFERS: usize = 64;
 /// How long a transfer waits for its turn; the ones before it are bounded by their own limits.
 const TURN_LIMIT: Duration = Duration::from_secs(60);
-/// Clients kept: addresses of proxies change over a long life.
-const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Peers whose turns are kept: addresses of proxies change over a long life.
+const MAX_TURNS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Redirects followed if they are allowed at all (spec/network.md section 3).
 const MAX_REDIRECTS: usize = 4;
 /// How long an idle connection is kept: shorter than the keep-alive of common servers (60-75 s).
@@ -139,13 +139,14 @@ pub struct TransportOptions {
     pub authorities: Vec<Vec<u8>>,
     /// Who knows the addresses of servers.
     pub names: super::Names,
+    /// How many idle connections there may be.
+    pub descriptors: DescriptorBudget,
 }
 
 /// HTTP and HTTPS over reqwest with rustls, `file://` from the disk; one pool for all repositories.
 pub struct HttpTransport {
     options: TransportOptions,
-    /// reqwest ties a proxy to a client, so there is one client (and pool) for each proxy.
-    clients: Mutex<LruCache<Proxy, reqwest::Client>>,
+    clients: Mutex<Clients>,
     /// Turns at each server or proxy.
     turns: Mutex<LruCache<String, Arc<Semaphore>>>,
 }
@@ -155,13 +156,16 @@ impl HttpTransport {
     pub fn new(options: TransportOptions) -> Self {
         // Fails only if a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (clients, turns) = (LruCache::new(MAX_CLIENTS), LruCache::new(MAX_CLIENTS));
-        Self { options, clients: Mutex::new(clients), turns: Mutex::new(turns) }
+        let clients = Mutex::new(Clients::new(options.descriptors.peers));
+        Self { options, clients, turns: Mutex::new(LruCache::new(MAX_TURNS)) }
     }
 
-    fn client(&self, proxy: &Proxy) -> Result<reqwest::Client, AttemptError> {
-        if let Some(client) = self.clients.lock().get(proxy) {
-            return Ok(client.clone());
+    /// Returns the client for a proxy; `server` is who it will have idle connections with.
+    fn client(&self, proxy: &Proxy, server: &str) -> Result<reqwest::Client, AttemptError> {
+        let (known, closed) = self.clients.lock().get(proxy, server);
+        drop(closed);
+        if let Some(client) = known {
+            return Ok(client);
         }
         let unusable = |error: reqwest::Error| AttemptError::Unusable(chain(&error));
         let builder = reqwest::Client::builder()
@@ -173,7 +177,7 @@ impl HttpTransport {
             })
             .connect_timeout(self.options.timeouts.silence(proxy))
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .pool_max_idle_per_host(self.options.descriptors.idle_of_peer)
             .tcp_nodelay(true)
             .dns_resolver(Arc::new(self.options.names.clone()))
             // The environment's proxies are not ours (spec/network.md section 3).
@@ -189,7 +193,8 @@ impl HttpTransport {
         let builder =
             if authorities.is_empty() { builder } else { builder.tls_certs_only(authorities) };
         let client = builder.build().map_err(unusable)?;
-        self.clients.lock().put(proxy.clone(), client.clone());
+        let closed = self.clients.lock().put(proxy, server, &client);
+        drop(closed);
         Ok(client)
     }
 
@@ -197,7 +202,7 @@ impl HttpTransport {
     async fn turn(&self, request: &Request) -> Result<OwnedSemaphorePermit, AttemptError> {
         let peer = match &request.proxy {
             Proxy::Url(url) => url.clone(),
-            Proxy::Direct => request.url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"),
+            Proxy::Direct => server_of(&request.url),
         };
         let new = || Arc::new(Semaphore::new(MAX_TRANSFERS));
         let turns = Arc::clone(self.turns.lock().get_or_insert(peer, new));
@@ -210,7 +215,7 @@ impl HttpTransport {
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
         let turn = self.turn(&request).await?;
         let limit = request.limit;
-        let mut builder = self.client(&request.proxy)?.get(&request.url);
+        let mut builder = self.client(&request.proxy, &server_of(&request.url))?.get(&request.url);
         if request.no_cache {
             builder = builder.header("Pragma", "no-cache").header("Cache-Control", "no-cache");
         }
@@ -257,6 +262,11 @@ impl HttpTransport {
     }
 }
 
+/// Scheme, host and port of a URL.
+fn server_of(url: &str) -> String {
+    url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")
+}
+
 /// First byte of `bytes FIRST-LAST/LEN`.
 fn range_start(value: &str) -> Option<u64> {
     value.trim().strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
@@ -288,6 +298,7 @@ async fn get_file(path: PathBuf, request: &Request) -> Result<Body, AttemptError
         std::io::ErrorKind::NotFound => {
             AttemptError::Status { code: 404, by_proxy: false, retry_after: None }
         }
+        _ if is_out_of_descriptors(&error) => AttemptError::Descriptors(error.to_string()),
         _ => AttemptError::Local(error.to_string()),
     };
     let (file, start, len) = tokio::task::spawn_blocking(move || {

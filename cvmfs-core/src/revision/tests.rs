@@ -4,6 +4,7 @@ use fixtures::publish::{Published, TestRepo};
 
 use super::*;
 use crate::cache::MemoryCache;
+use crate::descriptors::DescriptorBudget;
 use crate::net::{
     Downloader, HttpTransport, ProxySpec, Selection, SelectionOptions, Timeouts, TransportOptions,
 };
@@ -18,7 +19,9 @@ async fn open(published: &Published) -> Revision {
     let hash = published.root_hash().to_string().parse().unwrap();
     let root = RootCatalog { hash, size: None, alternative_path: false };
     let fqrn = published.fqrn().parse().unwrap();
-    Revision::open(fqrn, Arc::new(fetcher), &root, SymlinkVariables::default()).await.unwrap()
+    let catalogs = Arc::new(OpenCatalogs::new(&DescriptorBudget::of_limit(0)));
+    let variables = SymlinkVariables::default();
+    Revision::open(fqrn, Arc::new(fetcher), catalogs, &root, variables).await.unwrap()
 }
 
 fn path(text: &str) -> RepoPath {
@@ -56,9 +59,8 @@ async fn errors_are_not_remembered() {
     repo.file("/n/f", b"x");
     let published = repo.publish();
     let revision = open(&published).await;
-    let (parent, _) = revision.catalog_at(&path("/n")).await.unwrap();
-    assert!(parent.is_root());
-    let reference = revision.root.nested_at(&path("/n")).unwrap().unwrap();
+    let root = revision.catalog(&revision.root).await.unwrap();
+    let reference = root.nested_at(&path("/n")).unwrap().unwrap();
     let object = ObjectId::zlib(reference.hash, ObjectKind::Catalog).server_path();
     let file = published.root().join(published.fqrn()).join(object);
     let away = file.with_extension("away");
@@ -72,4 +74,34 @@ async fn errors_are_not_remembered() {
     std::fs::rename(&away, &file).unwrap();
     assert!(revision.lookup(&path("/n/f")).await.unwrap().is_some());
     assert_eq!(revision.lookup(&path("/n/none")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn catalogs_that_were_closed_are_opened_again() {
+    let mut repo = TestRepo::new("revision.test.repo");
+    let deepest = (0..40).fold(String::new(), |path, number| {
+        let path = format!("{path}/n{number}");
+        repo.nested(&path);
+        repo.file(format!("{path}/f"), b"x");
+        path
+    });
+    let published = repo.publish();
+    let revision = open(&published).await;
+    let bound = DescriptorBudget::of_limit(0).catalogs;
+    assert!(bound < 40);
+    assert!(revision.lookup(&path(&format!("{deepest}/f"))).await.unwrap().is_some());
+    let statistics = revision.statistics();
+    assert_eq!(statistics.loaded_catalogs, bound + 1, "and the root, which counts always");
+    assert_eq!(revision.number(), 1);
+    for end in deepest.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0) {
+        let listed = revision.list(&path(&deepest[..end])).await.unwrap();
+        assert_eq!(listed.len(), 2);
+    }
+    assert!(revision.list(&RepoPath::root()).await.is_ok());
+    // The way there is remembered: only the catalogs that are asked are opened, not all above.
+    let opened = || revision.fetcher.statistics().hits.load(std::sync::atomic::Ordering::SeqCst);
+    let before = opened();
+    assert_eq!(revision.list(&path(&deepest)).await.unwrap().len(), 1);
+    assert!(opened() - before <= 2, "{}", opened() - before);
+    assert!(revision.catalogs.peek(&revision.root).is_some(), "in use all the time");
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
+use cvmfs_core::descriptors::DescriptorBudget;
 use cvmfs_core::net::proxy::ProxySpecError;
 use cvmfs_core::net::{Discovery, HttpTransport, Names, Proxy, ProxySpec, TransportOptions};
 use cvmfs_core::repository::{
     ExternalServers, Repository, RepositoryConfig, RepositoryError, ServerError,
 };
 use cvmfs_core::trust::TrustError;
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::settings::RepositorySettings;
 use cvmfs_core::chain::chain;
@@ -22,29 +24,37 @@ impl RepositorySettings {
     /// Must run inside a tokio runtime. Bounded in time by the timeouts and the number of servers.
     pub async fn open(&self) -> Result<Arc<Repository>, Failure> {
         let cache = self.cache.open()?;
-        self.open_with(cache).await
+        self.open_with(cache, 1).await
     }
 
     /// Like [`RepositorySettings::open`], but a cache directory that cannot be used only costs a
     /// warning: what is fetched is then kept in memory until the process ends.
-    pub async fn open_for_reading(&self) -> Result<Arc<Repository>, Failure> {
+    ///
+    /// The process opens no more than `repositories` of them.
+    pub async fn open_for_reading(&self, repositories: usize) -> Result<Arc<Repository>, Failure> {
         let cache = self.cache.open().unwrap_or_else(|failure| {
             tracing::warn!("{}; keeping objects in memory", failure.message);
             Arc::new(MemoryCache::default())
         });
-        self.open_with(cache).await
+        self.open_with(cache, repositories).await
     }
 
-    /// Opens the repository with any cache.
-    pub async fn open_with(&self, cache: Arc<dyn ObjectCache>) -> Result<Arc<Repository>, Failure> {
+    /// Opens the repository with any cache, as one of `repositories`.
+    async fn open_with(
+        &self,
+        cache: Arc<dyn ObjectCache>,
+        repositories: usize,
+    ) -> Result<Arc<Repository>, Failure> {
+        let descriptors = descriptor_budget(repositories);
         let names = Names::new(self.parameters.names.clone());
         let transport = Arc::new(HttpTransport::new(TransportOptions {
             timeouts: self.parameters.longest_timeouts(),
             follow_redirects: self.parameters.follow_redirects,
             authorities: self.authorities.clone(),
             names: names.clone(),
+            descriptors,
         }));
-        let mut config = self.to_config(names);
+        let mut config = self.to_config(names, descriptors);
         if let Some(discovery) = &self.discovery {
             let record = format!("{}.proxies", self.fqrn);
             let found = discovered(discovery, &record, &transport, &config, &self.servers, &*cache);
@@ -64,7 +74,7 @@ impl RepositorySettings {
             .map_err(|error| failure_of(&error))
     }
 
-    fn to_config(&self, names: Names) -> RepositoryConfig {
+    fn to_config(&self, names: Names, descriptors: DescriptorBudget) -> RepositoryConfig {
         RepositoryConfig {
             fqrn: self.fqrn.clone(),
             servers: self.servers.clone(),
@@ -86,8 +96,17 @@ impl RepositorySettings {
                 timeouts: self.parameters.external_timeouts(),
                 max_servers: self.parameters.external_max_servers,
             },
+            descriptors,
         }
     }
+}
+
+/// Divides the limit of this process; the daemon has raised it before.
+fn descriptor_budget(repositories: usize) -> DescriptorBudget {
+    let limit =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(DescriptorBudget::USUAL_LIMIT, |(soft, _)| soft);
+    let repositories = u64::try_from(repositories.max(1)).unwrap_or(u64::MAX);
+    DescriptorBudget::of_limit(limit / repositories)
 }
 
 /// Finds the proxies to `servers`; the ones found last time are used if that fails.

@@ -234,7 +234,7 @@ fn show_mount(stage: &Stage, once: bool) -> Result<(), Failure> {
 async fn show_without_mount(stage: &Stage, environment: &Environment) -> Result<(), Failure> {
     let fqrn = parse_fqrn(archive::FQRN.as_ref())?;
     let settings = RepositorySettings::resolve(fqrn, &stage.flags(), environment)?;
-    let repository = settings.open_for_reading().await?;
+    let repository = settings.open_for_reading(1).await?;
     let entries = repository.current().list(&RepoPath::root()).await.map_err(|error| {
         Failure::new(
             ExitStatus::Catalog,

@@ -22,10 +22,6 @@ use super::{FsError, Ino};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
 const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// Fewest open objects, whatever the descriptor limit says.
-const MIN_OPEN_OBJECTS: usize = 64;
-/// Most open objects: beyond that, opening again costs less than remembering.
-const MAX_OPEN_OBJECTS: usize = 16 * 1024;
 
 /// Open objects and chunk lists of a mount.
 pub struct ContentTable {
@@ -34,11 +30,9 @@ pub struct ContentTable {
 }
 
 impl ContentTable {
-    /// Makes an empty table that uses at most a quarter of `descriptors`.
-    pub fn new(descriptors: u64) -> Self {
-        let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
-        let bound = quarter.clamp(MIN_OPEN_OBJECTS, MAX_OPEN_OBJECTS);
-        let bound = NonZeroUsize::new(bound).expect("clamped to more than zero");
+    /// Makes an empty table for up to `objects` open objects.
+    pub fn new(objects: usize) -> Self {
+        let bound = NonZeroUsize::new(objects).unwrap_or(NonZeroUsize::MIN);
         Self {
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),

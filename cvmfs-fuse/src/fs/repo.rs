@@ -36,17 +36,12 @@ pub struct RepoFsOptions {
     pub ttl: Duration,
     /// How long the kernel may remember absences.
     pub negative_ttl: Duration,
-    /// Descriptor limit of the process.
-    pub descriptors: u64,
 }
 
 impl Default for RepoFsOptions {
     fn default() -> Self {
-        let descriptors =
-            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-                .map_or(1024, |(soft, _)| soft);
         let hour = Duration::from_secs(3600);
-        Self { ttl: hour, negative_ttl: hour, descriptors }
+        Self { ttl: hour, negative_ttl: hour }
     }
 }
 
@@ -69,7 +64,7 @@ impl RepoFs {
     pub fn new(repository: Arc<Repository>, options: RepoFsOptions) -> Self {
         Self {
             inodes: InodeTable::new(repository.fqrn().as_str()),
-            contents: ContentTable::new(options.descriptors),
+            contents: ContentTable::new(repository.descriptors().objects),
             directories: DirectoryTable::default(),
             gate: Gate::default(),
             previous: ArcSwapOption::empty(),

@@ -39,6 +39,7 @@ async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> Arc<Reposit
         geo: None,
         max_servers: 0,
         external: cvmfs_core::repository::ExternalServers::default(),
+        descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     Arc::new(Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap())

@@ -12,6 +12,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cvmfs_core::descriptors::is_out_of_descriptors;
+
 /// Time between two looks: a reader shall end within a second of its Ctrl-C. Requests that take
 /// less are never looked after.
 pub(super) const POLL: Duration = Duration::from_millis(250);
@@ -28,6 +30,8 @@ pub(super) async fn interrupted(tid: u32) {
         match std::fs::read_to_string(&path) {
             Ok(status) if has_pending_signal(&status) => return,
             Ok(_) => {}
+            // Out of descriptors, which says nothing about the caller.
+            Err(error) if is_out_of_descriptors(&error) => {}
             // Gone, which cannot be while it waits for us, or hidden: nobody to look after.
             Err(_) => return std::future::pending().await,
         }

@@ -12,7 +12,7 @@ mod stat;
 mod target;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ const BUFFER_LEN: usize = 64 * 1024;
 /// Runs `ls`.
 pub(super) fn ls(args: &LsArgs, environment: &Environment) -> Result<ExitStatus, Failure> {
     runtime()?.block_on(async {
-        let mut reader = Reader::new(&args.repository, environment, Output::stdout());
+        let mut reader =
+            Reader::new(&args.repository, environment, Output::stdout(), &args.targets);
         let outcome = ls::run(&mut reader, args).await;
         reader.finish(outcome)
     })
@@ -45,7 +46,8 @@ pub(super) fn ls(args: &LsArgs, environment: &Environment) -> Result<ExitStatus,
 /// Runs `cat`.
 pub(super) fn cat(args: &CatArgs, environment: &Environment) -> Result<ExitStatus, Failure> {
     runtime()?.block_on(async {
-        let mut reader = Reader::new(&args.repository, environment, Output::stdout());
+        let mut reader =
+            Reader::new(&args.repository, environment, Output::stdout(), &args.targets);
         let outcome = cat::run(&mut reader, args).await;
         reader.finish(outcome)
     })
@@ -54,7 +56,8 @@ pub(super) fn cat(args: &CatArgs, environment: &Environment) -> Result<ExitStatu
 /// Runs `stat`.
 pub(super) fn stat(args: &StatArgs, environment: &Environment) -> Result<ExitStatus, Failure> {
     runtime()?.block_on(async {
-        let mut reader = Reader::new(&args.repository, environment, Output::stdout());
+        let mut reader =
+            Reader::new(&args.repository, environment, Output::stdout(), &args.targets);
         let outcome = stat::run(&mut reader, args).await;
         reader.finish(outcome)
     })
@@ -126,6 +129,8 @@ impl ReadError {
 struct Reader<'a> {
     flags: &'a RepositoryFlags,
     environment: &'a Environment,
+    /// How many there will be; they share the descriptors.
+    repositories: usize,
     open: HashMap<Fqrn, Arc<Repository>>,
     output: Output,
     /// The first failure decides about the exit code.
@@ -133,8 +138,21 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(flags: &'a RepositoryFlags, environment: &'a Environment, output: Output) -> Self {
-        Self { flags, environment, open: HashMap::new(), output, status: ExitStatus::Ok }
+    fn new(
+        flags: &'a RepositoryFlags,
+        environment: &'a Environment,
+        output: Output,
+        targets: &[OsString],
+    ) -> Self {
+        let repositories = target::repositories(targets);
+        Self {
+            flags,
+            environment,
+            repositories,
+            open: HashMap::new(),
+            output,
+            status: ExitStatus::Ok,
+        }
     }
 
     /// Parses a target and opens its repository at the first use.
@@ -153,7 +171,7 @@ impl<'a> Reader<'a> {
             return Ok(Arc::clone(repository));
         }
         let settings = RepositorySettings::resolve(fqrn.clone(), self.flags, self.environment)?;
-        let repository = settings.open_for_reading().await?;
+        let repository = settings.open_for_reading(self.repositories).await?;
         self.open.insert(fqrn.clone(), Arc::clone(&repository));
         Ok(repository)
     }

@@ -1,6 +1,7 @@
 //! `FQRN:/PATH` as typed.
 
-use std::ffi::OsStr;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
 use cvmfs_core::fqrn::Fqrn;
@@ -17,6 +18,13 @@ pub(super) struct Target {
     pub(super) fqrn: Fqrn,
     /// The path in it.
     pub(super) path: RepoPath,
+}
+
+/// Returns how many repositories the targets name, well-formed or not.
+pub(super) fn repositories(targets: &[OsString]) -> usize {
+    let name =
+        |target: &OsString| target.as_bytes().split(|&b| b == b':').next().map(<[u8]>::to_vec);
+    targets.iter().filter_map(name).collect::<HashSet<_>>().len()
 }
 
 impl Target {
@@ -61,6 +69,16 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repositories_are_counted_once() {
+        let count = |targets: &[&str]| {
+            repositories(&targets.iter().map(OsString::from).collect::<Vec<_>>())
+        };
+        assert_eq!(count(&[]), 0);
+        assert_eq!(count(&["a.b.c", "a.b.c:", "a.b.c:/x", "a.b.c:/x:y"]), 1);
+        assert_eq!(count(&["a.b.c:/x", "d.e.f:/x", ""]), 3);
+    }
 
     #[test]
     fn targets() {

@@ -69,17 +69,20 @@ impl Bench {
         let words = ["cvmfs-fuse"].into_iter().chain(line.split(' ')).chain(flags);
         match Cli::try_parse_from(words).unwrap().command {
             Command::Ls(args) => {
-                let mut reader = Reader::new(&args.repository, &self.environment, output);
+                let mut reader =
+                    Reader::new(&args.repository, &self.environment, output, &args.targets);
                 let outcome = ls::run(&mut reader, &args).await;
                 reader.finish(outcome)
             }
             Command::Cat(args) => {
-                let mut reader = Reader::new(&args.repository, &self.environment, output);
+                let mut reader =
+                    Reader::new(&args.repository, &self.environment, output, &args.targets);
                 let outcome = cat::run(&mut reader, &args).await;
                 reader.finish(outcome)
             }
             Command::Stat(args) => {
-                let mut reader = Reader::new(&args.repository, &self.environment, output);
+                let mut reader =
+                    Reader::new(&args.repository, &self.environment, output, &args.targets);
                 let outcome = stat::run(&mut reader, &args).await;
                 reader.finish(outcome)
             }

@@ -1,0 +1,113 @@
+//! The HTTP clients, and with whom they may have idle connections.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+use super::proxy::Proxy;
+
+/// One client for each proxy, because reqwest ties a proxy to a client.
+///
+/// A client keeps idle connections for each server that it was used for, and cannot be told to
+/// close those with one server. So pairs of proxy and server are counted, and a client goes with
+/// its least recently used pair. Redirects to further servers are not counted.
+#[derive(Debug)]
+pub(super) struct Clients {
+    clients: HashMap<Proxy, reqwest::Client>,
+    /// All pairs that may have idle connections.
+    peers: LruCache<(Proxy, String), ()>,
+}
+
+impl Clients {
+    /// Makes an empty table for up to `peers` pairs of proxy and server.
+    pub(super) fn new(peers: usize) -> Self {
+        let bound = NonZeroUsize::new(peers).unwrap_or(NonZeroUsize::MIN);
+        Self { clients: HashMap::new(), peers: LruCache::new(bound) }
+    }
+
+    /// Returns the client for a proxy, if there is one, and one that goes for this: the caller
+    /// drops it, which closes its idle connections, outside the lock.
+    pub(super) fn get(
+        &mut self,
+        proxy: &Proxy,
+        server: &str,
+    ) -> (Option<reqwest::Client>, Option<reqwest::Client>) {
+        let Some(client) = self.clients.get(proxy).cloned() else { return (None, None) };
+        let closed = self.count(proxy, server);
+        // It may have been the one to go; then this request is the first of a new one.
+        (self.clients.contains_key(proxy).then_some(client), closed)
+    }
+
+    /// Keeps the client of a proxy; returns those that go for this.
+    pub(super) fn put(
+        &mut self,
+        proxy: &Proxy,
+        server: &str,
+        client: &reqwest::Client,
+    ) -> [Option<reqwest::Client>; 2] {
+        let replaced = self.clients.insert(proxy.clone(), client.clone());
+        [replaced, self.count(proxy, server)]
+    }
+
+    /// Counts a pair; returns the client that must go.
+    fn count(&mut self, proxy: &Proxy, server: &str) -> Option<reqwest::Client> {
+        let ((gone, _), ()) = self
+            .peers
+            .push((proxy.clone(), server.to_owned()), ())
+            .filter(|((old_proxy, old), ())| (old_proxy, old.as_str()) != (proxy, server))?;
+        let others: Vec<_> = self.peers.iter().map(|(peer, ())| peer.clone()).collect();
+        for peer in others.into_iter().filter(|(other, _)| *other == gone) {
+            self.peers.pop(&peer);
+        }
+        self.clients.remove(&gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(name: &str) -> Proxy {
+        match name {
+            "" => Proxy::Direct,
+            name => Proxy::Url(format!("http://{name}")),
+        }
+    }
+
+    #[test]
+    fn no_client_has_more_pairs_than_are_counted() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut clients = Clients::new(3);
+        let client = reqwest::Client::new();
+        // Pairs used one after the other, and whether their client was there already.
+        for (name, server, expected) in [
+            ("", "a", false),
+            ("", "a", true),
+            ("", "b", true),
+            ("p", "a", false),
+            ("", "a", true),
+            // Pushes out ("", "b"), and with it the client without a proxy.
+            ("q", "a", false),
+            ("p", "a", true),
+            ("", "a", false),
+            ("q", "a", true),
+            // The fourth pair: the one of p goes.
+            ("q", "b", true),
+            ("p", "a", false),
+        ] {
+            let known = clients.get(&proxy(name), server).0;
+            assert_eq!(known.is_some(), expected, "{name} {server}");
+            if known.is_none() {
+                clients.put(&proxy(name), server, &client);
+            }
+            assert!(clients.peers.len() <= 3);
+            for (used, _) in clients.peers.iter().map(|(peer, ())| peer) {
+                assert!(clients.clients.contains_key(used), "{used:?}");
+            }
+            for proxy in clients.clients.keys() {
+                assert!(clients.peers.iter().any(|((used, _), ())| used == proxy), "{proxy:?}");
+            }
+        }
+    }
+}
