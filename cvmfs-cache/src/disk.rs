@@ -137,7 +137,7 @@ impl DiskCache {
     }
 
     /// Sets something aside that is not the object it should be.
-    fn refuse(&self, id: &ObjectId, reason: &str, keep: bool) {
+    pub(crate) fn refuse(&self, id: &ObjectId, reason: &str, keep: bool) {
         self.store.statistics.damaged.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(object = %id, reason, "no object under its name in the cache; it is fetched again");
         if let Err(error) = self.store.remove_named(&object_name(id), keep) {

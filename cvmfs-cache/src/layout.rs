@@ -10,6 +10,7 @@
 //!   quarantine/           what was found where an object should be; bounded
 //!   index.sqlite          who was used when: a hint, rebuilt from objects/
 //!   gauge                 how many bytes are stored
+//!   quota                 how many may be, for those who are not told
 //!   evict.lock scan.lock  one process at a time evicts, one counts
 //! ```
 //!

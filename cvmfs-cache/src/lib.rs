@@ -15,10 +15,12 @@
 //! | `session` | who is alive, and what they pin |
 //! | `index`, `keeper` | when objects were used last; the thread that evicts and counts |
 //! | `store`, `disk` | what these share; [`DiskCache`] itself |
+//! | `audit` | what the commands ask: list, check, clean, wipe |
 //! | `alien` | [`AlienCache`]: a directory in upstream's layout |
 //! | `broker` | a cache among users who do not trust each other |
 
 mod alien;
+mod audit;
 mod broker;
 mod checksum;
 mod disk;
@@ -35,6 +37,7 @@ mod store;
 mod transaction;
 
 pub use alien::{AlienCache, Breadcrumb};
+pub use audit::{CacheInfo, CheckReport, Damage, Progress, wipe};
 pub use broker::{Broker, BrokerError, BrokerOptions, BrokeredCache, Peers};
 pub use disk::{DiskCache, DiskCacheOptions};
 pub use index::IndexedObject;

@@ -17,8 +17,10 @@ const HIGH_WATER_SHARE: u64 = 20;
 /// The limit of a cache, as a user states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quota {
-    /// What the partition can spare.
+    /// As the directory says, where somebody who gave a quota left it; otherwise `Auto`.
     #[default]
+    Stored,
+    /// What the partition can spare.
     Auto,
     /// Bytes.
     Bytes(u64),
@@ -26,6 +28,17 @@ pub enum Quota {
     Percent(u8),
     /// No limit: somebody else takes care of the directory.
     Unlimited,
+}
+
+impl std::fmt::Display for Quota {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stored | Self::Auto => f.write_str("auto"),
+            Self::Unlimited => f.write_str("unlimited"),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
 }
 
 /// Why a text is no quota.
@@ -119,7 +132,7 @@ impl Quota {
                 bytes.min(most)
             }
             Self::Percent(percent) => size? / 100 * u64::from(percent),
-            Self::Auto => {
+            Self::Auto | Self::Stored => {
                 let Partition { size, free } = partition?;
                 let spare = free.saturating_add(used).saturating_sub(size / SPARE_SHARE);
                 (size / AUTO_SHARE).min(spare)

@@ -1,9 +1,9 @@
 //! What all parts of an open cache share: the directory, its limits, and the news for the index.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +12,7 @@ use cvmfs_core::cache::CacheError;
 use cvmfs_core::object::ObjectId;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::gauge::{Gauge, Reading};
@@ -33,6 +34,11 @@ pub(crate) const MANY_NEWS: usize = 4096;
 const MAX_NEWS: usize = 65_536;
 /// Files of which it is remembered that they were verified: 64 bytes each.
 const MAX_VERIFIED: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
+
+/// Name of the file that says how much the cache may hold.
+const QUOTA: &str = "quota";
+/// Longest text of one.
+const MAX_QUOTA_LEN: u64 = 64;
 
 /// What happened to a cache since it was opened by this process.
 #[derive(Debug, Default)]
@@ -128,6 +134,7 @@ impl Store {
             failing: AtomicBool::new(false),
             quota_cut: AtomicBool::new(false),
         };
+        store.leave_quota();
         store.update_limits();
         store
     }
@@ -138,7 +145,7 @@ impl Store {
             return None;
         }
         let used = self.gauge.read().bytes;
-        let limits = self.quota.limits(Partition::of(&self.layout.root()), used);
+        let limits = self.present_quota().limits(Partition::of(&self.layout.root()), used);
         if let Some(limits) = limits
             && limits.cut
             && !self.quota_cut.swap(true, Ordering::Relaxed)
@@ -150,6 +157,35 @@ impl Store {
         }
         *self.limits.lock() = limits;
         limits
+    }
+
+    /// Returns the quota that was given, or else the one that somebody left for all.
+    fn present_quota(&self) -> Quota {
+        if self.quota != Quota::Stored {
+            return self.quota;
+        }
+        let mut text = String::new();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        if let Ok(file) = self.layout.open(QUOTA, flags, Mode::empty()) {
+            let _ = std::fs::File::from(file).take(MAX_QUOTA_LEN).read_to_string(&mut text);
+        }
+        text.trim().parse().unwrap_or(Quota::Auto)
+    }
+
+    /// Leaves a quota that was given for those to whom none is given.
+    fn leave_quota(&self) {
+        if self.quota == Quota::Stored || self.session.is_none() {
+            return;
+        }
+        let text = format!("{}\n", self.quota);
+        let left = self.layout.open_control(QUOTA).and_then(|file| {
+            file.set_len(0)
+                .and_then(|()| file.write_all_at(text.as_bytes(), 0))
+                .map_err(failed("write", &self.layout.path(QUOTA)))
+        });
+        if let Err(error) = left {
+            tracing::debug!(%error, "the quota is not left for others");
+        }
     }
 
     /// Returns the limits as they were a moment ago.
