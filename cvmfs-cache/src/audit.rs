@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 
 use cvmfs_core::cache::{CacheError, ObjectCache as _};
 use cvmfs_core::hash::ContentHash;
@@ -26,6 +27,11 @@ use crate::sharing::Sharing;
 const OLD_VERSIONS: [&str; 1] = ["v1"];
 /// Objects looked at between two reports of progress.
 const REPORT_EVERY: u64 = 64;
+
+/// Tries to clean while a sibling evicts.
+const CLEAN_ATTEMPTS: usize = 20;
+/// Pause between them.
+const CLEAN_PAUSE: Duration = Duration::from_millis(50);
 
 /// The state of a cache directory.
 #[derive(Debug, Clone, Serialize)]
@@ -245,10 +251,22 @@ impl DiskCache {
         let mut tender = Tender::new(Arc::clone(&self.store));
         tender.flush();
         tender.with_index(|_| Ok(()));
-        tender.evict(to, &mut |done| {
-            progress(done);
-            true
-        })
+        let mut done = Evicted::default();
+        for _ in 0..CLEAN_ATTEMPTS {
+            let before = done;
+            let more = tender.evict(to, &mut |more| {
+                progress(before.and(more));
+                true
+            });
+            done = done.and(more);
+            // A sibling may be evicting, to a target of its own.
+            if self.store.gauge.read().bytes <= to || more.objects > 0 {
+                break;
+            }
+            #[expect(clippy::disallowed_methods, reason = "a sibling's lock is no event")]
+            std::thread::sleep(CLEAN_PAUSE);
+        }
+        done
     }
 
     /// Tells whether all that is stored is known to the index: for tests and `cache check`.

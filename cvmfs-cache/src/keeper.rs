@@ -91,12 +91,18 @@ pub(crate) struct Tender {
 }
 
 /// What an eviction did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Evicted {
     /// Objects removed.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl Evicted {
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self { objects: self.objects + more.objects, bytes: self.bytes + more.bytes }
+    }
 }
 
 impl Tender {
@@ -109,12 +115,10 @@ impl Tender {
         let mut first = true;
         loop {
             let (news, stop) = self.wait(first);
-            if !stop {
-                if let Some(session) = &self.store.session {
-                    session.refresh();
-                    // The dead are looked for once, and at each eviction.
-                    self.count_due |= first && session.others().dead > 0;
-                }
+            if let (Some(session), false) = (&self.store.session, stop) {
+                session.refresh();
+                // The dead are looked for once, and at each eviction.
+                self.count_due |= first && session.others().dead > 0;
             }
             let wanted = news.wanted;
             self.write_down(news);

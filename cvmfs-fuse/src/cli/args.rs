@@ -47,6 +47,12 @@ pub enum Command {
     /// Show all that is known about entries of a repository, without mounting it
     #[command(after_long_help = help::STAT)]
     Stat(StatArgs),
+    /// Look after the directory of downloaded objects
+    #[command(subcommand, after_long_help = help::CACHE)]
+    Cache(CacheCommand),
+    /// Download a repository or parts of it ahead of use
+    #[command(after_long_help = help::PRELOAD)]
+    Preload(Box<PreloadArgs>),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
@@ -148,6 +154,163 @@ pub struct DemoArgs {
     pub once: bool,
 }
 
+/// Which cache directory.
+#[derive(Debug, Clone, Args)]
+pub struct CacheDirectory {
+    /// Directory for downloaded objects [default: as for mount]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// Use it even if every user of this machine can write to it
+    #[arg(long)]
+    pub trust_anyone: bool,
+}
+
+/// The subcommands of `cache`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show how full it is, who uses it, and who may write to it
+    Info(CacheInfoArgs),
+    /// List the objects, last used first
+    Ls(CacheLsArgs),
+    /// Compare every object with its checksum
+    Check(CacheCheckArgs),
+    /// Remove the objects of files, or those with a hash
+    #[command(after_long_help = help::CACHE_EVICT)]
+    Evict(Box<CacheEvictArgs>),
+    /// Remove the objects that were not used for the longest time
+    Clean(CacheCleanArgs),
+    /// Remove everything; mounts that use it go on and fill it again
+    Wipe(CacheInfoArgs),
+    /// Serve a cache to users who do not trust each other
+    #[command(after_long_help = help::CACHE_BROKER)]
+    Broker(CacheBrokerArgs),
+}
+
+/// `cache info`, `cache wipe`.
+#[derive(Debug, Args)]
+pub struct CacheInfoArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub directory: CacheDirectory,
+
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cache ls`.
+#[derive(Debug, Args)]
+pub struct CacheLsArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub directory: CacheDirectory,
+
+    /// Show so many at most
+    #[arg(short, long, value_name = "COUNT")]
+    pub number: Option<u64>,
+
+    /// One JSON object a line: name, size, used (milliseconds since 1970), volatile, label
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cache check`.
+#[derive(Debug, Args)]
+pub struct CacheCheckArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub directory: CacheDirectory,
+
+    /// Set damaged objects aside, so that they are fetched again, and put the index right
+    #[arg(long)]
+    pub repair: bool,
+
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
+
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cache evict`.
+#[derive(Debug, Args)]
+pub struct CacheEvictArgs {
+    /// Files, or content hashes
+    #[arg(required = true, value_name = "FQRN:/PATH|HASH")]
+    pub targets: Vec<OsString>,
+
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+}
+
+/// `cache clean`.
+#[derive(Debug, Args)]
+pub struct CacheCleanArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub directory: CacheDirectory,
+
+    /// What may be left, e.g. 5G; 0: only what live mounts pin
+    #[arg(long, value_name = "SIZE")]
+    pub to: String,
+
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cache broker`.
+#[derive(Debug, Args)]
+pub struct CacheBrokerArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub directory: CacheDirectory,
+
+    /// Limit of the cache, as for mount
+    #[arg(long, value_name = "SIZE")]
+    pub quota: Option<String>,
+
+    /// Where to listen [default: /run/cvmfs-fuse/broker.sock]
+    #[arg(long, value_name = "SOCKET")]
+    pub socket: Option<PathBuf>,
+
+    /// Who may connect besides root and this user: UID, @GID (primary group), or all; repeatable
+    #[arg(long, value_name = "WHO")]
+    pub allow: Vec<String>,
+}
+
+/// `preload FQRN[:/PATH]...`.
+#[derive(Debug, Args)]
+pub struct PreloadArgs {
+    /// What to download: repositories, or directories and files in them
+    #[arg(required = true, value_name = "FQRN[:/PATH]")]
+    pub targets: Vec<OsString>,
+
+    /// File with paths, one a line; '*' in a name stands for anything, '!' before a path excludes
+    #[arg(long, value_name = "FILE")]
+    pub list: Option<PathBuf>,
+
+    /// Downloads at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    pub parallel: usize,
+
+    /// One JSON object about what was done
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -176,6 +339,16 @@ mod tests {
             "stat --json a.b.c:/x",
             "demo",
             "demo /tmp/x --once",
+            "cache info --json --cache-dir /c",
+            "cache ls -n 10",
+            "cache check --repair --threads 3",
+            "cache evict a.b.c:/x 0123456789abcdef0123456789abcdef01234567C --cache-dir /c",
+            "cache clean --to 5G",
+            "cache wipe",
+            "cache broker --allow 1000 --allow @50 --socket /run/b --quota 20G",
+            "preload a.b.c:/x a.b.c:/y --list f --alien-cache /a --parallel 4",
+            "mount a.b.c /mnt --cache-mode broker --cache-broker /run/b --cache-broker-user 5",
+            "mount a.b.c /mnt --lower-cache /l --lower-cache-write --streaming-cache",
         ] {
             let parsed = Cli::try_parse_from(["cvmfs-fuse"].into_iter().chain(line.split(' ')));
             if let Err(error) = parsed {
@@ -198,6 +371,11 @@ mod tests {
             "cat",
             "stat --xml a.b.c:/",
             "unknown",
+            "cache",
+            "cache clean",
+            "preload",
+            "mount a.b.c /mnt --alien-cache /a --quota 5G",
+            "mount a.b.c /mnt --lower-cache-write",
         ] {
             let words = ["cvmfs-fuse"].into_iter().chain(line.split(' ').filter(|w| !w.is_empty()));
             assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");

@@ -18,6 +18,8 @@ Examples:
   cvmfs-fuse umount /cvmfs/cms.cern.ch
   cvmfs-fuse ls -l cms.cern.ch:/                         look without mounting
   cvmfs-fuse cat cms.cern.ch:/cmsset_default.sh | head
+  cvmfs-fuse preload sw.example.org --cache-dir DIR      download ahead of use
+  cvmfs-fuse cache info                                  how full, shared with whom
 
 Exit codes (a failure ends with one line on stderr: MESSAGE (CODE - TEXT)):
    0  OK                                15  keys or blocklist cannot be read
@@ -26,7 +28,7 @@ Exit codes (a failure ends with one line on stderr: MESSAGE (CODE - TEXT)):
    3  permission denied, no mountpoint  21  something is mounted on the mountpoint
    4  failed to mount                   22  no such tag or date
    9  cache directory not usable        23  proxy problem
-                                        25  revision is on the blocklist
+  12  the cache cannot be made smaller  25  revision is on the blocklist
 
 Host configuration: /etc/cvmfs/keys (keys of domains that are not built in) and \
 /etc/cvmfs/blacklist are read if they exist. Log level: -v, -vv, or the variable CVMFS_FUSE_LOG.";
@@ -96,3 +98,49 @@ Examples:
 
 Needs no network: a genuine repository, published by the official server tools, is inside the \
 program and served on 127.0.0.1. Nothing is left behind.";
+
+/// Examples for `cvmfs-fuse cache --help`.
+pub(super) const CACHE: &str = "\
+Examples:
+  cvmfs-fuse cache info
+  cvmfs-fuse cache ls -n 20 --cache-dir /var/cache/shared
+  cvmfs-fuse cache check --repair
+  cvmfs-fuse cache evict cms.cern.ch:/cmsset_default.sh
+  cvmfs-fuse cache clean --to 5G
+  cvmfs-fuse cache wipe
+
+All of them may be run while repositories are mounted. A directory can be shared by users of a \
+group (chgrp GROUP DIR && chmod 2770 DIR), who then trust each other; among users who do not, a \
+broker writes for all of them (cvmfs-fuse cache broker --help).";
+
+/// Examples for `cvmfs-fuse cache evict --help`.
+pub(super) const CACHE_EVICT: &str = "\
+Examples:
+  cvmfs-fuse cache evict cms.cern.ch:/cmsset_default.sh
+  cvmfs-fuse cache evict 0123456789abcdef0123456789abcdef01234567
+
+A file that is open stays readable for those who have it. The exit code is 1 if a target is not in \
+the cache.";
+
+/// Examples for `cvmfs-fuse cache broker --help`.
+pub(super) const CACHE_BROKER: &str = "\
+Examples:
+  cvmfs-fuse cache broker --cache-dir /var/lib/cvmfs-fuse --quota 50G --allow @1000
+  cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch --cache-mode broker
+
+The broker checks the hash of everything it is given, and hands out descriptors that can only be \
+read: no user can change what another one gets. It ends at SIGTERM and may be restarted at any time; \
+mounts go on in memory meanwhile. It runs in the foreground, for systemd or a container. Clients \
+must run as other users than the broker, or they could write to its directory themselves.";
+
+/// Examples for `cvmfs-fuse preload --help`.
+pub(super) const PRELOAD: &str = "\
+Examples:
+  cvmfs-fuse preload sw.example.org --cache-dir /image/cache
+  cvmfs-fuse preload cms.cern.ch:/cmsset_default.sh cms.cern.ch:/el9_amd64_gcc12/cms/cmssw/X
+  cvmfs-fuse preload cms.cern.ch --list dirtab.txt --alien-cache /shared/alien
+
+Repeat the command to go on after an interruption: what is there is not downloaded again. A \
+repository that is preloaded as a whole can be mounted without network. With --list the targets say \
+where to begin. The file is a dirtab as cvmfs_preload takes it: one path a line, '*' for anything \
+within a name, '!' in front of a path that is left out; everything below a path belongs to it.";

@@ -6,12 +6,18 @@
 //! | `help` | the long texts of `--help` |
 //! | [`exit`] | exit codes, and the one line that explains a failure |
 //! | `read` | `ls`, `cat`, `stat` |
+//! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
+//! | `preload` | `preload` |
+//! | `progress` | how far a long command is |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`].
 
 pub mod args;
+mod cache;
 pub mod exit;
 mod help;
+mod preload;
+mod progress;
 mod read;
 
 use std::io::Write as _;
@@ -62,6 +68,8 @@ fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failu
         Command::Ls(args) => read::ls(args, environment),
         Command::Cat(args) => read::cat(args, environment),
         Command::Stat(args) => read::stat(args, environment),
+        Command::Cache(command) => cache::run(command, environment),
+        Command::Preload(args) => preload::run(args, environment),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)
         }

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cvmfs_cache::{DiskCache, DiskCacheOptions, Quota, Sharing};
-use cvmfs_core::cache::ObjectCache;
+use cvmfs_cache::{
+    AlienCache, BrokerError, BrokeredCache, DiskCache, DiskCacheOptions, Quota, Sharing,
+};
+use cvmfs_core::cache::{LowerUse, ObjectCache, StreamingCache, TieredCache};
+use cvmfs_core::chain::chain;
 
 use super::environment::{Environment, absolute};
 use crate::cli::exit::{ExitStatus, Failure};
@@ -21,16 +24,44 @@ pub struct CacheFlags {
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
 
-    /// Limit of the cache: 20G, 80% (of the partition), auto, unlimited [default: auto]
+    /// Limit of the cache: 20G, 80% (of the partition), auto or unlimited
     ///
-    /// The least recently used objects go when it is reached. auto leaves a tenth of the partition
-    /// free and takes a half of it at most. Processes that share a cache should give the same.
+    /// The least recently used objects go when it is reached. The last one given for a directory
+    /// counts for all that give none; at first that is auto, which takes a half of the partition
+    /// at most and leaves a tenth of it free.
     #[arg(long, value_name = "SIZE")]
     pub quota: Option<String>,
 
     /// Who writes to the cache directory [default: auto]
     #[arg(long, value_name = "MODE")]
     pub cache_mode: Option<CacheMode>,
+
+    /// Socket of the cache broker [default: /run/cvmfs-fuse/broker.sock]
+    #[arg(long, value_name = "SOCKET")]
+    pub cache_broker: Option<PathBuf>,
+
+    /// Number of the user as whom the broker runs, besides root and this user
+    #[arg(long, value_name = "UID")]
+    pub cache_broker_user: Option<u32>,
+
+    /// Keep objects in this directory, in the layout of cvmfs2's alien cache; nothing is evicted
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quota", "cache_mode"])]
+    pub alien_cache: Option<PathBuf>,
+
+    /// Look for objects here before they are downloaded (layout of cvmfs2's alien cache)
+    ///
+    /// What is found is copied to the cache. For a directory that was filled by preload, or that
+    /// a site keeps on a cluster file system.
+    #[arg(long, value_name = "DIR")]
+    pub lower_cache: Option<PathBuf>,
+
+    /// Also write what is downloaded to the lower cache
+    #[arg(long, requires = "lower_cache")]
+    pub lower_cache_write: bool,
+
+    /// Keep catalogs only; the content of files is downloaded at each open
+    #[arg(long)]
+    pub streaming_cache: bool,
 }
 
 /// Who writes to the cache directory.
@@ -41,6 +72,8 @@ pub enum CacheMode {
     Auto,
     /// This process, whoever else can write there: all of them are trusted
     Direct,
+    /// A broker ('cvmfs-fuse cache broker'), for users who do not trust each other
+    Broker,
 }
 
 /// The settings of a store.
@@ -52,6 +85,16 @@ pub struct CacheSettings {
     pub quota: Quota,
     /// Who writes.
     pub mode: CacheMode,
+    /// Where the broker listens.
+    pub broker: PathBuf,
+    /// Its user.
+    pub broker_user: Option<u32>,
+    /// Instead of the directory, in upstream's layout.
+    pub alien: Option<PathBuf>,
+    /// Below the directory, in upstream's layout.
+    pub lower: Option<(PathBuf, LowerUse)>,
+    /// The content of files is not stored.
+    pub streaming: bool,
     /// Where a background mount may write its log, the first choice first.
     pub log_directories: Vec<PathBuf>,
 }
@@ -64,19 +107,90 @@ impl CacheSettings {
         let mut log_directories = vec![directory.clone()];
         log_directories.extend(environment.default_cache_dir());
         log_directories.push(environment.scratch_dir());
-        Ok(Self {
+        let lower_use = match flags.lower_cache_write {
+            true => LowerUse::ReadWrite,
+            false => LowerUse::ReadOnly,
+        };
+        let broker = flags.cache_broker.clone();
+        let settings = Self {
             directory,
             log_directories,
             quota: quota
                 .map_err(|error| Failure::new(ExitStatus::Options, format!("--quota: {error}")))?
                 .unwrap_or_default(),
             mode: flags.cache_mode.unwrap_or_default(),
+            broker: usable(&broker.unwrap_or_else(|| environment.default_broker()))?,
+            broker_user: flags.cache_broker_user,
+            alien: flags.alien_cache.as_deref().map(usable).transpose()?,
+            lower: flags
+                .lower_cache
+                .as_deref()
+                .map(usable)
+                .transpose()?
+                .map(|dir| (dir, lower_use)),
+            streaming: flags.streaming_cache,
+        };
+        Ok(settings)
+    }
+
+    /// Opens the store with all its layers.
+    pub fn open(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
+        let mut store: Arc<dyn ObjectCache> = match &self.alien {
+            Some(directory) => Arc::new(self.open_alien(directory)?),
+            None => self.open_own()?,
+        };
+        if let Some((directory, lower_use)) = &self.lower {
+            let lower = AlienCache::open(directory).map_err(|error| unusable(directory, &error))?;
+            store = Arc::new(TieredCache::new(store, Arc::new(lower), *lower_use));
+        }
+        if self.streaming {
+            store = Arc::new(StreamingCache::new(store));
+        }
+        Ok(store)
+    }
+
+    /// Opens the alien cache; what only concerns this machine is kept in the directory.
+    pub fn open_alien(&self, directory: &Path) -> Result<AlienCache, Failure> {
+        let alien = AlienCache::open(directory).map_err(|error| unusable(directory, &error))?;
+        Ok(match self.open_directory() {
+            Ok(records) => alien.with_records(Arc::new(records)),
+            Err(failure) => {
+                tracing::info!("{}; nothing but the alien cache is used", failure.message);
+                alien
+            }
         })
     }
 
-    /// Opens the store.
-    pub fn open(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
-        Ok(Arc::new(self.open_directory()?))
+    fn open_own(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
+        match self.mode {
+            CacheMode::Direct => Ok(Arc::new(self.open_directory()?)),
+            CacheMode::Broker => {
+                let broker = self.connect().map_err(|error| {
+                    Failure::caused(ExitStatus::CacheDirectory, "--cache-mode broker", &error)
+                        .advise("start one with 'cvmfs-fuse cache broker --cache-dir DIR'")
+                })?;
+                self.say("broker", "--cache-mode broker was given");
+                Ok(Arc::new(broker))
+            }
+            CacheMode::Auto => match self.open_directory() {
+                Ok(cache) => Ok(Arc::new(cache)),
+                Err(failure) => match self.connect() {
+                    Ok(broker) => {
+                        let refused = failure.message;
+                        self.say("broker", &format!("the directory cannot be used directly ({refused}), and a broker answers on {}", self.broker.display()));
+                        Ok(Arc::new(broker))
+                    }
+                    Err(error) => {
+                        tracing::debug!(error = chain(&error), "no broker either");
+                        Err(failure)
+                    }
+                },
+            },
+        }
+    }
+
+    fn connect(&self) -> Result<BrokeredCache, BrokerError> {
+        BrokeredCache::connect(&self.broker, self.broker_user)
     }
 
     /// Opens the directory itself.
@@ -86,18 +200,25 @@ impl CacheSettings {
             trust_anyone: self.mode == CacheMode::Direct,
             ..DiskCacheOptions::default()
         };
-        let opened = DiskCache::open_with(&self.directory, options).map_err(|error| {
-            let what = format!("cache directory {}", self.directory.display());
-            Failure::caused(ExitStatus::CacheDirectory, &what, &error)
-                .advise("choose another one with --cache-dir")
-        })?;
-        tracing::info!(directory = %self.directory.display(), reason = reason(opened.sharing()), "cache mode direct");
+        let opened = DiskCache::open_with(&self.directory, options)
+            .map_err(|error| unusable(&self.directory, &error))?;
+        self.say("direct", &reason(opened.sharing()));
         Ok(opened)
+    }
+
+    fn say(&self, mode: &str, reason: &str) {
+        tracing::info!(directory = %self.directory.display(), reason, "cache mode {mode}");
     }
 }
 
-/// Says why this process may use the directory itself.
-fn reason(sharing: Sharing) -> String {
+fn unusable(directory: &Path, error: &cvmfs_core::cache::CacheError) -> Failure {
+    let what = format!("cache directory {}", directory.display());
+    Failure::caused(ExitStatus::CacheDirectory, &what, error)
+        .advise("choose another one with --cache-dir")
+}
+
+/// Says why this process may use a directory itself.
+pub fn reason(sharing: Sharing) -> String {
     match sharing {
         Sharing::Private => "only this user can write to the directory".to_owned(),
         Sharing::Group(gid) => format!(
@@ -110,6 +231,13 @@ fn reason(sharing: Sharing) -> String {
     }
 }
 
+fn usable(path: &Path) -> Result<PathBuf, Failure> {
+    absolute(path).map_err(|error| {
+        let what = format!("cannot use {:?}", path.as_os_str());
+        Failure::caused(ExitStatus::CacheDirectory, &what, &error)
+    })
+}
+
 fn cache_dir(flag: Option<&Path>, environment: &Environment) -> Result<PathBuf, Failure> {
     let dir = match flag {
         Some(dir) => dir.to_owned(),
@@ -120,8 +248,5 @@ fn cache_dir(flag: Option<&Path>, environment: &Environment) -> Result<PathBuf, 
             )
         })?,
     };
-    absolute(&dir).map_err(|error| {
-        let what = format!("cannot use cache directory {:?}", dir.as_os_str());
-        Failure::caused(ExitStatus::CacheDirectory, &what, &error)
-    })
+    usable(&dir)
 }

@@ -57,6 +57,11 @@ impl Environment {
         Some(base.join("cvmfs-fuse"))
     }
 
+    /// Returns where a broker listens whose place nobody stated: one for the machine.
+    pub fn default_broker(&self) -> PathBuf {
+        "/run/cvmfs-fuse/broker.sock".into()
+    }
+
     /// Returns a directory of this user where anybody can have one.
     pub fn scratch_dir(&self) -> PathBuf {
         std::env::temp_dir().join(format!("cvmfs-fuse-{}", nix::unistd::geteuid()))

@@ -26,6 +26,17 @@ pub mod parameters;
 pub mod settings;
 mod trust;
 
+/// Reads a file of at most `limit` bytes.
+pub fn read_bounded(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(std::io::Error::other(format!("more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
 pub use cache::{CacheFlags, CacheSettings};
 pub use environment::Environment;
 pub use flags::RepositoryFlags;

@@ -40,7 +40,7 @@ impl RepositorySettings {
     }
 
     /// Opens the repository with any cache, as one of `repositories`.
-    async fn open_with(
+    pub async fn open_with(
         &self,
         cache: Arc<dyn ObjectCache>,
         repositories: usize,

@@ -16,8 +16,11 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::sync::Arc;
 
+use cvmfs_core::catalog::{Content, DirectoryEntry};
 use cvmfs_core::fetch::{FetchError, Fetcher};
 use cvmfs_core::fqrn::Fqrn;
+use cvmfs_core::object::ObjectId;
+use cvmfs_core::path::RepoPath;
 use cvmfs_core::repository::Repository;
 use cvmfs_core::revision::{Revision, RevisionError};
 
@@ -28,7 +31,7 @@ use crate::config::{Environment, RepositoryFlags, RepositorySettings};
 use cvmfs_core::chain::chain;
 pub use escape::for_terminal;
 use find::FindError;
-use target::Target;
+pub(super) use target::Target;
 
 /// Names are short and listings long: many names for one system call.
 const BUFFER_LEN: usize = 64 * 1024;
@@ -61,6 +64,44 @@ pub(super) fn stat(args: &StatArgs, environment: &Environment) -> Result<ExitSta
         let outcome = stat::run(&mut reader, args).await;
         reader.finish(outcome)
     })
+}
+
+/// Finds what a path means, for commands that begin there.
+pub(super) async fn resolve(
+    revision: &Revision,
+    path: &RepoPath,
+) -> Result<(RepoPath, Arc<DirectoryEntry>), Failure> {
+    let found = find::find(revision, path, true).await.map_err(|error| {
+        let error = ReadError::from(error);
+        let target = Target { fqrn: revision.fqrn().clone(), path: path.clone() };
+        Failure::new(error.status(), format!("{}: {}", target.shown(), chain(&error)))
+    })?;
+    Ok((found.path, found.entry))
+}
+
+/// Returns the objects that a file consists of.
+pub(super) async fn content_of(
+    flags: &RepositoryFlags,
+    environment: &Environment,
+    text: &OsStr,
+) -> Result<Vec<ObjectId>, Failure> {
+    let target = Target::parse(text)?;
+    let settings = RepositorySettings::resolve(target.fqrn.clone(), flags, environment)?;
+    let revision = settings.open_for_reading(1).await?.current();
+    let (path, entry) = resolve(&revision, &target.path).await?;
+    match &entry.content {
+        Content::Whole(id) => Ok(vec![*id]),
+        Content::Chunked(_) => {
+            let chunks = revision
+                .chunks(&path)
+                .await
+                .map_err(|error| Failure::caused(ExitStatus::Catalog, &target.shown(), &error))?;
+            Ok(chunks.iter().map(|chunk| chunk.object).collect())
+        }
+        Content::Broken(_) | Content::None => {
+            Err(Failure::new(ExitStatus::Unknown, format!("{}: is no file", target.shown())))
+        }
+    }
 }
 
 /// Why a command ends before its last target.

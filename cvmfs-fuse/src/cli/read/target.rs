@@ -13,11 +13,11 @@ use crate::config::parse_fqrn;
 
 /// A path in a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(in crate::cli) struct Target {
     /// The repository.
-    pub(super) fqrn: Fqrn,
+    pub(in crate::cli) fqrn: Fqrn,
     /// The path in it.
-    pub(super) path: RepoPath,
+    pub(in crate::cli) path: RepoPath,
 }
 
 /// Returns how many repositories the targets name, well-formed or not.
@@ -30,7 +30,7 @@ pub(super) fn repositories(targets: &[OsString]) -> usize {
 impl Target {
     /// Parses `FQRN:/PATH`; the path is taken byte by byte and need not be UTF-8. `FQRN:` and
     /// `FQRN` mean the root.
-    pub(super) fn parse(text: &OsStr) -> Result<Self, Failure> {
+    pub(in crate::cli) fn parse(text: &OsStr) -> Result<Self, Failure> {
         let bytes = text.as_bytes();
         let colon = bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len());
         let fqrn = parse_fqrn(OsStr::from_bytes(&bytes[..colon]))?;
