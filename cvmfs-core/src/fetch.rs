@@ -120,6 +120,16 @@ pub struct FetchOptions {
     pub only_host: Option<usize>,
 }
 
+/// A small object that was fetched and checked, and is not stored yet.
+#[derive(Debug)]
+pub struct Unstored {
+    /// Its bytes.
+    pub plain: Bytes,
+    /// Its bytes as the server keeps them.
+    stored: Vec<u8>,
+    proof: CheckedBody,
+}
+
 /// Where servers keep an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -277,7 +287,7 @@ impl Fetcher {
         &self,
         id: &ObjectId,
         options: &FetchOptions,
-    ) -> Result<(Bytes, CheckedBody), FetchError> {
+    ) -> Result<Unstored, FetchError> {
         let downloader = self.shared.downloader_for(options)?;
         let path = options.path(id);
         let resource = options.resource(id, &path);
@@ -290,12 +300,14 @@ impl Fetcher {
     }
 
     /// Stores a small object that was fetched by [`Fetcher::fetch_unstored`]. A failing cache is no error.
-    pub fn store(&self, bytes: &Bytes, proof: CheckedBody, label: &str) {
+    pub fn store(&self, fetched: Unstored, label: &str) {
+        let Unstored { plain, stored, proof } = fetched;
         let id = *proof.id();
         let meta =
             ObjectMeta { size: Some(proof.size()), label: label.to_owned(), volatile: false };
         let stored = self.shared.cache.begin(&id, &meta).and_then(|mut transaction| {
-            transaction.write(bytes)?;
+            transaction.stored(&stored);
+            transaction.write(&plain)?;
             transaction.commit(proof)
         });
         if let Err(error) = stored {

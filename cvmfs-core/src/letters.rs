@@ -155,9 +155,10 @@ async fn certificate(
         }
         Err(error) => Err(error),
     };
-    let (pem, proof) = fetched.map_err(|error| ServerError::Certificate(Arc::new(error)))?;
+    let fetched = fetched.map_err(|error| ServerError::Certificate(Arc::new(error)))?;
+    let pem = fetched.plain.clone();
     let verified = check(&pem)?;
-    fetcher.store(&pem, proof, &options.label);
+    fetcher.store(fetched, &options.label);
     Ok((verified, pem))
 }
 

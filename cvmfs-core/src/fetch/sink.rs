@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
-use super::FetcherState;
+use super::{FetcherState, Unstored};
 use crate::cache::{CacheError, CachedObject, ObjectCache, ObjectMeta, Transaction};
-use crate::decode::{BodyDecoder, CheckedBody, DecodeError, SizeBound, decode_all};
+use crate::decode::{BodyDecoder, DecodeError, SizeBound, decode_all};
 use crate::net::{AttemptError, Sink};
 use crate::object::{ObjectId, ObjectKind};
 
@@ -188,15 +188,15 @@ pub(super) struct CheckingSink {
     pub(super) stored: Vec<u8>,
 }
 
-impl Sink<(Bytes, CheckedBody)> for CheckingSink {
+impl Sink<Unstored> for CheckingSink {
     fn piece(&mut self, piece: Bytes) -> BoxFuture<'_, Result<(), AttemptError>> {
         self.stored.extend_from_slice(&piece);
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn end(self) -> BoxFuture<'static, Result<(Bytes, CheckedBody), AttemptError>> {
+    fn end(self) -> BoxFuture<'static, Result<Unstored, AttemptError>> {
         let checked = decode_all(self.id, &self.stored, self.bound)
-            .map(|(plain, proof)| (Bytes::from(plain), proof))
+            .map(|(plain, proof)| Unstored { plain: plain.into(), stored: self.stored, proof })
             .map_err(AttemptError::from);
         Box::pin(std::future::ready(checked))
     }
