@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cvmfs_core::cache::{
-    CacheError, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::hash::{ContentHash, Hasher};
@@ -338,6 +338,11 @@ impl ObjectCache for AlienCache {
             used: partition.size.saturating_sub(partition.free),
             limit: partition.size,
         })
+    }
+
+    fn health(&self) -> CacheHealth {
+        let failing = self.state.failing.load(Ordering::Relaxed);
+        CacheHealth { failures: u64::from(failing), failing, ..CacheHealth::default() }
     }
 
     fn load_record(&self, name: &str) -> Result<Option<Vec<u8>>, CacheError> {

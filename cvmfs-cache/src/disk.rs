@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cvmfs_core::cache::{
-    CacheError, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::object::ObjectId;
@@ -212,6 +212,15 @@ impl ObjectCache for DiskCache {
             used.saturating_add(partition.map_or(0, |partition| partition.free))
         });
         CacheUsage { used, limit }
+    }
+
+    fn health(&self) -> CacheHealth {
+        let statistics = &self.store.statistics;
+        CacheHealth {
+            failures: statistics.failures.load(Ordering::Relaxed),
+            damaged: statistics.damaged.load(Ordering::Relaxed),
+            failing: self.store.is_failing(),
+        }
     }
 
     fn load_record(&self, name: &str) -> Result<Option<Vec<u8>>, CacheError> {

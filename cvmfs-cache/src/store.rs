@@ -317,6 +317,11 @@ impl Store {
         }
     }
 
+    /// Tells whether the last thing that was noted is a failure.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// Notes that the disk works.
     pub(crate) fn disk_works(&self) {
         if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {

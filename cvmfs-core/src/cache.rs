@@ -92,6 +92,17 @@ pub struct CacheUsage {
     pub limit: u64,
 }
 
+/// Whether a store does its work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheHealth {
+    /// Times it failed to store or to give an object, which was then served without it.
+    pub failures: u64,
+    /// Objects found damaged, and fetched again.
+    pub damaged: u64,
+    /// It fails now.
+    pub failing: bool,
+}
+
 /// A store for immutable objects. All calls may block on the disk, none on the network.
 pub trait ObjectCache: Send + Sync + 'static {
     /// Opens a stored object; `None` if it is not there or was found damaged and removed.
@@ -111,6 +122,11 @@ pub trait ObjectCache: Send + Sync + 'static {
 
     /// Tells how full the store is.
     fn usage(&self) -> CacheUsage;
+
+    /// Tells whether the store does its work.
+    fn health(&self) -> CacheHealth {
+        CacheHealth::default()
+    }
 
     /// Returns the small record that is kept under a name beside the objects. A store that keeps
     /// none says `None`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cvmfs_core::cache::{
-    CacheError, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin, Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::object::ObjectId;
@@ -299,6 +299,11 @@ impl ObjectCache for BrokeredCache {
             Some((Reply::Usage { used, limit }, _)) => CacheUsage { used, limit },
             _ => self.state.memory.usage(),
         }
+    }
+
+    fn health(&self) -> CacheHealth {
+        let failing = self.state.idle.lock().lost.is_some();
+        CacheHealth { failures: u64::from(failing), failing, ..CacheHealth::default() }
     }
 
     fn load_record(&self, name: &str) -> Result<Option<Vec<u8>>, CacheError> {

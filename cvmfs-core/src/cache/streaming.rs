@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    CacheError, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin, Transaction,
 };
 use crate::object::{ObjectId, ObjectKind};
 
@@ -44,6 +44,10 @@ impl ObjectCache for StreamingCache {
 
     fn usage(&self) -> CacheUsage {
         self.below.usage()
+    }
+
+    fn health(&self) -> CacheHealth {
+        self.below.health()
     }
 
     fn load_record(&self, name: &str) -> Result<Option<Vec<u8>>, CacheError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CacheError, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction};
+use super::{CacheError, CacheHealth, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction};
 use crate::decode::CheckedBody;
 use crate::object::ObjectId;
 
@@ -101,6 +101,10 @@ impl ObjectCache for TieredCache {
 
     fn usage(&self) -> CacheUsage {
         self.upper.usage()
+    }
+
+    fn health(&self) -> CacheHealth {
+        self.upper.health()
     }
 
     fn load_record(&self, name: &str) -> Result<Option<Vec<u8>>, CacheError> {

@@ -2,6 +2,8 @@
 //! one (spec/filesystem.md section 10). As there, they can be read everywhere and are listed
 //! nowhere.
 
+use std::sync::atomic::Ordering;
+
 use cvmfs_core::net::Proxy;
 use cvmfs_core::repository::Repository;
 
@@ -32,6 +34,12 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
             jiff::Timestamp::from_second(since)
                 .map_or_else(|_| since.to_string(), |t| t.to_string())
         }
+        // Ours: how often the cache failed or had to be mended since the mount.
+        b"user.cache_failures" => {
+            let own = repository.fetcher().statistics().cache_failures.load(Ordering::Relaxed);
+            own.saturating_add(repository.cache().health().failures).to_string()
+        }
+        b"user.cache_damaged" => repository.cache().health().damaged.to_string(),
         b"user.stale_reason" => repository.stale()?.reason.clone(),
         _ => return None,
     };
