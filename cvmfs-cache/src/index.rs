@@ -14,7 +14,10 @@
 //! **Locks.** SQLite's own (POSIX), which exclude across containers and end with their process.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -22,6 +25,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 /// How long a transaction of a sibling is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
+/// Longest piece of work: a batch takes milliseconds, a file that somebody made to keep us for ever
+/// takes longer, and is then made anew.
+const WORK_LIMIT: Duration = Duration::from_secs(30);
+/// Virtual machine steps between two looks at the clock.
+const STEPS_PER_CHECK: i32 = 100_000;
 /// Longest text accepted from the file, which others may have written.
 const MAX_TEXT_LEN: i32 = 64 * 1024;
 /// Longest label kept: a path is at most 4 KiB, and its end tells most.
@@ -84,11 +92,19 @@ impl IndexError {
     /// Tells whether the file itself is at fault, and not a full disk or a busy sibling.
     pub(crate) fn is_damage(&self) -> bool {
         use rusqlite::ErrorCode::{
-            DatabaseCorrupt, NotADatabase, SchemaChanged, TypeMismatch, Unknown,
+            DatabaseCorrupt, NotADatabase, OperationInterrupted, SchemaChanged, TypeMismatch,
+            Unknown,
         };
         matches!(
             self.0.sqlite_error_code(),
-            None | Some(DatabaseCorrupt | NotADatabase | SchemaChanged | TypeMismatch | Unknown)
+            None | Some(
+                DatabaseCorrupt
+                    | NotADatabase
+                    | OperationInterrupted
+                    | SchemaChanged
+                    | TypeMismatch
+                    | Unknown
+            )
         )
     }
 }
@@ -97,6 +113,7 @@ impl IndexError {
 pub(crate) struct Index {
     connection: Connection,
     path: PathBuf,
+    started: Arc<Mutex<Instant>>,
 }
 
 impl Index {
@@ -105,8 +122,12 @@ impl Index {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let connection = Connection::open_with_flags(&path, flags)?;
+        let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(BUSY_LIMIT)?;
+        let started = Arc::new(Mutex::new(Instant::now()));
+        let clock = Arc::clone(&started);
+        connection
+            .progress_handler(STEPS_PER_CHECK, Some(move || clock.lock().elapsed() > WORK_LIMIT))?;
         for (config, on) in [
             (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
             (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -122,7 +143,12 @@ impl Index {
         if version != SCHEMA {
             create(&connection)?;
         }
-        Ok(Self { connection, path })
+        Ok(Self { connection, path, started })
+    }
+
+    /// Gives the next piece of work its time.
+    pub(crate) fn start_clock(&self) {
+        *self.started.lock() = Instant::now();
     }
 
     /// Tells which file this is.

@@ -247,7 +247,10 @@ impl Tender {
             self.index = Some((index, inode));
         }
         match &mut self.index {
-            Some((index, _)) => Ok(index),
+            Some((index, _)) => {
+                index.start_clock();
+                Ok(index)
+            }
             None => Err(Trouble::Index(rusqlite::Error::InvalidQuery.into())),
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin,
+    Transaction,
 };
 use crate::object::{ObjectId, ObjectKind};
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{CacheError, CacheHealth, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction};
+use super::{
+    CacheError, CacheHealth, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction,
+};
 use crate::decode::CheckedBody;
 use crate::object::ObjectId;
 

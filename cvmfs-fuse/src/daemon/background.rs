@@ -50,11 +50,16 @@ enum Report {
 /// Starts the background process and waits until its mount is usable.
 pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
     let places = &settings.repository.cache.log_directories;
-    let (log_path, log_file) = log::open_background(places, settings.repository.fqrn.as_str())
+    let fqrn = settings.repository.fqrn.as_str();
+    let (log_path, log_file) = log::open_background(places, fqrn)
+        .or_else(|error| {
+            // A read-only machine is no reason not to mount.
+            tracing::warn!(%error, ?places, "no log can be written in any of these directories");
+            let nowhere = PathBuf::from("/dev/null");
+            File::options().append(true).open(&nowhere).map(|file| (nowhere, file))
+        })
         .map_err(|error| {
-            let what = format!("cannot write a log in any of {places:?}");
-            Failure::caused(ExitStatus::CacheDirectory, &what, &error)
-                .advise("choose another cache directory with --cache-dir")
+            Failure::caused(ExitStatus::CacheDirectory, "cannot open a log", &error)
         })?;
     let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
     let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);

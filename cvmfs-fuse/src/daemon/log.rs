@@ -50,9 +50,11 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(follow).open(path)
 }
 
-/// Returns the file that is stderr now.
+/// Returns the file that is stderr now; a device or a pipe is none.
 pub fn path_of_stderr() -> Option<PathBuf> {
-    std::fs::read_link("/proc/self/fd/2").ok()
+    let path = std::fs::read_link("/proc/self/fd/2").ok()?;
+    // Under its own name only: what is put aside later must be ours.
+    path.symlink_metadata().is_ok_and(|found| found.is_file()).then_some(path)
 }
 
 /// Says that stderr is this file, whose size is to be bounded from now on.
