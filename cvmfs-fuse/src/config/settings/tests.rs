@@ -58,7 +58,7 @@ fn defaults_of_a_known_domain() {
     assert_eq!(settings.proxy, ProxySpec::direct());
     assert_eq!(settings.blocklist, Blocklist::default());
     assert_eq!(settings.cache.directory, Path::new("/home/u/.cache/cvmfs-fuse"));
-    assert_eq!(settings.cache.quota, cvmfs_cache::Quota::Auto);
+    assert_eq!(settings.cache.quota, cvmfs_cache::Quota::Stored);
     assert!(matches!(settings.pin, Pin::Latest));
     let mut variables = SymlinkVariables::new();
     variables.set("CVMFS_FQRN", "cms.cern.ch");
