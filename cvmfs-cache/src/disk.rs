@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cvmfs_core::cache::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, ObjectCache, ObjectMeta, Pin,
+    Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::object::ObjectId;
@@ -203,6 +204,10 @@ impl ObjectCache for DiskCache {
         let name = object_name(id);
         session.pin(&name);
         Pin::new(Pinned { store: Arc::clone(&self.store), name })
+    }
+
+    fn claim(&self, id: &ObjectId) -> Claim {
+        self.store.claims.as_ref().map_or(Claim::Unknown, |claims| claims.claim(id))
     }
 
     fn usage(&self) -> CacheUsage {

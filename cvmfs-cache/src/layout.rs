@@ -11,6 +11,7 @@
 //!   index.sqlite          who was used when: a hint, rebuilt from objects/
 //!   gauge                 how many bytes are stored
 //!   quota                 how many may be, for those who are not told
+//!   claims                who downloads what: locks only
 //!   evict.lock scan.lock  one process at a time evicts, one counts
 //! ```
 //!

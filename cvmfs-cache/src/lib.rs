@@ -13,6 +13,7 @@
 //! | `transaction` | from a temporary file to the final name, in one step |
 //! | `quota`, `gauge` | how much may be stored; how much is |
 //! | `session` | who is alive, and what they pin |
+//! | `claims` | who downloads what |
 //! | `index`, `keeper` | when objects were used last; the thread that evicts and counts |
 //! | `store`, `disk` | what these share; [`DiskCache`] itself |
 //! | `audit` | what the commands ask: list, check, clean, wipe |
@@ -23,6 +24,7 @@ mod alien;
 mod audit;
 mod broker;
 mod checksum;
+mod claims;
 mod disk;
 mod gauge;
 mod index;

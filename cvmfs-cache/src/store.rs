@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::claims::Claims;
 use crate::gauge::{Gauge, Reading};
 use crate::index::{Stored, Use};
 use crate::layout::{Layout, OBJECTS, failed, object_name};
@@ -77,6 +78,8 @@ pub(crate) struct Store {
     pub(crate) verify: Verify,
     /// `None` where nothing is evicted: read-only volumes and network file systems.
     pub(crate) session: Option<Session>,
+    /// The same.
+    pub(crate) claims: Option<Arc<Claims>>,
     pub(crate) statistics: CacheStatistics,
     pub(crate) news: Mutex<News>,
     /// Tells the keeper that there is something to do.
@@ -122,6 +125,7 @@ impl Store {
         let store = Self {
             gauge: Gauge::new(Arc::clone(&layout)),
             session: managed.then(|| Session::open(Arc::clone(&layout))),
+            claims: managed.then(|| Arc::new(Claims::new(Arc::clone(&layout)))),
             layout,
             naming,
             quota,

@@ -92,6 +92,16 @@ pub struct CacheUsage {
     pub limit: u64,
 }
 
+/// The right to download an object, among all who share a store.
+pub enum Claim {
+    /// Nobody else should, until this is dropped.
+    Ours(Box<dyn Send + Sync>),
+    /// Somebody else does: it may be here soon.
+    Taken,
+    /// The store does not know of others.
+    Unknown,
+}
+
 /// Whether a store does its work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheHealth {
@@ -118,6 +128,11 @@ pub trait ObjectCache: Send + Sync + 'static {
     /// share the store. Not a promise: a store may have no room for it, or know no eviction.
     fn pin(&self, _id: &ObjectId) -> Pin {
         Pin::none()
+    }
+
+    /// Claims the download of an object that is not here.
+    fn claim(&self, _id: &ObjectId) -> Claim {
+        Claim::Unknown
     }
 
     /// Tells how full the store is.

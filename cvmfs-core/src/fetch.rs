@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -19,7 +19,7 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::cache::{CacheError, CachedObject, MemoryCache, ObjectCache, ObjectMeta};
+use crate::cache::{CacheError, CachedObject, Claim, MemoryCache, ObjectCache, ObjectMeta};
 use crate::catalog::{Chunk, DirectoryEntry};
 use crate::decode::{CheckedBody, SizeBound};
 use crate::descriptors::DescriptorBudget;
@@ -33,6 +33,15 @@ mod sink;
 pub use error::FetchError;
 use sink::{CheckingSink, ObjectSink, Target};
 
+/// How long a sibling's download is waited for: its server may have failed, and be the only one
+/// that is at fault.
+const CLAIM_LIMIT: Duration = Duration::from_secs(20);
+/// How long nobody is waited for after that.
+const CLAIM_REST: Duration = Duration::from_secs(60);
+/// First pause between two looks for a sibling's object; it doubles.
+const CLAIM_PAUSE: Duration = Duration::from_millis(1);
+/// Longest pause.
+const MAX_CLAIM_PAUSE: Duration = Duration::from_millis(25);
 /// Largest object kept in memory when the cache cannot take it.
 const MAX_MEMORY_OBJECT: u64 = 256 << 20;
 
@@ -89,6 +98,8 @@ struct FetcherState {
     downloads: Mutex<HashMap<DownloadKey, Download>>,
     statistics: FetchStatistics,
     cache_warned: AtomicBool,
+    /// When a sibling's download took too long.
+    waited_in_vain: Mutex<Option<Instant>>,
     volatile: AtomicBool,
     patient: bool,
     /// Turns of all downloads, from whichever servers.
@@ -128,6 +139,14 @@ pub struct Unstored {
     /// Its bytes as the server keeps them.
     stored: Vec<u8>,
     proof: CheckedBody,
+}
+
+/// What came of asking for the right to download.
+enum Claimed {
+    /// A sibling stored it.
+    Here(CachedObject),
+    /// It is for us to do.
+    Ours(#[allow(dead_code, reason = "held")] Option<Box<dyn Send + Sync>>),
 }
 
 /// Where servers keep an object.
@@ -214,6 +233,7 @@ impl Fetcher {
                 downloads: Mutex::default(),
                 statistics: FetchStatistics::default(),
                 cache_warned: AtomicBool::new(false),
+                waited_in_vain: Mutex::default(),
                 volatile: AtomicBool::new(false),
                 patient,
                 turns: Arc::new(Semaphore::new(transfers)),
@@ -427,6 +447,35 @@ impl FetcherState {
         }
     }
 
+    /// Waits while a sibling that shares the cache downloads the object.
+    async fn claim(&self, id: &ObjectId, options: &FetchOptions) -> Result<Claimed, FetchError> {
+        let start = Instant::now();
+        let mut pause = CLAIM_PAUSE;
+        loop {
+            let claim = self.cache.claim(id);
+            if matches!(claim, Claim::Unknown) {
+                return Ok(Claimed::Ours(None));
+            }
+            // Whoever had the claim may be done by now.
+            if let Some(object) = self.open_cached(id, options)? {
+                return Ok(Claimed::Here(object));
+            }
+            if let Claim::Ours(claim) = claim {
+                return Ok(Claimed::Ours(Some(claim)));
+            }
+            let in_vain = self.waited_in_vain.lock().is_some_and(|at| at.elapsed() < CLAIM_REST);
+            if in_vain || start.elapsed() >= CLAIM_LIMIT {
+                if !in_vain {
+                    tracing::debug!(object = %id, "a sibling is slow; not waiting for siblings");
+                    *self.waited_in_vain.lock() = Some(Instant::now());
+                }
+                return Ok(Claimed::Ours(None));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_CLAIM_PAUSE);
+        }
+    }
+
     async fn download(
         self: &Arc<Self>,
         id: &ObjectId,
@@ -440,6 +489,10 @@ impl FetcherState {
         if let Some(object) = self.open_cached(id, options)? {
             return Ok(arrived(object));
         }
+        let _claim = match self.claim(id, options).await? {
+            Claimed::Here(object) => return Ok(arrived(object)),
+            Claimed::Ours(claim) => claim,
+        };
         let downloader = self.downloader_for(options)?;
         self.statistics.downloads.fetch_add(1, Ordering::Relaxed);
         let path = options.path(id);

@@ -180,3 +180,32 @@ fn a_streaming_cache_keeps_catalogs_only() {
         mount.unmount();
     });
 }
+
+#[test]
+fn ten_cold_mounts_on_one_cache_download_each_object_once() {
+    deadline(LIMIT, || {
+        let (genuine, server, scratch) = site();
+        let own = scratch.path().join("own");
+        let truth = genuine.truth();
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| {
+                    let spec = MountSpec::genuine(&client!(), &genuine, &server);
+                    let mount = spec.cache_dir(&own).start();
+                    assert_equal(&truth, mount.root());
+                    mount.unmount();
+                });
+            }
+        });
+        let mut asked = std::collections::BTreeMap::<String, usize>::new();
+        for request in server.requests() {
+            if request.path.contains("/data/") {
+                *asked.entry(request.path).or_default() += 1;
+            }
+        }
+        // Certificates are fetched before anything of a repository is stored.
+        let twice: Vec<_> =
+            asked.iter().filter(|(path, count)| **count > 1 && !path.ends_with('X')).collect();
+        assert!(asked.len() > 3000 && twice.is_empty(), "{} {twice:?}", asked.len());
+    });
+}

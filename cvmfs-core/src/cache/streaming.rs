@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin,
-    Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, MemoryCache, ObjectCache, ObjectMeta,
+    Pin, Transaction,
 };
 use crate::object::{ObjectId, ObjectKind};
 
@@ -41,6 +41,14 @@ impl ObjectCache for StreamingCache {
 
     fn pin(&self, id: &ObjectId) -> Pin {
         self.below.pin(id)
+    }
+
+    fn claim(&self, id: &ObjectId) -> Claim {
+        // What is not stored cannot be waited for.
+        if matches!(id.kind, ObjectKind::Data | ObjectKind::Chunk) {
+            return Claim::Unknown;
+        }
+        self.below.claim(id)
     }
 
     fn usage(&self) -> CacheUsage {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, ObjectCache, ObjectMeta, Pin,
+    Transaction,
 };
 use crate::decode::CheckedBody;
 use crate::object::ObjectId;
@@ -99,6 +100,10 @@ impl ObjectCache for TieredCache {
 
     fn pin(&self, id: &ObjectId) -> Pin {
         self.upper.pin(id)
+    }
+
+    fn claim(&self, id: &ObjectId) -> Claim {
+        self.upper.claim(id)
     }
 
     fn usage(&self) -> CacheUsage {
