@@ -159,22 +159,7 @@ impl Repository {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RepositoryError> {
         let fqrn = config.fqrn.clone();
-        if config.servers.is_empty() {
-            return Err(RepositoryError::NoServer(fqrn));
-        }
-        let mut servers = config.servers.clone();
-        if config.geo.is_none() && config.max_servers > 0 {
-            servers.truncate(config.max_servers);
-        }
-        let selection = Selection::new(servers, &config.proxy, config.selection);
-        let external = config.external.downloader(Arc::clone(&transport), &config);
-        let downloader =
-            Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
-        let patient = config.wait_for_network;
-        let transfers = config.descriptors.transfers;
-        let fetcher =
-            Arc::new(Fetcher::with_external(cache, downloader, external, patient, transfers));
-        let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));
+        let (fetcher, catalogs) = prepare(&config, transport, cache)?;
         if let Pin::RootHash(hash) = config.pin {
             let root = RootCatalog { hash, size: None, alternative_path: false };
             let order = find_order(&config, &fetcher).await;
@@ -240,6 +225,46 @@ impl Repository {
             accepted: Mutex::new(accepted),
             stale: ArcSwapOption::from(stale),
         })
+    }
+
+    /// Opens the revision that a predecessor showed, from what it left in the cache: asks no
+    /// server for letters. Whatever is newer is found by the next [`Repository::check`].
+    ///
+    /// `root` is trusted: it comes from a process that verified it.
+    pub async fn resume(
+        config: RepositoryConfig,
+        transport: Arc<dyn Transport>,
+        cache: Arc<dyn ObjectCache>,
+        clock: Arc<dyn Clock>,
+        root: ContentHash,
+    ) -> Result<Self, RepositoryError> {
+        let (fetcher, catalogs) = prepare(&config, transport, cache)?;
+        let now = clock.unix_seconds();
+        let memory = RevisionMemory::load(&**fetcher.cache(), config.fqrn.as_str());
+        let letters = memory
+            .letters(judge(&config, &config.blocklist, now))
+            .filter(|letters| letters.manifest.root_catalog == root);
+        let at = RootCatalog { hash: root, size: None, alternative_path: false };
+        let revision = match &letters {
+            Some(letters) => revision_of(&config, &fetcher, &catalogs, letters).await?,
+            None => open_revision(&config, &fetcher, &catalogs, &at).await?,
+        };
+        let accepted = Accepted { letters, memory, whitelist_checked: 0 };
+        Ok(Self {
+            config,
+            fetcher,
+            catalogs,
+            clock,
+            current: ArcSwap::from_pointee(revision),
+            accepted: Mutex::new(accepted),
+            stale: ArcSwapOption::empty(),
+        })
+    }
+
+    /// Opens another revision than the current one, for what the kernel still holds of it.
+    pub async fn earlier(&self, root: ContentHash) -> Result<Arc<Revision>, RepositoryError> {
+        let at = RootCatalog { hash: root, size: None, alternative_path: false };
+        open_revision(&self.config, &self.fetcher, &self.catalogs, &at).await.map(Arc::new)
     }
 
     /// Looks for a newer revision and prepares it: root catalog and all catalogs in use are here
@@ -429,6 +454,31 @@ fn warn_about_clock(fetcher: &Fetcher) {
             "the server's clock differs from ours; expiry dates are judged by ours"
         );
     }
+}
+
+/// Makes what fetches and what keeps catalogs.
+fn prepare(
+    config: &RepositoryConfig,
+    transport: Arc<dyn Transport>,
+    cache: Arc<dyn ObjectCache>,
+) -> Result<(Arc<Fetcher>, Arc<OpenCatalogs>), RepositoryError> {
+    if config.servers.is_empty() {
+        return Err(RepositoryError::NoServer(config.fqrn.clone()));
+    }
+        let mut servers = config.servers.clone();
+        if config.geo.is_none() && config.max_servers > 0 {
+            servers.truncate(config.max_servers);
+        }
+        let selection = Selection::new(servers, &config.proxy, config.selection);
+        let external = config.external.downloader(Arc::clone(&transport), config);
+        let downloader =
+            Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
+        let patient = config.wait_for_network;
+        let transfers = config.descriptors.transfers;
+        let fetcher =
+            Arc::new(Fetcher::with_external(cache, downloader, external, patient, transfers));
+        let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));
+    Ok((fetcher, catalogs))
 }
 
 /// Asks servers for their letters, some at once, and returns the newest that pass every check.

@@ -86,6 +86,14 @@ pub struct MountArgs {
     /// Descriptor on which the background process tells its parent how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
+
+    /// Descriptor on which the server and its supervisor talk
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
+    pub server_fd: Option<i32>,
+
+    /// This server goes on with the mount of a dead one
+    #[arg(long, hide = true, requires = "server_fd")]
+    pub take_over: bool,
 }
 
 /// `umount MOUNTPOINT`.

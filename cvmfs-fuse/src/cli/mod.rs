@@ -92,6 +92,8 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         repository,
         foreground: args.foreground,
         ready_fd: args.ready_fd,
+        server_fd: args.server_fd,
+        take_over: args.take_over,
     })
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::descriptors::DescriptorBudget;
+use cvmfs_core::hash::ContentHash;
 use cvmfs_core::net::proxy::ProxySpecError;
 use cvmfs_core::net::{Discovery, HttpTransport, Names, Proxy, ProxySpec, TransportOptions};
 use cvmfs_core::repository::{
@@ -27,6 +28,12 @@ impl RepositorySettings {
         self.open_with(cache, 1).await
     }
 
+    /// Opens the revision that a dead server showed, without waiting for the network.
+    pub async fn resume(&self, root: ContentHash) -> Result<Arc<Repository>, Failure> {
+        let cache = self.cache.open()?;
+        self.open_revision(cache, 1, Some(root)).await
+    }
+
     /// Like [`RepositorySettings::open`], but a cache directory that cannot be used only costs a
     /// warning: what is fetched is then kept in memory until the process ends.
     ///
@@ -45,6 +52,16 @@ impl RepositorySettings {
         cache: Arc<dyn ObjectCache>,
         repositories: usize,
     ) -> Result<Arc<Repository>, Failure> {
+        self.open_revision(cache, repositories, None).await
+    }
+
+    /// The same; `resumed` is the root catalog that a dead server showed.
+    async fn open_revision(
+        &self,
+        cache: Arc<dyn ObjectCache>,
+        repositories: usize,
+        resumed: Option<ContentHash>,
+    ) -> Result<Arc<Repository>, Failure> {
         let descriptors = descriptor_budget(repositories);
         let names = Names::new(self.parameters.names.clone());
         let transport = Arc::new(HttpTransport::new(TransportOptions {
@@ -57,21 +74,35 @@ impl RepositorySettings {
         let mut config = self.to_config(names, descriptors);
         if let Some(discovery) = &self.discovery {
             let record = format!("{}.proxies", self.fqrn);
-            let found = discovered(discovery, &record, &transport, &config, &self.servers, &*cache);
+            let found = match known_proxies(&record, resumed.is_some(), &*cache) {
+                Some(known) => known,
+                None => {
+                    discovered(discovery, &record, &transport, &config, &self.servers, &*cache)
+                        .await?
+                }
+            };
             let fallback = self.parameters.fallback_proxy.as_ref();
-            config.proxy = found.await?.with_fallback(fallback);
+            config.proxy = found.with_fallback(fallback);
         }
         if let Some(discovery) = &self.external_discovery {
             let record = format!("{}.proxies-external", self.fqrn);
             let servers = &self.external_servers;
-            let found = discovered(discovery, &record, &transport, &config, servers, &*cache);
+            let found = match known_proxies(&record, resumed.is_some(), &*cache) {
+                Some(known) => known,
+                None => {
+                    discovered(discovery, &record, &transport, &config, servers, &*cache).await?
+                }
+            };
             let fallback = self.parameters.external_fallback_proxy.as_ref();
-            config.external.proxy = found.await?.with_fallback(fallback);
+            config.external.proxy = found.with_fallback(fallback);
         }
-        Repository::open(config, transport, cache, Arc::new(SystemClock))
-            .await
-            .map(Arc::new)
-            .map_err(|error| failure_of(&error))
+        let clock = Arc::new(SystemClock);
+        match resumed {
+            Some(root) => Repository::resume(config, transport, cache, clock, root).await,
+            None => Repository::open(config, transport, cache, clock).await,
+        }
+        .map(Arc::new)
+        .map_err(|error| failure_of(&error))
     }
 
     fn to_config(&self, names: Names, descriptors: DescriptorBudget) -> RepositoryConfig {
@@ -107,6 +138,12 @@ fn descriptor_budget(repositories: usize) -> DescriptorBudget {
         getrlimit(Resource::RLIMIT_NOFILE).map_or(DescriptorBudget::USUAL_LIMIT, |(soft, _)| soft);
     let repositories = u64::try_from(repositories.max(1)).unwrap_or(u64::MAX);
     DescriptorBudget::of_limit(limit / repositories)
+}
+
+/// Returns the proxies found last, for a successor: it must not wait for a script.
+fn known_proxies(record: &str, wanted: bool, cache: &dyn ObjectCache) -> Option<ProxySpec> {
+    let bytes = wanted.then(|| cache.load_record(record).ok().flatten()).flatten()?;
+    std::str::from_utf8(&bytes).ok()?.parse().ok()
 }
 
 /// Finds the proxies to `servers`; the ones found last time are used if that fails.

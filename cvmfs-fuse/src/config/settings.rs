@@ -75,6 +75,10 @@ pub struct MountSettings {
     pub foreground: bool,
     /// This is the background process: its parent waits on this descriptor for the outcome.
     pub ready_fd: Option<i32>,
+    /// This is a server: its supervisor is at the other end of this descriptor.
+    pub server_fd: Option<i32>,
+    /// It goes on with the mount of a dead server.
+    pub take_over: bool,
 }
 
 impl RepositorySettings {

@@ -24,7 +24,9 @@ use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use super::log;
-use super::serve::{Usable, serve};
+use super::estate::Estate;
+use super::serve::{Origin, Usable, serve};
+use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 
@@ -205,17 +207,43 @@ fn progress(settings: &MountSettings) -> String {
     format!("contacting {servers} for {}", settings.repository.fqrn)
 }
 
-/// The child: serves the mount and tells the parent.
-pub fn run(settings: &MountSettings, descriptor: RawFd) -> Result<(), Failure> {
-    let parent = Parent::adopt(descriptor)?;
-    if let Err(error) = parent.stop_with_it() {
-        tracing::warn!(%error, "cannot watch the parent");
-    }
-    let mut parent = Some(parent);
+/// The child: supervises the server, which tells the parent.
+pub fn run(descriptor: RawFd) -> Result<(), Failure> {
+    // Passed on to the first server, which is the one that tells.
+    let passed = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+    // SAFETY: only looked at by fcntl, which refuses a number that is not open.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
+    nix::fcntl::fcntl(borrowed, passed).map_err(|errno| {
+        Failure::caused(ExitStatus::Options, "--ready-fd is for the program itself", &errno)
+    })?;
     if let Some(path) = log::path_of_stderr() {
         log::bound_stderr(path);
     }
-    let outcome = serve(settings, |usable| match parent.take() {
+    supervisor::run(std::env::args_os().skip(1).collect(), descriptor)
+}
+
+/// The grandchild: serves the mount, and tells the parent how it went.
+pub fn serve_supervised(settings: &MountSettings, socket: RawFd) -> Result<(), Failure> {
+    let socket = supervisor::adopt(socket)?;
+    if let Some(path) = log::path_of_stderr() {
+        log::bound_stderr(path);
+    }
+    if settings.take_over {
+        let estate = Estate::receive(&socket)
+            .and_then(|estate| estate.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
+            .map_err(|error| {
+                Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
+            })?;
+        return serve(settings, Origin::Successor(Box::new(estate)), |_| Ok(()));
+    }
+    let mut parent = match settings.ready_fd {
+        Some(descriptor) => Some(Parent::adopt(descriptor)?),
+        None => None,
+    };
+    if let Some(Err(error)) = parent.as_ref().map(Parent::stop_with_it) {
+        tracing::warn!(%error, "cannot watch the parent");
+    }
+    let outcome = serve(settings, Origin::First(socket), |usable| match parent.take() {
         Some(parent) => parent.tell(&Report::Usable(usable)),
         None => Ok(()),
     });

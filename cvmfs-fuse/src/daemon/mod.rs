@@ -3,15 +3,18 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`serve`] | builds everything in order, serves, stops orderly |
+//! | [`supervisor`], [`estate`] | who outlives a server, and what for |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
 //! | [`umount`] | the other direction, from outside |
 //! | [`log`] | where messages go |
 
 pub mod background;
+pub mod estate;
 pub mod log;
 pub mod mountpoint;
 pub mod serve;
+pub mod supervisor;
 pub mod umount;
 mod update;
 
@@ -31,11 +34,14 @@ pub use umount::unmount;
 /// background process and returns when the mount is usable; the background process is this
 /// program with the same arguments, so only a `mount` command line may ask for it.
 pub fn mount(settings: MountSettings) -> Result<(), Failure> {
+    if let Some(descriptor) = settings.server_fd {
+        return background::serve_supervised(&settings, descriptor);
+    }
     if let Some(descriptor) = settings.ready_fd {
-        return background::run(&settings, descriptor);
+        return background::run(descriptor);
     }
     if settings.foreground {
-        return serve::serve(&settings, |usable| {
+        return serve::serve(&settings, serve::Origin::Alone, |usable| {
             announce(&settings.mountpoint, usable);
             Ok(())
         });

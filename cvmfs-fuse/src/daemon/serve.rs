@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +11,19 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::estate::Estate;
 use super::mountpoint::{self, Answer, Place};
 use super::update;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
+use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::{RepoFs, RepoFsOptions};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::mount::{self, MountError, UnmountError};
 use crate::fuse::mountinfo::show;
-use crate::fuse::session::{ServedMount, mount_session};
+use crate::fuse::handover::Greeting;
+use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
 /// Below the 10 s after which container engines and systemd units are killed.
@@ -32,6 +36,17 @@ const MAX_BLOCKING_THREADS: usize = 8;
 const OPEN_FILES: u64 = 131_072;
 /// What `ps` shows, and by which `umount` knows us; background processes start as /proc/self/exe.
 const PROCESS_NAME: &CStr = c"cvmfs-fuse";
+
+/// How a server came to serve.
+#[derive(Debug)]
+pub enum Origin {
+    /// By itself; the mount ends with it.
+    Alone,
+    /// Under a supervisor, which is told of the mount.
+    First(OwnedFd),
+    /// It goes on with the mount of a dead server.
+    Successor(Box<Estate>),
+}
 
 /// How a mount became usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,11 +62,15 @@ pub enum Usable {
 /// `ready` is called once, when the mount is usable; an error from it ends the mount.
 pub fn serve(
     settings: &MountSettings,
+    origin: Origin,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let resolved = match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
-        Place::Free(resolved) => resolved,
-        Place::Served => return told(ready(Usable::AlreadyMounted)),
+    let resolved = match &origin {
+        Origin::Successor(estate) => estate.mountpoint.clone(),
+        _ => match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
+            Place::Free(resolved) => resolved,
+            Place::Served => return told(ready(Usable::AlreadyMounted)),
+        },
     };
     prepare_process();
     let runtime = runtime::Builder::new_multi_thread()
@@ -64,7 +83,7 @@ pub fn serve(
         .map_err(|error| {
             Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
         })?;
-    let outcome = runtime.block_on(run(settings, &resolved, runtime.handle().clone(), ready));
+    let outcome = runtime.block_on(run(settings, origin, &resolved, runtime.handle().clone(), ready));
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
     outcome
 }
@@ -95,14 +114,26 @@ fn prepare_process() {
 
 async fn run(
     settings: &MountSettings,
+    origin: Origin,
     resolved: &Path,
     handle: Handle,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
+    let legacy = match &origin {
+        Origin::Successor(estate) => Some(inherit(estate)?),
+        _ => None,
+    };
+    let shown = legacy.as_ref().and_then(|(_, inheritance)| inheritance.current);
+    let open = async {
+        match shown {
+            Some(root) => settings.repository.resume(root).await,
+            None => settings.repository.open().await,
+        }
+    };
     let repository = tokio::select! {
         signal = stop.next() => return Err(interrupted(signal)),
-        repository = settings.repository.open() => repository?,
+        repository = open => repository?,
     };
     // Nothing relative is needed any more, and a daemon should not keep its start directory busy.
     if settings.ready_fd.is_some()
@@ -110,11 +141,37 @@ async fn run(
     {
         tracing::debug!(%error, "cannot leave the current directory");
     }
-    let fs = Arc::new(RepoFs::new(Arc::clone(&repository), RepoFsOptions::default()));
+    let shown = Arc::clone(&repository);
+    let fs = match (legacy, &origin) {
+        (Some((journal, inheritance)), _) => {
+            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, inheritance)
+        }
+        (None, Origin::Alone) => RepoFs::new(shown, RepoFsOptions::default()),
+        (None, _) => {
+            let journal = Journal::new().map_err(|error| {
+                Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error)
+            })?;
+            let nothing = Inheritance::default();
+            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, nothing)
+        }
+    };
+    let fs = Arc::new(fs);
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
-    let mut mount = mount_session(adapter, resolved, &settings.options)
-        .and_then(|session| session.serve())
-        .map_err(|error| mount_failed(settings, &error))?;
+    let is_successor = matches!(origin, Origin::Successor(_));
+    let session = match &origin {
+        Origin::Alone => mount_session(adapter, resolved, &settings.options),
+        Origin::First(_) => mount_supervised(adapter, resolved, &settings.options),
+        Origin::Successor(estate) => {
+            let Estate { connection, greeting, .. } = &**estate;
+            take_over(adapter, resolved, &settings.options, connection, greeting)
+        }
+    };
+    let mut session = session.map_err(|error| mount_failed(settings, &error))?;
+    if let (Origin::First(supervisor), Some(estate)) = (&origin, session.take_estate()) {
+        hand_over(supervisor, estate, &fs, resolved);
+    }
+    let mut mount = session.serve().map_err(|error| mount_failed(settings, &error))?;
+    drop(origin);
 
     let probed = resolved.to_owned();
     let answer = tokio::select! {
@@ -122,7 +179,10 @@ async fn run(
             detach(&mount).await;
             return Err(interrupted(signal));
         }
-        answer = tokio::task::spawn_blocking(move || mountpoint::answer(&probed)) => answer,
+        answer = tokio::task::spawn_blocking(move || match is_successor {
+            true => Answer::Alive,
+            false => mountpoint::answer(&probed),
+        }) => answer,
     };
     if !matches!(answer, Ok(Answer::Alive)) {
         detach(&mount).await;
@@ -135,9 +195,17 @@ async fn run(
         return Err(failure);
     }
 
-    let follow = (settings.auto_update && repository.follows_updates()).then(|| {
+    let follows = settings.auto_update && repository.follows_updates();
+    let follow = (follows || is_successor).then(|| {
         let notifier = Arc::clone(&mount.notifier);
-        update::follow(repository, fs, notifier, settings.repository.clone())
+        let settings = settings.repository.clone();
+        async move {
+            // Before any switch: what belongs to the present revision must be known.
+            fs.adopt_all().await;
+            if follows {
+                update::follow(repository, fs, notifier, settings).await;
+            }
+        }
     });
     // A task of its own, so that a defect in it does not end the mount.
     let follow = follow.map(|follow| AbortOnDrop(tokio::spawn(follow)));
@@ -150,6 +218,35 @@ async fn run(
         }
     };
     finish(mount, ended).await
+}
+
+/// Reads what a predecessor left.
+fn inherit(estate: &Estate) -> Result<(Journal, Inheritance), Failure> {
+    estate.journal.try_clone().and_then(Journal::inherit).map_err(|error| {
+        Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
+    })
+}
+
+/// Gives the supervisor what it needs to start a successor. Without it the mount works and dies
+/// with its server.
+fn hand_over(
+    supervisor: &OwnedFd,
+    (connection, greeting): (OwnedFd, Greeting),
+    fs: &RepoFs,
+    resolved: &Path,
+) {
+    let journal = fs.journal().map(Journal::descriptor);
+    let sent = match journal {
+        Some(Ok(journal)) => {
+            let mountpoint = resolved.to_owned();
+            Estate { connection, journal, greeting, mountpoint }.send(supervisor)
+        }
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(%error, "the mount is not supervised");
+    }
 }
 
 /// Where reads may wait for the network, only an interruption ends them.

@@ -30,6 +30,11 @@ pub(super) struct DirectoryTable {
 }
 
 impl DirectoryTable {
+    /// Makes a table whose handles are not those of a predecessor, which the kernel may still use.
+    pub(super) fn of_generation(generation: u32) -> Self {
+        Self { last: AtomicU64::new(u64::from(generation) << 32), open: Mutex::default() }
+    }
+
     /// Keeps a listing and returns its handle, never 0.
     pub(super) fn insert(&self, listing: Listing) -> u64 {
         let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;

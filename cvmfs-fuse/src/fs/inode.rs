@@ -24,10 +24,13 @@ use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
 use parking_lot::Mutex;
 
+use super::journal::{Heir, Journal};
 use super::{FsError, Ino, ROOT_INO};
 
 /// Numbers up to here are special to kernels, tools and upstream.
 const LAST_RESERVED: Ino = 255;
+/// Numbers of the sequence that a predecessor may have been pushed to by others.
+const MAX_ATTEMPTS: u32 = 8;
 
 type Identity = [u8; 16];
 type Numbering = fn(&Identity, u32) -> Ino;
@@ -49,6 +52,8 @@ struct Slot {
     identity: Identity,
     inode: Arc<Inode>,
     lookups: u64,
+    /// The kernel also holds references that a predecessor counted.
+    inherited: bool,
 }
 
 impl Inode {
@@ -87,6 +92,10 @@ pub struct InodeTable {
     fqrn: String,
     numbering: Numbering,
     slots: Mutex<HashMap<Ino, Slot>>,
+    /// Written before the kernel hears of an inode; `None` where nobody would succeed us.
+    journal: Option<Journal>,
+    /// Inodes of a predecessor that nobody asked for yet.
+    heirs: Mutex<HashMap<Ino, Heir>>,
 }
 
 impl InodeTable {
@@ -96,7 +105,56 @@ impl InodeTable {
     }
 
     fn with_numbering(fqrn: &str, numbering: Numbering) -> Self {
-        Self { fqrn: fqrn.to_owned(), numbering, slots: Mutex::default() }
+        let (slots, heirs) = (Mutex::default(), Mutex::default());
+        Self { fqrn: fqrn.to_owned(), numbering, slots, journal: None, heirs }
+    }
+
+    /// Keeps a journal, and knows what a predecessor left.
+    pub fn with_journal(mut self, journal: Journal, heirs: HashMap<Ino, Heir>) -> Self {
+        self.journal = Some(journal);
+        self.heirs = Mutex::new(heirs);
+        self
+    }
+
+    /// Returns the journal.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// Returns what a predecessor left about an inode.
+    pub fn heir(&self, ino: Ino) -> Option<Heir> {
+        self.heirs.lock().get(&ino).cloned()
+    }
+
+    /// Returns the inodes of a predecessor that nobody asked for yet.
+    pub fn heirs(&self) -> Vec<Ino> {
+        self.heirs.lock().keys().copied().collect()
+    }
+
+    /// Takes over an inode of a predecessor; `None` if the entry is not what had that number.
+    pub fn adopt(
+        &self,
+        ino: Ino,
+        path: &RepoPath,
+        entry: &Arc<DirectoryEntry>,
+        earlier: Option<&Arc<Revision>>,
+    ) -> Option<Arc<Inode>> {
+        let identity = self.identify(path, entry);
+        let is_it = (0..MAX_ATTEMPTS).any(|attempt| (self.numbering)(&identity, attempt) == ino);
+        if !is_it {
+            return None;
+        }
+        let mut slots = self.slots.lock();
+        let slot = slots.entry(ino).or_insert_with(|| {
+            let (path, entry, earlier) = (path.clone(), Arc::clone(entry), earlier.cloned());
+            let inode = Arc::new(Inode { ino, path, entry, earlier });
+            Slot { identity, inode, lookups: 0, inherited: false }
+        });
+        slot.inherited = true;
+        let inode = Arc::clone(&slot.inode);
+        drop(slots);
+        self.heirs.lock().remove(&ino);
+        Some(inode)
     }
 
     /// Returns the number of an entry without counting a reference.
@@ -136,7 +194,15 @@ impl InodeTable {
         let mut slots = self.slots.lock();
         let ino = self.place(&slots, &identity);
         let slot =
-            slots.entry(ino).or_insert_with(|| Slot { identity, inode: new(ino), lookups: 0 });
+            slots.entry(ino).or_insert_with(|| {
+                if let Some(journal) = &self.journal {
+                    journal.known(ino, path);
+                    if let Some(earlier) = earlier {
+                        journal.bound(ino, earlier.root_hash());
+                    }
+                }
+                Slot { identity, inode: new(ino), lookups: 0, inherited: false }
+            });
         let first = slot.lookups == 0;
         slot.lookups += 1;
         let has_other_attributes = entry.kind == EntryKind::Directory && slot.inode.entry != *entry;
@@ -156,13 +222,33 @@ impl InodeTable {
     /// Takes references back; returns the inode when the kernel holds none any more.
     pub fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Inode>> {
         let mut slots = self.slots.lock();
-        let slot = slots.get_mut(&ino)?;
-        // Saturating: the count comes from the kernel and is not to be believed blindly.
-        slot.lookups = slot.lookups.saturating_sub(count);
+        let Some(slot) = slots.get_mut(&ino) else {
+            drop(slots);
+            if self.heirs.lock().remove(&ino).is_some() {
+                self.note_forgotten(ino);
+            }
+            return None;
+        };
+        if slot.inherited {
+            // The kernel gives all references back at once, those that a predecessor counted
+            // included. A reply that is on its way may add one: then it stays, once more.
+            slot.inherited = false;
+            slot.lookups = slot.lookups.min(1);
+        } else {
+            // Saturating: the count comes from the kernel and is not to be believed blindly.
+            slot.lookups = slot.lookups.saturating_sub(count);
+        }
         if slot.lookups > 0 {
             return None;
         }
+        self.note_forgotten(ino);
         slots.remove(&ino).map(|slot| slot.inode)
+    }
+
+    fn note_forgotten(&self, ino: Ino) {
+        if let Some(journal) = &self.journal {
+            journal.forgotten(ino);
+        }
     }
 
     /// Finds an inode that the kernel knows.
@@ -198,6 +284,7 @@ impl InodeTable {
         let mut slots = self.slots.lock();
         let ino = self.place(&slots, &identity);
         if let Some(slot) = slots.get_mut(&ino) {
+            self.note_bound(slot, revision);
             slot.bind(revision);
         }
     }
@@ -208,8 +295,15 @@ impl InodeTable {
         for slot in self.slots.lock().values_mut() {
             let below = slot.inode.path.as_bytes().strip_prefix(prefix);
             if below.is_some_and(|rest| rest.starts_with(b"/")) {
+                self.note_bound(slot, revision);
                 slot.bind(revision);
             }
+        }
+    }
+
+    fn note_bound(&self, slot: &Slot, revision: &Arc<Revision>) {
+        if let (Some(journal), None) = (&self.journal, &slot.inode.earlier) {
+            journal.bound(slot.inode.ino, revision.root_hash());
         }
     }
 

@@ -5,6 +5,7 @@
 //! | [`error`] | why a call fails, and the only errno match |
 //! | [`attributes`] | rows as `stat` shows them |
 //! | [`inode`] | the scheme of inode numbers, references of the kernel |
+//! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
 //! | `objects` | which objects are open, and how many may be |
 //! | `directory` | open directories |
@@ -22,6 +23,7 @@ mod directory;
 pub mod error;
 pub mod gate;
 pub mod inode;
+pub mod journal;
 mod magic;
 mod objects;
 pub mod repo;

@@ -1,21 +1,25 @@
 //! One repository as a filesystem.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cvmfs_core::catalog::xattr::Xattrs;
+use cvmfs_core::chain::chain;
+use cvmfs_core::hash::ContentHash;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath, is_valid_name};
 use cvmfs_core::repository::{Repository, Update};
 use cvmfs_core::revision::{Revision, RevisionError};
+use parking_lot::Mutex;
 
 use super::content::ContentTable;
 use super::directory::{DOTS, DirectoryTable, Listing, Position, position};
 use super::inode::{Inode, InodeTable};
+use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
@@ -55,6 +59,8 @@ pub struct RepoFs {
     gate: Gate,
     /// The revision before the current one, for requests that overlap with the switch.
     previous: ArcSwapOption<Revision>,
+    /// Revisions that a predecessor had bound inodes to.
+    ancestors: Mutex<HashMap<ContentHash, Arc<Revision>>>,
     /// Names that the kernel asked for.
     lookups: AtomicU64,
 }
@@ -68,16 +74,77 @@ impl RepoFs {
             directories: DirectoryTable::default(),
             gate: Gate::default(),
             previous: ArcSwapOption::empty(),
+            ancestors: Mutex::default(),
             lookups: AtomicU64::new(0),
             repository,
             options,
         }
     }
 
+    /// Shows a repository to a successor; `inheritance` is what a predecessor left, if there was
+    /// one.
+    pub fn with_journal(
+        repository: Arc<Repository>,
+        options: RepoFsOptions,
+        journal: Journal,
+        inheritance: Inheritance,
+    ) -> Self {
+        let mut fs = Self::new(repository, options);
+        journal.current(fs.repository.current().root_hash());
+        fs.directories = DirectoryTable::of_generation(inheritance.generation);
+        let fqrn = fs.repository.fqrn().as_str();
+        fs.inodes = InodeTable::new(fqrn).with_journal(journal, inheritance.inodes);
+        fs
+    }
+
+    /// Returns the journal, for the supervisor.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.inodes.journal()
+    }
+
+    /// Takes over all inodes of a predecessor; before that, no revision may be switched to.
+    pub async fn adopt_all(&self) {
+        for ino in self.inodes.heirs() {
+            if let Err(error) = self.inode(ino).await {
+                tracing::debug!(ino, %error, "inode of a predecessor is lost");
+            }
+        }
+    }
+
+    /// Finds an inode of a predecessor by its path and revision.
+    async fn adopt(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        let heir = self.inodes.heir(ino).ok_or(FsError::StaleInode(ino))?;
+        let current = self.repository.current();
+        let earlier = match heir.revision.filter(|&root| root != current.root_hash()) {
+            Some(root) => Some(self.earlier(root).await?),
+            None => None,
+        };
+        let revision = earlier.as_ref().unwrap_or(&current);
+        let entry = find(revision, &heir.path).await?;
+        self.inodes.adopt(ino, &heir.path, &entry, earlier.as_ref()).ok_or(FsError::StaleInode(ino))
+    }
+
+    /// Opens a revision that a predecessor had bound inodes to.
+    async fn earlier(&self, root: ContentHash) -> Result<Arc<Revision>, FsError> {
+        let known = self.ancestors.lock().get(&root).cloned();
+        if let Some(revision) = known {
+            return Ok(revision);
+        }
+        let revision = self.repository.earlier(root).await.map_err(|error| {
+            tracing::warn!(%root, error = %chain(&error), "a revision in use cannot be opened");
+            FsError::Broken { path: RepoPath::root(), reason: "its revision cannot be opened" }
+        })?;
+        self.ancestors.lock().insert(root, Arc::clone(&revision));
+        Ok(revision)
+    }
+
     /// Finds an inode that the kernel names. The root is known without a lookup.
     async fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
         if ino != ROOT_INO {
-            return self.inodes.get(ino).ok_or(FsError::StaleInode(ino));
+            return match self.inodes.get(ino) {
+                Some(inode) => Ok(inode),
+                None => self.adopt(ino).await,
+            };
         }
         let path = RepoPath::root();
         let entry = find(&self.repository.current(), &path).await?;
@@ -123,6 +190,10 @@ impl RepoFs {
         self.apply(&old, changes, &mut notices);
         if !root_is_same(&old, &new).await {
             notices.push(Notice::Directory(ROOT_INO));
+        }
+        // After all that belongs to the old one was bound to it.
+        if let Some(journal) = self.inodes.journal() {
+            journal.current(new.root_hash());
         }
         notices
     }

@@ -22,6 +22,7 @@ pub mod directory;
 pub mod dispatch;
 pub mod failure;
 mod interrupt;
+pub mod handover;
 pub mod mount;
 pub mod mountinfo;
 pub mod session;

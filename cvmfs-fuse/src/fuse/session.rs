@@ -1,6 +1,7 @@
 //! A mount's life: connect, serve, end.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,6 +10,7 @@ use fuser::{Config, SessionACL};
 use tokio::sync::oneshot;
 
 use super::adapter::{Adapter, MAX_READAHEAD};
+use super::handover::{self, Greeting};
 use super::mount::{self, MountError};
 use super::mountinfo;
 use crate::config::MountOptions;
@@ -22,6 +24,8 @@ const MAX_THREADS: usize = 16;
 /// A mounted filesystem whose requests are not answered yet.
 pub struct MountedSession<V: Vfs> {
     session: fuser::Session<Adapter<V>>,
+    /// What a supervisor needs to start a successor.
+    estate: Option<(OwnedFd, Greeting)>,
     mountpoint: PathBuf,
     device: Option<String>,
 }
@@ -55,23 +59,70 @@ pub fn mount_session<V: Vfs>(
         }
         MountError::Handshake(error)
     })?;
-    let device = match mountinfo::topmost_at(mountpoint) {
+    let device = device_of(mountpoint);
+    if let Some(device) = &device {
+        raise_readahead(device);
+    }
+    Ok(MountedSession { session, estate: None, mountpoint: mountpoint.to_owned(), device })
+}
+
+/// Mounts so that a successor can take the connection over.
+pub fn mount_supervised<V: Vfs>(
+    adapter: Adapter<V>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<MountedSession<V>, MountError> {
+    let connection = mount::mount(mountpoint, options)?;
+    let connected = handover::connect(adapter, &connection, None, acl(options), shared_config());
+    let (session, greeting) = connected.map_err(|error| {
+        if let Err(left_over) = mount::unmount(mountpoint, true) {
+            tracing::warn!(error = %left_over, "cannot remove the failed mount");
+        }
+        MountError::Handshake(error)
+    })?;
+    let device = device_of(mountpoint);
+    if let Some(device) = &device {
+        raise_readahead(device);
+    }
+    let estate = Some((connection, greeting));
+    Ok(MountedSession { session, estate, mountpoint: mountpoint.to_owned(), device })
+}
+
+/// Takes over the connection of a dead server.
+pub fn take_over<V: Vfs>(
+    adapter: Adapter<V>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    connection: &OwnedFd,
+    greeting: &Greeting,
+) -> Result<MountedSession<V>, MountError> {
+    let kept = Some(greeting);
+    let connected = handover::connect(adapter, connection, kept, acl(options), shared_config());
+    let (session, _) = connected.map_err(MountError::Handshake)?;
+    handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
+    let device = device_of(mountpoint);
+    Ok(MountedSession { session, estate: None, mountpoint: mountpoint.to_owned(), device })
+}
+
+fn device_of(mountpoint: &Path) -> Option<String> {
+    match mountinfo::topmost_at(mountpoint) {
         Ok(entry) => entry.filter(mountinfo::MountEntry::is_fuse).map(|entry| entry.device),
         Err(error) => {
             tracing::warn!(%error, "cannot read the mount table");
             None
         }
-    };
-    if let Some(device) = &device {
-        raise_readahead(device);
     }
-    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
 }
 
 impl<V: Vfs> MountedSession<V> {
+    /// Takes out what a supervisor needs to start a successor.
+    pub fn take_estate(&mut self) -> Option<(OwnedFd, Greeting)> {
+        self.estate.take()
+    }
+
     /// Starts the worker threads.
     pub fn serve(self) -> Result<ServedMount, MountError> {
-        let Self { session, mountpoint, device } = self;
+        let Self { session, mountpoint, device, estate: _ } = self;
         let notifier = Arc::new(session.notifier());
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
@@ -106,6 +157,13 @@ fn config(cores: usize) -> Config {
     // Each thread its own descriptor, so that they do not queue for one. Behind a setuid helper
     // we may be unable to open the device ourselves.
     config.clone_fd = mount::open_device().is_ok();
+    config
+}
+
+/// For a connection that outlives its server; see [`handover`].
+fn shared_config() -> Config {
+    let mut config = config(thread::available_parallelism().map_or(1, usize::from));
+    config.clone_fd = false;
     config
 }
 

@@ -1,0 +1,89 @@
+//! How a live connection passes from one server to the next (facts/fuse.md).
+//!
+//! The kernel greets a connection once, with INIT, and fuser wants to be greeted. So the greeting
+//! and its answer are kept, and a successor's fuser is greeted through a socket with the same
+//! words; if it answers the same, the real connection is put in the place of the socket, and the
+//! kernel is asked to send again what the dead server had read and not answered.
+//!
+//! Workers of such a server share one descriptor. With descriptors of their own (`clone_fd`) the
+//! kernel would end with an error what a dying worker had read, instead of keeping it.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
+
+/// The kernel refuses reads into less than this (FUSE_MIN_READ_BUFFER); INIT is far shorter.
+const READ_LEN: usize = 8192;
+/// Code of the notification that asks for requests to be sent again (FUSE_NOTIFY_RESEND, 6.9).
+const NOTIFY_RESEND: i32 = 7;
+
+/// The kernel's first message and our answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    request: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+/// Greets a filesystem in the kernel's name, and connects it.
+///
+/// The first server of a connection passes on the kernel's greeting; a successor gets the one
+/// that was kept.
+pub fn connect<F: fuser::Filesystem>(
+    filesystem: F,
+    connection: &OwnedFd,
+    kept: Option<&Greeting>,
+    acl: fuser::SessionACL,
+    config: fuser::Config,
+) -> io::Result<(fuser::Session<F>, Greeting)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let request = match kept {
+        Some(kept) => kept.request.clone(),
+        None => receive(connection.as_fd())?,
+    };
+    rustix::io::write(&ours, &request)?;
+    let session = fuser::Session::from_fd(filesystem, theirs, acl, config)?;
+    let reply = receive(ours.as_fd())?;
+    match kept {
+        None => {
+            rustix::io::write(connection, &reply)?;
+        }
+        // Who believes in other flags misreads requests.
+        Some(kept) if kept.reply != reply => {
+            return Err(io::Error::other("this program wants other features of the connection"));
+        }
+        Some(_) => {}
+    }
+    replace(session.as_fd(), connection.as_fd())?;
+    Ok((session, Greeting { request, reply }))
+}
+
+/// Asks the kernel to send again what a dead server had read.
+pub fn resend(connection: BorrowedFd<'_>) -> io::Result<()> {
+    let mut notification = [0; 16];
+    notification[..4].copy_from_slice(&16_u32.to_le_bytes());
+    notification[4..8].copy_from_slice(&NOTIFY_RESEND.to_le_bytes());
+    rustix::io::write(connection, &notification)?;
+    Ok(())
+}
+
+fn receive(from: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; READ_LEN];
+    let len = rustix::io::retry_on_intr(|| rustix::io::read(from, &mut bytes[..]))?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Puts `new` under the number of `place`.
+fn replace(place: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: dup3 takes two open descriptors and touches no memory. fuser owns the number, reads
+    // and writes it with plain system calls, and nobody does so before the session runs.
+    let done = unsafe { libc::dup3(new.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
