@@ -465,19 +465,18 @@ fn prepare(
     if config.servers.is_empty() {
         return Err(RepositoryError::NoServer(config.fqrn.clone()));
     }
-        let mut servers = config.servers.clone();
-        if config.geo.is_none() && config.max_servers > 0 {
-            servers.truncate(config.max_servers);
-        }
-        let selection = Selection::new(servers, &config.proxy, config.selection);
-        let external = config.external.downloader(Arc::clone(&transport), config);
-        let downloader =
-            Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
-        let patient = config.wait_for_network;
-        let transfers = config.descriptors.transfers;
-        let fetcher =
-            Arc::new(Fetcher::with_external(cache, downloader, external, patient, transfers));
-        let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));
+    let mut servers = config.servers.clone();
+    if config.geo.is_none() && config.max_servers > 0 {
+        servers.truncate(config.max_servers);
+    }
+    let selection = Selection::new(servers, &config.proxy, config.selection);
+    let external = config.external.downloader(Arc::clone(&transport), config);
+    let downloader =
+        Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
+    let patient = config.wait_for_network;
+    let transfers = config.descriptors.transfers;
+    let fetcher = Arc::new(Fetcher::with_external(cache, downloader, external, patient, transfers));
+    let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));
     Ok((fetcher, catalogs))
 }
 

@@ -23,8 +23,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
-use super::log;
 use super::estate::Estate;
+use super::log;
 use super::serve::{Origin, Usable, serve};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};

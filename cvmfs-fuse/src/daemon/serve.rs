@@ -20,9 +20,9 @@ use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::{RepoFs, RepoFsOptions};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
+use crate::fuse::handover::Greeting;
 use crate::fuse::mount::{self, MountError, UnmountError};
 use crate::fuse::mountinfo::show;
-use crate::fuse::handover::Greeting;
 use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
@@ -83,7 +83,8 @@ pub fn serve(
         .map_err(|error| {
             Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
         })?;
-    let outcome = runtime.block_on(run(settings, origin, &resolved, runtime.handle().clone(), ready));
+    let outcome =
+        runtime.block_on(run(settings, origin, &resolved, runtime.handle().clone(), ready));
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
     outcome
 }

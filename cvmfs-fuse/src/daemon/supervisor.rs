@@ -32,14 +32,16 @@ use super::estate::Estate;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fuse::mount;
 
-/// Deaths within this time are counted together.
-const PERIOD: Duration = Duration::from_secs(60);
-/// So many of them are bad luck; one more, and there is no point in going on.
-const MAX_DEATHS: usize = 8;
-/// Deaths in a row after which there is a pause before the next start.
-const QUICK_STARTS: usize = 3;
+/// A server that lived longer did not die of what it took over.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// So many short lives in a row, and there is no point in going on: some 20 s of trying.
+const MAX_SHORT_LIVES: u32 = 12;
+/// Short lives after which there is a pause before the next start.
+const QUICK_STARTS: u32 = 3;
 /// The first pause; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last words of a server that was asked to stop may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -55,7 +57,7 @@ pub fn run(arguments: Vec<OsString>, ready: RawFd) -> Result<(), Failure> {
         arguments,
         on_disk,
         estate: None,
-        deaths: Vec::new(),
+        short_lives: 0,
         stopping: None,
         upgrading: false,
     };
@@ -79,7 +81,7 @@ pub fn run(arguments: Vec<OsString>, ready: RawFd) -> Result<(), Failure> {
         let upgraded = std::mem::take(&mut supervisor.upgrading);
         if !upgraded {
             tracing::warn!(%status, "the server died; a successor takes over");
-            supervisor.count_death()?;
+            supervisor.count_death(server.started)?;
         }
         server = supervisor.succeed()?;
     }
@@ -89,13 +91,15 @@ struct Server {
     child: Child,
     /// Our end of the connection with it.
     socket: OwnedFd,
+    started: Instant,
 }
 
 struct Supervisor {
     arguments: Vec<OsString>,
     on_disk: Option<PathBuf>,
     estate: Option<Estate>,
-    deaths: Vec<Instant>,
+    /// Servers in a row that lived shortly.
+    short_lives: u32,
     stopping: Option<Instant>,
     upgrading: bool,
 }
@@ -133,7 +137,7 @@ impl Supervisor {
         inherit(&mut command, descriptor);
         let child = command.spawn()?;
         drop(theirs);
-        let server = Server { child, socket: ours };
+        let server = Server { child, socket: ours, started: Instant::now() };
         if let Some(estate) = &self.estate {
             estate.send(&server.socket)?;
         }
@@ -195,15 +199,18 @@ impl Supervisor {
     }
 
     /// Waits a little if servers die often, and gives up if they do nothing else.
-    fn count_death(&mut self) -> Result<(), Failure> {
-        self.deaths.retain(|death| death.elapsed() < PERIOD);
-        self.deaths.push(Instant::now());
-        let deaths = self.deaths.len();
-        if deaths > MAX_DEATHS {
-            return Err(self.give_up(&format!("{deaths} servers died within a minute")));
+    fn count_death(&mut self, started: Instant) -> Result<(), Failure> {
+        if started.elapsed() >= SHORT_LIFE {
+            self.short_lives = 0;
+            return Ok(());
         }
-        if let Some(more) = deaths.checked_sub(QUICK_STARTS + 1) {
-            let pause = FIRST_PAUSE * 2_u32.pow(u32::try_from(more).unwrap_or(0));
+        self.short_lives += 1;
+        if self.short_lives > MAX_SHORT_LIVES {
+            let reason = format!("{} servers in a row died at once", self.short_lives);
+            return Err(self.give_up(&reason));
+        }
+        if let Some(more) = self.short_lives.checked_sub(QUICK_STARTS + 1) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << more.min(16)).min(MAX_PAUSE);
             #[expect(clippy::disallowed_methods, reason = "nothing to wait for: a pause")]
             std::thread::sleep(pause);
         }

@@ -193,16 +193,15 @@ impl InodeTable {
         let identity = self.identify(path, entry);
         let mut slots = self.slots.lock();
         let ino = self.place(&slots, &identity);
-        let slot =
-            slots.entry(ino).or_insert_with(|| {
-                if let Some(journal) = &self.journal {
-                    journal.known(ino, path);
-                    if let Some(earlier) = earlier {
-                        journal.bound(ino, earlier.root_hash());
-                    }
+        let slot = slots.entry(ino).or_insert_with(|| {
+            if let Some(journal) = &self.journal {
+                journal.known(ino, path);
+                if let Some(earlier) = earlier {
+                    journal.bound(ino, earlier.root_hash());
                 }
-                Slot { identity, inode: new(ino), lookups: 0, inherited: false }
-            });
+            }
+            Slot { identity, inode: new(ino), lookups: 0, inherited: false }
+        });
         let first = slot.lookups == 0;
         slot.lookups += 1;
         let has_other_attributes = entry.kind == EntryKind::Directory && slot.inode.entry != *entry;

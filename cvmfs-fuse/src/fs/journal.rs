@@ -175,7 +175,8 @@ impl Record {
     /// Reads the first record and its length; `None` at the end, and at what makes no sense.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let (len, rest) = bytes.split_first_chunk::<4>()?;
-        let len = usize::try_from(u32::from_le_bytes(*len)).ok().filter(|&len| len <= MAX_RECORD_LEN)?;
+        let len =
+            usize::try_from(u32::from_le_bytes(*len)).ok().filter(|&len| len <= MAX_RECORD_LEN)?;
         let body = rest.get(..len)?;
         let (&kind, body) = body.split_first()?;
         let (ino, text) = body.split_first_chunk::<8>()?;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cvmfs_core::catalog::xattr::Xattrs;
-use cvmfs_core::chain::chain;
-use cvmfs_core::hash::ContentHash;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
+use cvmfs_core::chain::chain;
 use cvmfs_core::format::blocklist::Blocklist;
+use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath, is_valid_name};
 use cvmfs_core::repository::{Repository, Update};
 use cvmfs_core::revision::{Revision, RevisionError};
