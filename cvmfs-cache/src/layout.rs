@@ -90,13 +90,25 @@ impl Layout {
             Err(CacheError::Io { source, .. }) if is_read_only(&source) && root_path.is_dir() => {
                 let root = open_directory(&root_path)?;
                 check_directory(root.as_fd(), &root_path, &sharing, true)?;
-                tracing::warn!(directory = %directory.display(), "the cache can only be read; new objects are kept in memory");
+                warn_read_only(&directory);
                 (root, true)
             }
             Err(error) => return Err(error),
         };
         let root = ArcSwap::from_pointee(root);
         Ok(Self { directory, root_path, root, sharing, read_only })
+    }
+
+    /// Returns the same directory for reading only: a complete one tells by a trial alone.
+    pub(crate) fn as_read_only(&self) -> Self {
+        warn_read_only(&self.directory);
+        Self {
+            directory: self.directory.clone(),
+            root_path: self.root_path.clone(),
+            root: ArcSwap::new(self.root()),
+            sharing: self.sharing,
+            read_only: true,
+        }
     }
 
     /// Creates what is missing; somebody may have wiped the cache under a live mount.
@@ -280,6 +292,11 @@ impl Layout {
             let _ = self.unlink(&name);
         }
     }
+}
+
+fn warn_read_only(directory: &Path) {
+    let directory = directory.display();
+    tracing::warn!(%directory, "the cache can only be read; new objects are kept in memory");
 }
 
 /// Returns the path of one of the 256 directories below the root.
