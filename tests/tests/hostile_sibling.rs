@@ -14,7 +14,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt as _, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -101,9 +101,10 @@ impl Scene {
         let copied = Command::new("cp").arg("-a").args([&another, &target]).status();
         assert!(copied.unwrap().success());
         // Nothing but its own caution keeps a client, or the sibling, from writing there.
-        assert!(
-            Command::new("chmod").args(["-R", "a+rwX"]).arg(&outside).status().unwrap().success()
-        );
+        let open = ["find", "-type", "d", "-exec", "chmod", "a+rwx", "{}", "+"];
+        let opened = Command::new(open[0]).arg(&outside).args(&open[1..]).status();
+        assert!(opened.unwrap().success());
+        fs::set_permissions(scene.precious(), PermissionsExt::from_mode(0o666)).unwrap();
         scene
     }
 
@@ -230,6 +231,16 @@ fn seal(path: &Path, size: usize) {
     utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, follow).unwrap();
 }
 
+/// Makes a file with seal and checksum that is right in all but its name: what a member of the
+/// group could do, and is trusted not to.
+fn forge(scene: &Scene, path: &Path) {
+    let trap = scene.outside().join("trap");
+    let target = scene.object("target");
+    let whole = trap.join(target.strip_prefix(scene.root()).unwrap());
+    remove(path);
+    assert!(Command::new("cp").arg("-a").arg(whole).arg(path).status().unwrap().success());
+}
+
 const CHECKSUM: &str = "user.cvmfs-fuse.blake3";
 
 fn set_checksum(path: &Path, checksum: &[u8]) {
@@ -240,6 +251,17 @@ fn set_checksum(path: &Path, checksum: &[u8]) {
         .status()
         .expect("apt-get install attr");
     assert!(set.success());
+}
+
+/// Without this the attacks with forged files would show nothing.
+#[test]
+fn a_forged_object_is_believed_in_direct_mode() {
+    deadline(LIMIT, || {
+        let scene = Scene::new();
+        forge(&scene, &scene.object("target"));
+        let mount = scene.mount();
+        assert!(fs::read(mount.path("target")).unwrap() == content("another"));
+    });
 }
 
 #[test]
@@ -264,15 +286,22 @@ fn bytes_in_place_of_an_object() {
             seal(&path, SIZE);
         }),
         ("removed", |scene| replace(scene, |_| ())),
-        ("a hard link to a file outside", |scene| {
+        ("a hard link to a whole object", |scene| {
+            let decoy = scene.cache().join("decoy");
+            forge(scene, &decoy);
             replace(scene, |_| ());
-            fs::hard_link(scene.precious(), scene.object("target")).unwrap();
-            // The count of links outside is compared, too.
-            let path = scene.object("target");
-            fs::remove_file(&path).unwrap();
-            fs::write(path.with_extension("1"), content("evil")).unwrap();
-            fs::hard_link(path.with_extension("1"), &path).unwrap();
-            seal(&path, SIZE);
+            fs::hard_link(decoy, scene.object("target")).unwrap();
+        }),
+        ("a whole object of a user outside of the group", |scene| {
+            replace(scene, |_| ());
+            forge(scene, &scene.object("target"));
+            chown(scene.object("target"), Some(4711), Some(4711)).unwrap();
+        }),
+        ("a whole object that everybody can write", |scene| {
+            replace(scene, |_| ());
+            forge(scene, &scene.object("target"));
+            let everybody = PermissionsExt::from_mode(0o666);
+            fs::set_permissions(scene.object("target"), everybody).unwrap();
         }),
         ("everything removed", |scene| {
             as_sibling(|| {
