@@ -135,6 +135,16 @@ impl Scene {
         self.spec().start()
     }
 
+    /// What this user remembers of the repository.
+    fn record(&self) -> PathBuf {
+        let records = fs::read_dir(self.root().join("records")).unwrap().flatten();
+        let is_record = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.contains(FQRN) && !name.ends_with(".lock") && !name.ends_with(".new")
+        };
+        records.map(|entry| entry.path()).find(is_record).expect("a mount remembers its letters")
+    }
+
     /// The file of the cache that holds a file of the repository.
     fn object(&self, name: &str) -> PathBuf {
         let hash = self.published.file_object(format!("/{name}")).unwrap().hash.to_string();
@@ -457,22 +467,37 @@ fn control_files_that_are_something_else() {
     ]);
 }
 
-/// What another user says of revisions is not believed, and keeps nobody from new ones.
+fn forge_record(scene: &Scene) {
+    // Made of public letters, so it needs no right to read ours.
+    let record = scene.record();
+    let own = fs::read_to_string(&record).unwrap();
+    let forged = own.replace("\"revision\":1", "\"revision\":9223372036854775808");
+    assert!(forged != own || own.contains("9223372036854775808"), "{own}");
+    as_sibling(|| {
+        remove(&record);
+        fs::write(&record, forged).unwrap();
+        fs::set_permissions(&record, PermissionsExt::from_mode(0o666)).unwrap();
+    });
+}
+
+/// What another user says of revisions keeps nobody from those of the server.
+#[test]
+fn a_forged_record_is_not_believed() {
+    deadline(LIMIT, || {
+        let scene = Scene::new();
+        forge_record(&scene);
+        let mount = scene.mount();
+        let reason = mount.attribute("user.stale_reason");
+        assert_eq!((mount.attribute("user.stale_since"), reason), (None, None));
+        scene.assert_right(&mount, "target", "forged record");
+    });
+}
+
 #[test]
 fn records_of_another_user() {
     survives(&[
         ("a revision of 2^63", |scene| {
-            as_sibling(|| {
-                for entry in fs::read_dir(scene.root().join("records")).unwrap() {
-                    let path = entry.unwrap().path();
-                    let _ = fs::remove_file(&path);
-                    // As it would be in a manifest, a table, and in JSON.
-                    let text = "S9223372036854775808\nR=9223372036854775808\n\
-                                {\"revision\":9223372036854775808}\n";
-                    fs::write(&path, text).unwrap();
-                    fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
-                }
-            });
+            forge_record(scene);
         }),
         ("links", |scene| {
             as_sibling(|| {
