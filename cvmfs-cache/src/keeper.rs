@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::CacheError;
 use rustix::fs::FlockOperation;
@@ -48,6 +48,8 @@ const MAX_PINNED_SHARE: u64 = 2;
 const MANY_MISSING: usize = 100;
 /// Milliseconds by which the times of files are behind the clock.
 const CLOCK_GRAIN: i64 = 20;
+/// How long a gauge that index and directory contradict is put up with before the next count.
+const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 /// How long a count waits for an eviction, for each directory; then it is less exact.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Pause between two looks at the lock.
@@ -64,9 +66,10 @@ impl Keeper {
     /// Starts the thread.
     pub(crate) fn start(store: &Arc<Store>) -> std::io::Result<Self> {
         let tended = Arc::clone(store);
-        let thread = std::thread::Builder::new()
-            .name("cvmfs-cache".to_owned())
-            .spawn(move || Tender { store: tended, index: None, count_due: false }.run())?;
+        let thread =
+            std::thread::Builder::new().name("cvmfs-cache".to_owned()).spawn(move || {
+                Tender { store: tended, index: None, count_due: false, doubted: None }.run()
+            })?;
         Ok(Self { store: Arc::clone(store), thread: Some(thread) })
     }
 }
@@ -88,6 +91,8 @@ pub(crate) struct Tender {
     store: Arc<Store>,
     index: Option<(Index, u64)>,
     count_due: bool,
+    /// When eviction last found nothing to evict in a cache that is full by its gauge.
+    doubted: Option<Instant>,
 }
 
 /// What an eviction did.
@@ -108,7 +113,7 @@ impl Evicted {
 impl Tender {
     /// Makes one without a thread.
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, index: None, count_due: false }
+        Self { store, index: None, count_due: false, doubted: None }
     }
 
     fn run(mut self) {
@@ -156,7 +161,7 @@ impl Tender {
     /// Waits for news; the first time only for a moment, so that mounting is not disturbed.
     fn wait(&self, first: bool) -> (News, bool) {
         let mut news = self.store.news.lock();
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         loop {
             let limit = if first || news.len() > 0 { COLLECT } else { IDLE };
             let passed = start.elapsed();
@@ -274,8 +279,10 @@ impl Tender {
                 break;
             };
             if victims.is_empty() {
-                // There is more than the index knows.
-                if self.count_due && self.count(true) {
+                // There is more than the index knows, or less than the gauge says.
+                let doubt = self.doubted.is_none_or(|then| then.elapsed() >= DOUBT_PAUSE);
+                if (self.count_due || doubt) && self.count(true) {
+                    self.doubted = Some(Instant::now());
                     excess = store.gauge.read().bytes.saturating_sub(target);
                     continue;
                 }
@@ -404,7 +411,7 @@ fn try_lock(store: &Store, name: &str) -> Option<File> {
 
 /// Waits a little for a lock that is held for some milliseconds at a time.
 fn wait_for_lock(store: &Store, name: &str) -> Option<File> {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while start.elapsed() < LOCK_LIMIT {
         if let Some(lock) = try_lock(store, name) {
             return Some(lock);
