@@ -190,7 +190,7 @@ impl ObjectCache for DiskCache {
                 }
             },
         };
-        let body = created.map_or(Body::Memory(Vec::new()), Body::File);
+        let body = created.map_or(Body::Memory(Vec::new()), |temp| Body::File(Box::new(temp)));
         Ok(Box::new(DiskTransaction { id: *id, meta: meta.clone(), body, written: 0, store }))
     }
 
@@ -245,7 +245,7 @@ impl Drop for Pinned {
 
 /// Where the bytes of a transaction are.
 enum Body {
-    File(TempFile),
+    File(Box<TempFile>),
     /// The disk failed.
     Memory(Vec<u8>),
 }

@@ -109,12 +109,10 @@ impl Tender {
         let mut first = true;
         loop {
             let (news, stop) = self.wait(first);
-            if !stop {
-                if let Some(session) = &self.store.session {
-                    session.refresh();
-                    // The dead are looked for once, and at each eviction.
-                    self.count_due |= first && session.others().dead > 0;
-                }
+            if !stop && let Some(session) = &self.store.session {
+                session.refresh();
+                // The dead are looked for once, and at each eviction.
+                self.count_due |= first && session.others().dead > 0;
             }
             let wanted = news.wanted;
             self.write_down(news);

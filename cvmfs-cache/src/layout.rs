@@ -77,7 +77,6 @@ impl Layout {
     pub(crate) fn create(directory: &Path, anyone: bool) -> Result<Self, CacheError> {
         let created = make_base(directory)?;
         // Links above are the user's choice; below, none is followed.
-        #[expect(clippy::disallowed_methods, reason = "the directory exists, and SQLite wants it")]
         let directory =
             directory.canonicalize().map_err(failed("use cache directory", directory))?;
         let found = directory.metadata().map_err(failed("use cache directory", &directory))?;

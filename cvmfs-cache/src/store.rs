@@ -134,9 +134,7 @@ impl Store {
 
     /// Works out the limits again: the partition fills and empties.
     pub(crate) fn update_limits(&self) -> Option<Limits> {
-        if self.session.is_none() {
-            return None;
-        }
+        self.session.as_ref()?;
         let used = self.gauge.read().bytes;
         let limits = self.quota.limits(Partition::of(&self.layout.root()), used);
         if let Some(limits) = limits
