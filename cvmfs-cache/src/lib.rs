@@ -33,6 +33,8 @@ mod session;
 mod sharing;
 mod store;
 mod transaction;
+#[cfg(test)]
+mod trials;
 
 pub use alien::{AlienCache, Breadcrumb};
 pub use broker::{Broker, BrokerError, BrokerOptions, BrokeredCache, Peers};
