@@ -61,7 +61,6 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Trial {
-    scratch: tempfile::TempDir,
     quota: u64,
     naming: Option<Naming>,
     cache: Option<DiskCache>,
@@ -71,6 +70,8 @@ struct Trial {
     pins: BTreeMap<u32, Pin>,
     /// Stay readable whatever happens to their names.
     held: Vec<(u32, CachedObject)>,
+    /// Last: the cache writes to it when it is dropped, and would make it again.
+    scratch: tempfile::TempDir,
 }
 
 impl Trial {
