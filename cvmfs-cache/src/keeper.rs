@@ -52,6 +52,10 @@ const CLOCK_GRAIN: i64 = 20;
 const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 /// How long a count waits for an eviction, for each directory; then it is less exact.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// Within this a live process gives room its name, or a name's room back: it takes microseconds.
+const SETTLE: Duration = Duration::from_millis(25);
+/// Looks at a directory whose gauge has too much; if it never settles, the next count will do.
+const SETTLE_ATTEMPTS: usize = 4;
 /// Pause between two looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
@@ -343,6 +347,54 @@ impl Tender {
         self.with_index(|index| index.set_count_due(true));
     }
 
+    /// Lists one directory, and makes the gauge agree with it.
+    ///
+    /// Whoever stores takes room first and gives the name after it; whoever removes takes the name
+    /// first. Between the two the gauge has more than the directory, and nobody can tell that from
+    /// what the dead left. So too little is put right at once, and too much only when a moment
+    /// later nothing has changed: too much is safe, too little would exceed the quota.
+    fn count_fan(&self, fan: u8, evicting: bool) -> Vec<Use> {
+        let store = &self.store;
+        let sum = |found: &mut dyn Iterator<Item = &Use>| {
+            found.fold(Reading::default(), |sum, one| Reading {
+                bytes: sum.bytes.saturating_add(one.size),
+                objects: sum.objects + 1,
+            })
+        };
+        let mut last = None;
+        for attempt in 1.. {
+            // Nothing is evicted while one directory is counted.
+            let still = (!evicting).then(|| wait_for_lock(store, EVICT_LOCK));
+            let before = store.gauge.read_fan(fan);
+            let begin = now();
+            let found = list_fan(store, fan);
+            drop(still);
+            // A sibling keeps the gauge for itself: the next count will do.
+            let Some(before) = before else { return found };
+            let all = sum(&mut found.iter());
+            if all == before {
+                return found;
+            }
+            // For what is new, room was perhaps taken after we looked.
+            let old = sum(&mut found.iter().filter(|one| one.used < begin - CLOCK_GRAIN));
+            if old.bytes > before.bytes {
+                store.gauge.correct(fan, before, old);
+                return found;
+            }
+            if last == Some((before, all)) && all.bytes <= before.bytes {
+                store.gauge.correct(fan, before, all);
+                return found;
+            }
+            if attempt == SETTLE_ATTEMPTS || self.should_stop() {
+                return found;
+            }
+            last = Some((before, all));
+            #[expect(clippy::disallowed_methods, reason = "that nothing happens is no event")]
+            std::thread::sleep(SETTLE);
+        }
+        Vec::new()
+    }
+
     /// Counts what is stored, and makes index and gauge agree with it. False if somebody else
     /// does, or it could not be finished. `evicting` says that the caller holds that lock.
     pub(crate) fn count(&mut self, evicting: bool) -> bool {
@@ -354,22 +406,7 @@ impl Tender {
                 self.count_due = true;
                 return false;
             }
-            // Nothing is evicted while one directory is counted.
-            let _still = (!evicting).then(|| wait_for_lock(&store, EVICT_LOCK));
-            let before = store.gauge.read_fan(fan);
-            let begin = now();
-            let found = list_fan(&store, fan);
-            // What is stored meanwhile is in the gauge already.
-            let old = found.iter().filter(|one| one.used < begin - CLOCK_GRAIN);
-            let counted = old.fold(Reading::default(), |sum, one| Reading {
-                bytes: sum.bytes.saturating_add(one.size),
-                objects: sum.objects + 1,
-            });
-            let new = found.iter().any(|one| one.used >= begin - CLOCK_GRAIN);
-            // Too much is safe, too little is not.
-            if !new || counted.bytes > before.bytes {
-                store.gauge.correct(fan, before, counted);
-            }
+            let found = self.count_fan(fan, evicting);
             let agreed = self.with_index(|index| {
                 let known = index.names_in(fan)?;
                 index.complete(&found)?;
