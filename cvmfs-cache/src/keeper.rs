@@ -38,6 +38,8 @@ const EVICT_LOCK: &str = "evict.lock";
 const COUNT_LOCK: &str = "scan.lock";
 /// How long uses are collected.
 const COLLECT: Duration = Duration::from_secs(1);
+/// Shortest time between two transactions, except where somebody waits for room.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How often the partition is looked at when nothing happens.
 const IDLE: Duration = Duration::from_secs(10);
 /// Objects removed between two looks at the gauge: some milliseconds of work.
@@ -72,7 +74,7 @@ impl Keeper {
         let tended = Arc::clone(store);
         let thread =
             std::thread::Builder::new().name("cvmfs-cache".to_owned()).spawn(move || {
-                Tender { store: tended, index: None, count_due: false, doubted: None }.run()
+                Tender::new(tended).run();
             })?;
         Ok(Self { store: Arc::clone(store), thread: Some(thread) })
     }
@@ -95,6 +97,8 @@ pub(crate) struct Tender {
     store: Arc<Store>,
     index: Option<(Index, u64)>,
     count_due: bool,
+    /// More is stored than should be, and the last eviction did not help.
+    is_behind: bool,
     /// When eviction last found nothing to evict in a cache that is full by its gauge.
     doubted: Option<Instant>,
 }
@@ -117,7 +121,7 @@ impl Evicted {
 impl Tender {
     /// Makes one without a thread.
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, index: None, count_due: false, doubted: None }
+        Self { store, index: None, count_due: false, is_behind: false, doubted: None }
     }
 
     fn run(mut self) {
@@ -154,11 +158,13 @@ impl Tender {
             Some(limits) if used > limits.high_water || wanted > 0 => {
                 let target = limits.low_water.min(used.saturating_sub(wanted));
                 self.evict(target, &mut |_| true);
+                // A sibling evicts, or has the index.
+                self.is_behind = self.store.gauge.read().bytes > limits.high_water;
             }
             None if wanted > 0 => {
                 self.evict(used.saturating_sub(wanted), &mut |_| true);
             }
-            _ => {}
+            _ => self.is_behind = false,
         }
     }
 
@@ -167,12 +173,17 @@ impl Tender {
         let mut news = self.store.news.lock();
         let start = Instant::now();
         loop {
-            let limit = if first || news.len() > 0 { COLLECT } else { IDLE };
+            let limit = match () {
+                // A busy reader must not keep the index from those who evict.
+                () if news.many => PAUSE,
+                () if first || news.len() > 0 || self.is_behind => COLLECT,
+                () => IDLE,
+            };
             let passed = start.elapsed();
             if news.stop || news.urgent || passed >= limit {
                 break;
             }
-            self.store.wake.wait_for(&mut news, limit - passed);
+            self.store.wake.wait_for(&mut news, limit.saturating_sub(passed));
         }
         let stop = news.stop;
         let taken = std::mem::take(&mut *news);
