@@ -78,7 +78,8 @@ struct State {
     /// Serves what cannot be stored.
     passing: MemoryCache,
     failing: AtomicBool,
-    verified: Mutex<LruCache<u64, (i64, i64)>>,
+    /// For one reading each: the same file is right for one of the two only.
+    verified: Mutex<LruCache<(u64, Compression), (i64, i64)>>,
 }
 
 impl AlienCache {
@@ -182,15 +183,16 @@ impl State {
         open_beneath(self.root.as_fd(), name, flags, FILE_MODE).map(File::from)
     }
 
-    fn must_verify(&self, file: &File) -> bool {
+    fn must_verify(&self, id: &ObjectId, file: &File) -> bool {
         let Ok(found) = file.metadata() else { return true };
         let changed = (found.ctime(), found.ctime_nsec());
-        self.verified.lock().get(&found.ino()) != Some(&changed)
+        self.verified.lock().get(&(found.ino(), id.compression)) != Some(&changed)
     }
 
-    fn remember(&self, file: &File) {
+    fn remember(&self, id: &ObjectId, file: &File) {
         if let Ok(found) = file.metadata() {
-            self.verified.lock().put(found.ino(), (found.ctime(), found.ctime_nsec()));
+            let changed = (found.ctime(), found.ctime_nsec());
+            self.verified.lock().put((found.ino(), id.compression), changed);
         }
     }
 
@@ -198,8 +200,11 @@ impl State {
     fn is_right(&self, id: &ObjectId, file: &File, size: u64) -> std::io::Result<bool> {
         Ok(match (checksum::verify(file, size)?, id.compression) {
             (Verdict::Wrong, _) => false,
-            // Compressed it was checked when it was stored, by whomever.
-            (Verdict::Right | Verdict::Unknown, Compression::Zlib) => true,
+            // Compressed it was checked when it was stored, by whomever; but these may be the
+            // compressed bytes themselves, which somebody stored as they are.
+            (Verdict::Right | Verdict::Unknown, Compression::Zlib) => {
+                !begins_like_zlib(file)? || hash_of(id, file)? != id.hash
+            }
             // The name says nothing about the reading: the hash must be that of these bytes.
             (_, Compression::None) => hash_of(id, file)? == id.hash,
         })
@@ -210,8 +215,21 @@ impl State {
         let aside = format!("{QUARANTINE}/{}", id.hash);
         match rustix::fs::renameat(&self.root, &name, &self.root, &aside) {
             Err(Errno::NOENT) | Ok(()) => Ok(()),
+            // A directory and a file cannot take each other's place.
+            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                let aside = format!("{aside}.{:016x}", random());
+                rustix::fs::renameat(&self.root, &name, &self.root, &aside)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Tells whether the object is there already, so that it need not be replaced.
+    fn is_stored(&self, id: &ObjectId, size: u64) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let Ok(file) = self.open(&object_name(id), flags) else { return false };
+        let fits = file.metadata().is_ok_and(|found| found.is_file() && found.len() == size);
+        fits && (!self.must_verify(id, &file) || self.is_right(id, &file, size).unwrap_or(false))
     }
 
     fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, CacheError> {
@@ -268,6 +286,14 @@ impl State {
     }
 }
 
+/// Tells whether a file could be a zlib stream (RFC 1950), so that it is worth a hash.
+fn begins_like_zlib(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt as _;
+    let mut header = [0; 2];
+    let n = file.read_at(&mut header, 0)?;
+    Ok(n == 2 && header[0] & 0x0f == 8 && u16::from_be_bytes(header) % 31 == 0)
+}
+
 fn hash_of(id: &ObjectId, file: &File) -> std::io::Result<ContentHash> {
     use std::os::unix::fs::FileExt as _;
     let mut hasher = Hasher::new(id.hash.algorithm());
@@ -302,12 +328,12 @@ impl ObjectCache for AlienCache {
             refuse("not a regular file");
             return Ok(None);
         }
-        if state.must_verify(&file) {
+        if state.must_verify(id, &file) {
             if !state.is_right(id, &file, found.len()).map_err(failed("read", &path))? {
                 refuse("its bytes are not those of the object");
                 return Ok(None);
             }
-            state.remember(&file);
+            state.remember(id, &file);
         }
         Ok(Some(CachedObject::from_file(file, found.len(), Some(path))))
     }
@@ -397,21 +423,38 @@ impl AlienTransaction {
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error),
         }
-        match &self.name {
+        let state = &self.state;
+        let from = match &self.name {
+            Some(name) => name.clone(),
             None => {
-                let proc = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                let follow = AtFlags::SYMLINK_FOLLOW;
-                match rustix::fs::linkat(CWD, proc, &self.state.root, &target, follow) {
-                    Err(Errno::EXIST) => Ok(()),
-                    other => other,
+                match self.link(&target) {
+                    Err(Errno::EXIST) if state.is_stored(&self.id, self.written) => return Ok(()),
+                    Err(Errno::EXIST) => {}
+                    other => return other,
                 }
+                // Damaged, or the other reading of the hash: whoever opens our path again must
+                // find our bytes.
+                let name = format!("{TRANSACTIONS}/fetch{:016x}", random());
+                self.link(&name)?;
+                self.name.insert(name).clone()
             }
-            Some(name) => {
-                rustix::fs::renameat(&self.state.root, name, &self.state.root, &target)?;
-                self.name = None;
-                Ok(())
+        };
+        let replace = || rustix::fs::renameat(&state.root, &from, &state.root, &target);
+        match replace() {
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                state.set_aside(&self.id)?;
+                replace()?;
             }
+            other => other?,
         }
+        self.name = None;
+        Ok(())
+    }
+
+    /// Gives a file without a name its first one.
+    fn link(&self, name: &str) -> Result<(), Errno> {
+        let proc = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::fs::linkat(CWD, proc, &self.state.root, name, AtFlags::SYMLINK_FOLLOW)
     }
 }
 
@@ -443,7 +486,7 @@ impl Transaction for AlienTransaction {
             return Ok(CachedObject::from_file(reader, self.written, None));
         }
         self.state.failing.store(false, Ordering::Relaxed);
-        self.state.remember(&reader);
+        self.state.remember(&self.id, &reader);
         Ok(CachedObject::from_file(reader, self.written, Some(path)))
     }
 }

@@ -76,11 +76,19 @@ impl DiskCache {
         directory: impl AsRef<Path>,
         options: DiskCacheOptions,
     ) -> Result<Self, CacheError> {
-        let layout = Arc::new(Layout::create(directory.as_ref(), options.trust_anyone)?);
+        let mut layout = Arc::new(Layout::create(directory.as_ref(), options.trust_anyone)?);
         let naming = match options.naming {
             Some(naming) => naming,
             None if layout.is_read_only() => Naming::Named,
-            None => probe(&layout)?,
+            None => match probe(&layout) {
+                Err(CacheError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem =>
+                {
+                    layout = Arc::new(layout.as_read_only());
+                    Naming::Named
+                }
+                other => other?,
+            },
         };
         if !layout.is_read_only() {
             match sweep(&layout) {

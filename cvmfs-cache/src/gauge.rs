@@ -115,17 +115,17 @@ impl Gauge {
         self.state.lock().is_new
     }
 
-    /// Returns what is stored in one directory.
-    pub(crate) fn read_fan(&self, fan: u8) -> Reading {
+    /// Returns what is stored in one directory; `None` if nobody can tell just now.
+    pub(crate) fn read_fan(&self, fan: u8) -> Option<Reading> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if !self.lock(state) {
-            return Reading::default();
+            return None;
         }
-        let Some(file) = &state.file else { return Reading::default() };
+        let file = state.file.as_ref()?;
         let found = load(file)[usize::from(fan)];
         let _ = rustix::fs::flock(file, FlockOperation::Unlock);
-        found
+        Some(found)
     }
 
     /// Applies a change if `fits` agrees with what is there before; returns the sum over all.

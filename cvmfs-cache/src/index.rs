@@ -9,7 +9,8 @@
 //! sibling that truncates that file ends every mount by SIGBUS, and network file systems cannot do
 //! it at all. WAL's gain, readers beside a writer, is worth nothing here, as nobody waits for the
 //! index. `synchronous` is off: after a power cut the index may be damaged, and is rebuilt.
-//! A transaction of 1,000 touches takes some milliseconds (`cargo bench -p benches`).
+//! Measured (`cargo bench -p benches --bench cache`, ext4, medians): 1,000 touches in a table of
+//! 10,000 take 5.6 ms with a rollback journal and 4.0 ms with WAL, of 100,000 18.8 and 18.7 ms.
 //!
 //! **Locks.** SQLite's own (POSIX), which exclude across containers and end with their process.
 

@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::CacheError;
 use rustix::fs::FlockOperation;
@@ -38,6 +38,8 @@ const EVICT_LOCK: &str = "evict.lock";
 const COUNT_LOCK: &str = "scan.lock";
 /// How long uses are collected.
 const COLLECT: Duration = Duration::from_secs(1);
+/// Shortest time between two transactions, except where somebody waits for room.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How often the partition is looked at when nothing happens.
 const IDLE: Duration = Duration::from_secs(10);
 /// Objects removed between two looks at the gauge: some milliseconds of work.
@@ -48,8 +50,14 @@ const MAX_PINNED_SHARE: u64 = 2;
 const MANY_MISSING: usize = 100;
 /// Milliseconds by which the times of files are behind the clock.
 const CLOCK_GRAIN: i64 = 20;
+/// How long a gauge that index and directory contradict is put up with before the next count.
+const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 /// How long a count waits for an eviction, for each directory; then it is less exact.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// Within this a live process gives room its name, or a name's room back: it takes microseconds.
+const SETTLE: Duration = Duration::from_millis(25);
+/// Looks at a directory whose gauge has too much; if it never settles, the next count will do.
+const SETTLE_ATTEMPTS: usize = 4;
 /// Pause between two looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
@@ -64,9 +72,10 @@ impl Keeper {
     /// Starts the thread.
     pub(crate) fn start(store: &Arc<Store>) -> std::io::Result<Self> {
         let tended = Arc::clone(store);
-        let thread = std::thread::Builder::new()
-            .name("cvmfs-cache".to_owned())
-            .spawn(move || Tender { store: tended, index: None, count_due: false }.run())?;
+        let thread =
+            std::thread::Builder::new().name("cvmfs-cache".to_owned()).spawn(move || {
+                Tender::new(tended).run();
+            })?;
         Ok(Self { store: Arc::clone(store), thread: Some(thread) })
     }
 }
@@ -88,6 +97,10 @@ pub(crate) struct Tender {
     store: Arc<Store>,
     index: Option<(Index, u64)>,
     count_due: bool,
+    /// More is stored than should be, and the last eviction did not help.
+    is_behind: bool,
+    /// When eviction last found nothing to evict in a cache that is full by its gauge.
+    doubted: Option<Instant>,
 }
 
 /// What an eviction did.
@@ -108,7 +121,7 @@ impl Evicted {
 impl Tender {
     /// Makes one without a thread.
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, index: None, count_due: false }
+        Self { store, index: None, count_due: false, is_behind: false, doubted: None }
     }
 
     fn run(mut self) {
@@ -145,25 +158,32 @@ impl Tender {
             Some(limits) if used > limits.high_water || wanted > 0 => {
                 let target = limits.low_water.min(used.saturating_sub(wanted));
                 self.evict(target, &mut |_| true);
+                // A sibling evicts, or has the index.
+                self.is_behind = self.store.gauge.read().bytes > limits.high_water;
             }
             None if wanted > 0 => {
                 self.evict(used.saturating_sub(wanted), &mut |_| true);
             }
-            _ => {}
+            _ => self.is_behind = false,
         }
     }
 
     /// Waits for news; the first time only for a moment, so that mounting is not disturbed.
     fn wait(&self, first: bool) -> (News, bool) {
         let mut news = self.store.news.lock();
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         loop {
-            let limit = if first || news.len() > 0 { COLLECT } else { IDLE };
+            let limit = match () {
+                // A busy reader must not keep the index from those who evict.
+                () if news.many => PAUSE,
+                () if first || news.len() > 0 || self.is_behind => COLLECT,
+                () => IDLE,
+            };
             let passed = start.elapsed();
             if news.stop || news.urgent || passed >= limit {
                 break;
             }
-            self.store.wake.wait_for(&mut news, limit - passed);
+            self.store.wake.wait_for(&mut news, limit.saturating_sub(passed));
         }
         let stop = news.stop;
         let taken = std::mem::take(&mut *news);
@@ -274,8 +294,10 @@ impl Tender {
                 break;
             };
             if victims.is_empty() {
-                // There is more than the index knows.
-                if self.count_due && self.count(true) {
+                // There is more than the index knows, or less than the gauge says.
+                let doubt = self.doubted.is_none_or(|then| then.elapsed() >= DOUBT_PAUSE);
+                if (self.count_due || doubt) && self.count(true) {
+                    self.doubted = Some(Instant::now());
                     excess = store.gauge.read().bytes.saturating_sub(target);
                     continue;
                 }
@@ -336,6 +358,54 @@ impl Tender {
         self.with_index(|index| index.set_count_due(true));
     }
 
+    /// Lists one directory, and makes the gauge agree with it.
+    ///
+    /// Whoever stores takes room first and gives the name after it; whoever removes takes the name
+    /// first. Between the two the gauge has more than the directory, and nobody can tell that from
+    /// what the dead left. So too little is put right at once, and too much only when a moment
+    /// later nothing has changed: too much is safe, too little would exceed the quota.
+    fn count_fan(&self, fan: u8, evicting: bool) -> Vec<Use> {
+        let store = &self.store;
+        let sum = |found: &mut dyn Iterator<Item = &Use>| {
+            found.fold(Reading::default(), |sum, one| Reading {
+                bytes: sum.bytes.saturating_add(one.size),
+                objects: sum.objects + 1,
+            })
+        };
+        let mut last = None;
+        for attempt in 1.. {
+            // Nothing is evicted while one directory is counted.
+            let still = (!evicting).then(|| wait_for_lock(store, EVICT_LOCK));
+            let before = store.gauge.read_fan(fan);
+            let begin = now();
+            let found = list_fan(store, fan);
+            drop(still);
+            // A sibling keeps the gauge for itself: the next count will do.
+            let Some(before) = before else { return found };
+            let all = sum(&mut found.iter());
+            if all == before {
+                return found;
+            }
+            // For what is new, room was perhaps taken after we looked.
+            let old = sum(&mut found.iter().filter(|one| one.used < begin - CLOCK_GRAIN));
+            if old.bytes > before.bytes {
+                store.gauge.correct(fan, before, old);
+                return found;
+            }
+            if last == Some((before, all)) && all.bytes <= before.bytes {
+                store.gauge.correct(fan, before, all);
+                return found;
+            }
+            if attempt == SETTLE_ATTEMPTS || self.should_stop() {
+                return found;
+            }
+            last = Some((before, all));
+            #[expect(clippy::disallowed_methods, reason = "that nothing happens is no event")]
+            std::thread::sleep(SETTLE);
+        }
+        Vec::new()
+    }
+
     /// Counts what is stored, and makes index and gauge agree with it. False if somebody else
     /// does, or it could not be finished. `evicting` says that the caller holds that lock.
     pub(crate) fn count(&mut self, evicting: bool) -> bool {
@@ -347,22 +417,7 @@ impl Tender {
                 self.count_due = true;
                 return false;
             }
-            // Nothing is evicted while one directory is counted.
-            let _still = (!evicting).then(|| wait_for_lock(&store, EVICT_LOCK));
-            let before = store.gauge.read_fan(fan);
-            let begin = now();
-            let found = list_fan(&store, fan);
-            // What is stored meanwhile is in the gauge already.
-            let old = found.iter().filter(|one| one.used < begin - CLOCK_GRAIN);
-            let counted = old.fold(Reading::default(), |sum, one| Reading {
-                bytes: sum.bytes.saturating_add(one.size),
-                objects: sum.objects + 1,
-            });
-            let new = found.iter().any(|one| one.used >= begin - CLOCK_GRAIN);
-            // Too much is safe, too little is not.
-            if !new || counted.bytes > before.bytes {
-                store.gauge.correct(fan, before, counted);
-            }
+            let found = self.count_fan(fan, evicting);
             let agreed = self.with_index(|index| {
                 let known = index.names_in(fan)?;
                 index.complete(&found)?;
@@ -404,7 +459,7 @@ fn try_lock(store: &Store, name: &str) -> Option<File> {
 
 /// Waits a little for a lock that is held for some milliseconds at a time.
 fn wait_for_lock(store: &Store, name: &str) -> Option<File> {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while start.elapsed() < LOCK_LIMIT {
         if let Some(lock) = try_lock(store, name) {
             return Some(lock);

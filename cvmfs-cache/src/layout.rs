@@ -91,13 +91,25 @@ impl Layout {
             Err(CacheError::Io { source, .. }) if is_read_only(&source) && root_path.is_dir() => {
                 let root = open_directory(&root_path)?;
                 check_directory(root.as_fd(), &root_path, &sharing, true)?;
-                tracing::warn!(directory = %directory.display(), "the cache can only be read; new objects are kept in memory");
+                warn_read_only(&directory);
                 (root, true)
             }
             Err(error) => return Err(error),
         };
         let root = ArcSwap::from_pointee(root);
         Ok(Self { directory, root_path, root, sharing, read_only })
+    }
+
+    /// Returns the same directory for reading only: a complete one tells by a trial alone.
+    pub(crate) fn as_read_only(&self) -> Self {
+        warn_read_only(&self.directory);
+        Self {
+            directory: self.directory.clone(),
+            root_path: self.root_path.clone(),
+            root: ArcSwap::new(self.root()),
+            sharing: self.sharing,
+            read_only: true,
+        }
     }
 
     /// Creates what is missing; somebody may have wiped the cache under a live mount.
@@ -198,7 +210,9 @@ impl Layout {
         if self.open(OBJECTS, flags, Mode::empty()).is_err() {
             self.restore()?;
         }
-        make_directory(self.root().as_fd(), &name, &self.path(&name), &self.sharing)?;
+        let parent = self.parent(&name).map_err(failed("open", &self.path(OBJECTS)));
+        let (parent, file) = parent?;
+        make_directory(parent.as_fd(), file, &self.path(&name), &self.sharing)?;
         self.open(&name, flags, Mode::empty()).map_err(failed("open", &self.path(&name)))
     }
 
@@ -279,6 +293,11 @@ impl Layout {
             let _ = self.unlink(&name);
         }
     }
+}
+
+fn warn_read_only(directory: &Path) {
+    let directory = directory.display();
+    tracing::warn!(%directory, "the cache can only be read; new objects are kept in memory");
 }
 
 /// Returns the path of one of the 256 directories below the root.
@@ -413,18 +432,50 @@ fn write_tag(root: BorrowedFd<'_>, root_path: &Path, sharing: &Sharing) -> Resul
     }
 }
 
+/// Makes a directory if it is missing. It gets its name when it has its mode: the umask may take
+/// bits away, and users who share it would be refused in between.
 fn make_directory(
     parent: BorrowedFd<'_>,
     name: impl AsRef<Path>,
     path: &Path,
     sharing: &Sharing,
 ) -> Result<(), CacheError> {
-    let mode = sharing.directory_mode();
-    match rustix::fs::mkdirat(parent, name.as_ref(), mode) {
-        // The umask may have taken bits away.
+    let name = name.as_ref();
+    let broken = || failed("create directory", path);
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => return Ok(()),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(broken()(error)),
+    }
+    let mut new = name.as_os_str().to_owned();
+    new.push(format!(".new-{:016x}", random()));
+    make_named(parent, Path::new(&new), path, sharing)?;
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    let named = rustix::fs::renameat_with(parent, &new, parent, name, flags);
+    if named.is_err() {
+        let _ = rustix::fs::unlinkat(parent, &new, AtFlags::REMOVEDIR);
+    }
+    match named {
+        // Another process may have been faster.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        // Not on this file system.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            make_named(parent, name, path, sharing)
+        }
+        Err(error) => Err(broken()(error)),
+    }
+}
+
+fn make_named(
+    parent: BorrowedFd<'_>,
+    name: &Path,
+    path: &Path,
+    sharing: &Sharing,
+) -> Result<(), CacheError> {
+    match rustix::fs::mkdirat(parent, name, sharing.directory_mode()) {
         Ok(()) => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = rustix::fs::openat(parent, name.as_ref(), flags, Mode::empty());
+            let made = rustix::fs::openat(parent, name, flags, Mode::empty());
             let made = made.map_err(failed("open", path))?;
             sharing.adopt_directory(made.as_fd(), path)
         }

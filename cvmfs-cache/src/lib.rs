@@ -37,6 +37,8 @@ mod session;
 mod sharing;
 mod store;
 mod transaction;
+#[cfg(test)]
+mod trials;
 
 pub use alien::{AlienCache, Breadcrumb};
 pub use audit::{CacheInfo, CheckReport, Damage, Progress, wipe};

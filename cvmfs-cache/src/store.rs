@@ -105,6 +105,8 @@ pub(crate) struct News {
     pub(crate) stop: bool,
     /// Look now.
     pub(crate) urgent: bool,
+    /// Write down soon.
+    pub(crate) many: bool,
 }
 
 impl News {
@@ -255,7 +257,7 @@ impl Store {
             news.touched.insert(*id, (size, now()));
         }
         if news.touched.len() == MANY_NEWS {
-            news.urgent = true;
+            news.many = true;
             self.wake.notify_one();
         }
     }
@@ -272,7 +274,7 @@ impl Store {
             news.stored.push(Use { name: name.to_owned(), size, used: now(), stored });
         }
         if news.stored.len() == MANY_NEWS {
-            news.urgent = true;
+            news.many = true;
             self.wake.notify_one();
         }
     }

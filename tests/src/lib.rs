@@ -3,6 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`apart`] | mounts, processes and users apart from those of the machine |
 //! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
 //! | [`mountinfo`] | what the kernel says about a mount |
 //! | [`walk`] | a mounted tree as data, and how it differs from the truth |
@@ -25,6 +26,7 @@
 //! }
 //! ```
 
+pub mod apart;
 pub mod mount;
 pub mod mountinfo;
 pub mod stop;

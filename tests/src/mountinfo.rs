@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// One line of `/proc/thread-self/mountinfo` (proc_pid_mountinfo(5)); a test may have unshared its
+/// mounts from those of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountInfo {
     /// Minor number of `st_dev`, which also names the FUSE connection.
@@ -21,7 +22,7 @@ pub struct MountInfo {
 impl MountInfo {
     /// Returns the topmost mount on `mountpoint`, which must be a resolved path.
     pub fn of(mountpoint: &Path) -> Option<Self> {
-        let table = fs::read("/proc/self/mountinfo").ok()?;
+        let table = fs::read("/proc/thread-self/mountinfo").ok()?;
         table
             .split(|&byte| byte == b'\n')
             .filter_map(|line| parse(&String::from_utf8_lossy(line), mountpoint))

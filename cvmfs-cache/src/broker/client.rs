@@ -1,5 +1,6 @@
 //! [`BrokeredCache`]: a store whose directory belongs to a broker.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -76,8 +77,11 @@ struct State {
     trusted: u32,
     memory: MemoryCache,
     idle: Mutex<Idle>,
-    /// Holds the pins; made again with all of them when it is lost.
-    pins: Mutex<Pins>,
+    /// How often each object is pinned here.
+    pins: Mutex<HashMap<String, usize>>,
+    /// What the broker knows the pins by; made again with all of them when it is lost. Whoever
+    /// speaks on it says what `pins` says then, so that the last word is right.
+    pinner: Mutex<Option<Connection>>,
 }
 
 #[derive(Default)]
@@ -85,12 +89,6 @@ struct Idle {
     connections: Vec<Connection>,
     /// Nobody answered then.
     lost: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Pins {
-    connection: Option<Connection>,
-    names: std::collections::HashMap<String, usize>,
 }
 
 impl BrokeredCache {
@@ -102,6 +100,7 @@ impl BrokeredCache {
             memory: MemoryCache::with_limit(MEMORY_LIMIT),
             idle: Mutex::default(),
             pins: Mutex::default(),
+            pinner: Mutex::default(),
         };
         let connection = state.connect()?;
         state.idle.lock().connections.push(connection);
@@ -175,9 +174,13 @@ impl State {
         }
         match self.connect() {
             Ok(connection) => {
-                if self.idle.lock().lost.take().is_some() {
+                let was_lost = self.idle.lock().lost.take().is_some();
+                if was_lost {
                     tracing::warn!(socket = %self.path.display(), "the cache broker is back");
-                    self.pin_again();
+                }
+                // It may have been restarted so quickly that nobody missed it.
+                if was_lost || fresh {
+                    self.pin_again(&mut self.pinner.lock());
                 }
                 Some(connection)
             }
@@ -192,46 +195,43 @@ impl State {
     }
 
     /// Tells a broker that was restarted what we need.
-    fn pin_again(&self) {
-        let names: Vec<_> = self.pins.lock().names.keys().cloned().collect();
+    fn pin_again(&self, pinner: &mut Option<Connection>) {
+        let names: Vec<_> = self.pins.lock().keys().cloned().collect();
+        if names.is_empty() {
+            *pinner = None;
+            return;
+        }
         let Ok(connection) = self.connect() else { return };
         for name in names {
             if exchange(&connection, &Request::Pin { name }, None).is_err() {
                 return;
             }
         }
-        self.pins.lock().connection = Some(connection);
+        *pinner = Some(connection);
     }
 
     fn change_pin(&self, name: &str, pin: bool) {
-        let mut pins = self.pins.lock();
-        let count = pins.names.entry(name.to_owned()).or_default();
-        if pin {
-            *count += 1;
-        } else {
-            *count = count.saturating_sub(1);
+        {
+            let mut pins = self.pins.lock();
+            let count = pins.entry(name.to_owned()).or_default();
+            *count = if pin { *count + 1 } else { count.saturating_sub(1) };
+            let changed = *count == usize::from(pin);
+            if *count == 0 {
+                pins.remove(name);
+            }
+            if !changed {
+                return;
+            }
         }
-        let count = *count;
-        if count == 0 {
-            pins.names.remove(name);
-        }
-        let request = match (pin, count) {
-            (true, 1) => Request::Pin { name: name.to_owned() },
-            (false, 0) => Request::Unpin { name: name.to_owned() },
-            _ => return,
-        };
-        // Taken out, so that nobody waits for the broker with the lock.
-        let connection = pins.connection.take();
-        drop(pins);
-        let connection = match connection {
-            Some(connection) => connection,
-            None => match self.connect() {
-                Ok(connection) => connection,
-                Err(_) => return,
-            },
-        };
-        if exchange(&connection, &request, None).is_ok() {
-            self.pins.lock().connection.get_or_insert(connection);
+        let mut pinner = self.pinner.lock();
+        let wanted = self.pins.lock().contains_key(name);
+        let name = name.to_owned();
+        let request = if wanted { Request::Pin { name } } else { Request::Unpin { name } };
+        let told =
+            pinner.as_ref().is_some_and(|connection| exchange(connection, &request, None).is_ok());
+        // A lost broker is not asked again at once: whoever finds it back says what is pinned.
+        if !told && self.idle.lock().lost.is_none_or(|lost| lost.elapsed() >= PAUSE) {
+            self.pin_again(&mut pinner);
         }
     }
 

@@ -18,3 +18,6 @@ mod wire;
 
 pub use client::{BrokerError, BrokeredCache};
 pub use server::{Broker, BrokerOptions, Peers};
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,9 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cvmfs_core::cache::{CacheError, CachedObject, ObjectCache as _, ObjectMeta, Pin};
@@ -147,9 +148,9 @@ impl Broker {
 
     /// Serves clients until it is stopped.
     pub fn serve(self) -> io::Result<()> {
-        let mut threads = Vec::new();
+        let mut threads: Vec<(JoinHandle<()>, Weak<Connection>)> = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
-            threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
+            threads.retain(|(thread, _)| !thread.is_finished());
             let ready = {
                 let mut polled =
                     [rustix::event::PollFd::new(&self.listener, rustix::event::PollFlags::IN)];
@@ -173,14 +174,17 @@ impl Broker {
             }
         }
         let _ = std::fs::remove_file(&self.socket);
-        for thread in threads {
-            // They look at the same switch.
+        // They look at the same switch, and need not wait for a request that may never come.
+        for connection in threads.iter().filter_map(|(_, connection)| connection.upgrade()) {
+            let _ = rustix::net::shutdown(connection.socket(), rustix::net::Shutdown::Read);
+        }
+        for (thread, _) in threads {
             let _ = thread.join();
         }
         Ok(())
     }
 
-    fn admit(&self, peer: OwnedFd) -> io::Result<std::thread::JoinHandle<()>> {
+    fn admit(&self, peer: OwnedFd) -> io::Result<(JoinHandle<()>, Weak<Connection>)> {
         let refused =
             |reason: &str| io::Error::new(io::ErrorKind::PermissionDenied, reason.to_owned());
         let credentials = rustix::net::sockopt::socket_peercred(&peer)?;
@@ -199,11 +203,15 @@ impl Broker {
             *own += 1;
             Seat { shared: Arc::clone(&self.shared), uid }
         };
-        let connection = Connection::new(peer, PATIENCE)?;
-        std::thread::Builder::new().name("cvmfs-client".to_owned()).spawn(move || {
+        let connection = Arc::new(Connection::new(peer, PATIENCE)?);
+        // Weak, so that the end of the thread hangs up.
+        let held = Arc::downgrade(&connection);
+        let thread = std::thread::Builder::new().name("cvmfs-client".to_owned());
+        let thread = thread.spawn(move || {
             let mut client = Client { seat, connection, pins: HashMap::new() };
             client.serve();
-        })
+        })?;
+        Ok((thread, held))
     }
 }
 
@@ -227,7 +235,7 @@ impl Drop for Seat {
 
 struct Client {
     seat: Seat,
-    connection: Connection,
+    connection: Arc<Connection>,
     pins: HashMap<String, Pin>,
 }
 
