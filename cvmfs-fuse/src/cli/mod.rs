@@ -9,6 +9,7 @@
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
 //! | `progress` | how far a long command is |
+//! | [`run`](mod@run) | `run`, `enter` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`].
 
@@ -19,6 +20,7 @@ mod help;
 mod preload;
 mod progress;
 mod read;
+pub mod run;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -49,8 +51,8 @@ pub fn main() -> ExitCode {
     };
     let environment = Environment::of_process();
     start_log(cli.verbose, environment.log.as_deref());
-    match run(&cli.command, &environment) {
-        Ok(status) => status.into(),
+    match execute(&cli.command, &environment) {
+        Ok(code) => code,
         Err(failure) => {
             complain(&failure);
             failure.status.into()
@@ -58,8 +60,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failure> {
-    match command {
+fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Failure> {
+    let status = match command {
+        // These end as another program ended.
+        Command::Run(args) => return run::run(args, environment),
+        Command::Enter(args) => return run::enter(args),
         Command::Mount(args) => {
             crate::daemon::mount(mount_settings(args, environment)?)?;
             Ok(ExitStatus::Ok)
@@ -73,7 +78,8 @@ fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failu
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)
         }
-    }
+    };
+    status.map(ExitCode::from)
 }
 
 fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSettings, Failure> {
