@@ -138,7 +138,8 @@ fn start_log(verbose: u8, variable: Option<&str>) {
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(flags)))
         .with_writer(crate::daemon::log::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        // Colours are compiled out; asking for them is an error message, or a panic while debugging.
+        .with_ansi(false)
         .try_init();
     if !is_understood {
         tracing::warn!(directives, "log filter not understood, using the default");
