@@ -322,3 +322,27 @@ nothing_left
     assert!(errors.contains("only user 65534 may"), "{errors}");
     assert!(errors.contains("--pid N"), "{errors}");
 }
+
+/// Ctrl-C goes to all of the foreground group; the command gets it once, and the servers not at all.
+#[test]
+fn a_terminal_interrupts_the_command_once() {
+    let (shown, errors) = run(r#"
+cat >command <<'END'
+trap 'echo INT >>tmp/got' INT
+trap 'cat $R/hello.txt; exit 4' USR1
+echo $$ >tmp/ready
+while :; do sleep 0.05; done
+END
+input() {
+    wait_for [ -s tmp/ready ]
+    printf '\003'
+    wait_for [ -s tmp/got ]
+    # Goes the same way as a forwarded one would, and so arrives behind it.
+    kill -s USR1 "$(cat /proc/"$(cat tmp/ready)"/stat | cut -d' ' -f4)"
+}
+input | { code script -qec "$RUN -- bash command" /dev/null; } | tr -d '\r'
+cat tmp/got
+nothing_left
+"#);
+    assert!(shown.ends_with("hello cvmfs\ncode 4\nINT\n"), "{shown:?} {errors}");
+}

@@ -1,6 +1,6 @@
 //! The processes below us: started, watched, reaped, ended. We may be process 1.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rustix::process::{WaitOptions, wait};
 
 use super::servers::Server;
 use super::signals::{Arrived, Signals};
-use crate::daemon::background::START_LIMIT;
+use crate::daemon::background::{PATIENCE, START_LIMIT};
 use crate::daemon::mountpoint::{self, Answer};
 use crate::fuse::mount;
 
@@ -43,8 +43,17 @@ impl Household {
     /// Waits until every server has told how its mount went. Returns the exit code if a signal
     /// ended that.
     pub(super) fn wait_for_mounts(&mut self) -> io::Result<Option<u8>> {
-        let deadline = Instant::now() + START_LIMIT;
+        let start = Instant::now();
+        let deadline = start + START_LIMIT;
+        let mut told = false;
         while self.servers.iter().any(|server| server.outcome.is_none()) {
+            if !told && start.elapsed() >= PATIENCE {
+                told = true;
+                for server in self.servers.iter().filter(|server| server.outcome.is_none()) {
+                    // Nobody may be listening.
+                    let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", server.progress);
+                }
+            }
             if Instant::now() >= deadline {
                 for server in &mut self.servers {
                     if server.outcome.is_none() {
@@ -53,7 +62,8 @@ impl Household {
                 }
                 break;
             }
-            if let Some(end) = self.turn(Some(deadline))?.iter().find(|arrived| arrived.ends()) {
+            let until = if told { deadline } else { start + PATIENCE };
+            if let Some(end) = self.turn(Some(until))?.iter().find(|arrived| arrived.ends()) {
                 return Ok(Some(exit_code(SIGNAL_BASE + end.number)));
             }
         }

@@ -28,6 +28,8 @@ pub(super) struct Server {
     pub(super) fqrn: String,
     /// Where it mounts.
     pub(super) mountpoint: PathBuf,
+    /// What the user is told who waits for it.
+    pub(super) progress: String,
     pid: Pid,
     reader: PipeReader,
     line: Vec<u8>,
@@ -66,6 +68,7 @@ impl Server {
         Ok(Self {
             fqrn: settings.repository.fqrn.to_string(),
             mountpoint: settings.mountpoint.clone(),
+            progress: background::progress(settings),
             pid: Pid::from_raw(child.id().cast_signed()),
             reader,
             line: Vec::new(),

@@ -32,7 +32,7 @@ use crate::config::MountSettings;
 /// one covers a long list of servers that are all slow.
 const READY_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// After this time the user is told what we wait for.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a child that has reported a failure may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest report; a failure has one line of text.
@@ -212,7 +212,8 @@ impl Waiting {
     }
 }
 
-fn progress(settings: &MountSettings) -> String {
+/// Returns what a user is told who waits.
+pub(crate) fn progress(settings: &MountSettings) -> String {
     let servers = settings.repository.servers.join(", ");
     format!("contacting {servers} for {}", settings.repository.fqrn)
 }
