@@ -346,3 +346,44 @@ nothing_left
 "#);
     assert!(shown.ends_with("hello cvmfs\ncode 4\nINT\n"), "{shown:?} {errors}");
 }
+
+#[test]
+fn root_enters_its_own_mount_namespace() {
+    let (shown, errors) = run(r#"
+COMMAND='touch tmp/ready; while [ ! -e tmp/end ]; do sleep 0.05; done'
+$RUN --private-mounts -- sh -c "$COMMAND" &
+wait_for [ -e tmp/ready ]
+code $STAGE/client enter --pid $! -- sh -c "$SHOW"
+touch tmp/end
+wait $!
+rm tmp/*
+# As docker exec does it: process 1 is the default.
+unshare -pf --kill-child --mount-proc $RUN -- sh -c "$COMMAND" &
+wait_for [ -e tmp/ready ]
+pid=$(cat /proc/$!/task/$!/children)
+code nsenter -t $pid -m -p $STAGE/client enter -- sh -c "$SHOW"
+touch tmp/end
+wait $!
+nothing_left
+"#);
+    let expected = (unprivileged(0) + "code 0\n").repeat(2);
+    assert_eq!(shown, expected, "{errors}");
+}
+
+/// Containers run as users whose home does not exist, or is read-only.
+#[test]
+fn without_a_home_the_cache_is_a_temporary_directory() {
+    let (shown, errors) = run(r#"
+RUN="${RUN%--cache-dir *}"
+chmod 1777 tmp
+mkdir home
+for home in "$STAGE/home" "$STAGE/home/none" ""; do
+    code $U env -u XDG_CACHE_HOME HOME="$home" TMPDIR="$STAGE/tmp" $RUN -- cat "$R/hello.txt"
+done
+stat -c '%u %n' tmp/*
+ls -A home
+nothing_left
+"#);
+    let expected = "hello cvmfs\ncode 0\n".repeat(3) + "65534 tmp/cvmfs-fuse-65534\n";
+    assert_eq!(shown, expected, "{errors}");
+}

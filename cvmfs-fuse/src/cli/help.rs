@@ -77,7 +77,8 @@ who called, without any capability, and cannot gain one (no sudo, no ping). It g
 that 'run' gets; 'run' reaps, so it may be process 1. When the command ends, the mounts go with it; \
 when 'run' is killed, the command is killed too. A repository that the host has mounted already is \
 used as it is. Where nothing can be made in --mount-root, a tmpfs is put over it that keeps what was \
-there. No other program is needed in the image.
+there. No other program is needed in the image. Without --cache-dir, and without a home that can be \
+written to, the cache is $TMPDIR/cvmfs-fuse-UID.
 
 Exit codes: that of the command, 128+N if signal N ended it, 126 or 127 if it cannot be executed or \
 found. If a repository cannot be mounted, those of 'mount', unless --optional is given: then the \

@@ -1,11 +1,12 @@
 //! `run` and `enter`: the command line of [`crate::container`].
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use cvmfs_core::fqrn::Fqrn;
+use nix::unistd::{AccessFlags, access};
 
 use super::exit::{ExitStatus, Failure};
 use crate::config::environment::absolute;
@@ -120,7 +121,9 @@ fn settings(
     fqrn: &Fqrn,
     environment: &Environment,
 ) -> Result<MountSettings, Failure> {
-    let repository = RepositorySettings::resolve(fqrn.clone(), &args.repository, environment)?;
+    let caller = args.caller.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+    let flags = with_a_cache(&args.repository, environment, caller);
+    let repository = RepositorySettings::resolve(fqrn.clone(), &flags, environment)?;
     Ok(MountSettings {
         mountpoint: mount_root(args)?.join(fqrn.as_str()),
         // Whoever may mount here is root of the namespace. No other program is started.
@@ -130,6 +133,26 @@ fn settings(
         foreground: false,
         ready_fd: args.ready_fd,
     })
+}
+
+/// Containers run as users whose home does not exist or is read-only: for them the default is a
+/// directory among the temporary ones.
+fn with_a_cache(
+    flags: &RepositoryFlags,
+    environment: &Environment,
+    caller: u32,
+) -> RepositoryFlags {
+    let can_be_made = |directory: &Path| {
+        let existing = directory.ancestors().find(|above| above.exists());
+        existing.is_some_and(|above| access(above, AccessFlags::W_OK).is_ok())
+    };
+    let mut flags = flags.clone();
+    if flags.cache.cache_dir.is_none()
+        && !environment.default_cache_dir().is_some_and(|directory| can_be_made(&directory))
+    {
+        flags.cache.cache_dir = Some(environment.scratch_dir_of(caller));
+    }
+    flags
 }
 
 #[cfg(test)]
