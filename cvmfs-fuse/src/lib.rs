@@ -6,11 +6,13 @@
 //! | [`fs`] | the filesystem as plain values: inodes, content, listings; testable without a kernel |
 //! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
+//! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
 //! | [`cli`] | the subcommands and their exit codes |
 
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod daemon;
 pub mod demo;
 pub mod fs;

@@ -186,6 +186,8 @@ fn help_teaches() {
         (None, "mount"),
         (Some("mount"), "cms.cern.ch"),
         (Some("umount"), "--lazy"),
+        (Some("run"), "--device /dev/fuse"),
+        (Some("enter"), "docker exec"),
         (Some("ls"), "cms.cern.ch:/"),
         (Some("cat"), "cms.cern.ch:/"),
         (Some("stat"), "--json"),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::help;
+use super::run::{EnterArgs, RunArgs};
 use crate::config::RepositoryFlags;
 
 /// `cvmfs-fuse [FLAGS] SUBCOMMAND`.
@@ -38,6 +39,12 @@ pub enum Command {
     /// Unmount a repository and end its server
     #[command(visible_alias = "unmount", after_long_help = help::UMOUNT)]
     Umount(UmountArgs),
+    /// Run a command with repositories mounted for it, in a container or on a bare node
+    #[command(after_long_help = help::RUN)]
+    Run(Box<RunArgs>),
+    /// Run a command where 'run' has its mounts, e.g. from docker exec
+    #[command(after_long_help = help::ENTER)]
+    Enter(EnterArgs),
     /// List directories of a repository, without mounting it
     #[command(after_long_help = help::LS)]
     Ls(LsArgs),
@@ -356,6 +363,8 @@ mod tests {
             "cache broker --allow 1000 --allow @50 --socket /run/b --quota 20G",
             "preload a.b.c:/x a.b.c:/y --list f --alien-cache /a --parallel 4",
             "mount a.b.c /mnt --cache-mode broker --cache-broker /run/b --cache-broker-user 5",
+            "run --repo a.b.c,d.e.f --repo g.h.i --optional --server http://a -- sh -c x",
+            "enter --pid 5 -- sh",
             "mount a.b.c /mnt --lower-cache /l --lower-cache-write --streaming-cache",
         ] {
             let parsed = Cli::try_parse_from(["cvmfs-fuse"].into_iter().chain(line.split(' ')));

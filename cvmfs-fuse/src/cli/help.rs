@@ -16,6 +16,7 @@ Examples:
   cvmfs-fuse demo                                        try it, without network
   cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch        mount with built-in servers and keys
   cvmfs-fuse umount /cvmfs/cms.cern.ch
+  cvmfs-fuse run --repo cms.cern.ch -- bash              mount for one command, e.g. in containers
   cvmfs-fuse ls -l cms.cern.ch:/                         look without mounting
   cvmfs-fuse cat cms.cern.ch:/cmsset_default.sh | head
   cvmfs-fuse preload sw.example.org --cache-dir DIR      download ahead of use
@@ -59,6 +60,41 @@ Examples:
   cvmfs-fuse umount --lazy /cvmfs/cms.cern.ch     even while files are open
 
 umount(8) and fusermount3 -u do the same.";
+
+/// Examples for `cvmfs-fuse run --help`.
+pub(super) const RUN: &str = "\
+Examples:
+  cvmfs-fuse run --repo cms.cern.ch -- bash
+  cvmfs-fuse run --repo sft.cern.ch,cms.cern.ch --cache-dir /scratch/cache -- ./job.sh --events 10
+  docker run --device /dev/fuse --cap-add SYS_ADMIN IMAGE     with, in the Dockerfile:
+      RUN mkdir /cvmfs
+      ENTRYPOINT [\"cvmfs-fuse\", \"run\", \"--repo\", \"cms.cern.ch\", \"--\"]
+      CMD [\"bash\"]
+  podman run --device /dev/fuse IMAGE                         needs no capability
+
+Mounts with CAP_SYS_ADMIN, or else in a user namespace that it makes. The command runs as the user \
+who called, without any capability, and cannot gain one (no sudo, no ping). It gets every signal \
+that 'run' gets; 'run' reaps, so it may be process 1. When the command ends, the mounts go with it; \
+when 'run' is killed, the command is killed too. A repository that the host has mounted already is \
+used as it is. Where nothing can be made in --mount-root, a tmpfs is put over it that keeps what was \
+there. No other program is needed in the image. Without --cache-dir, and without a home that can be \
+written to, the cache is $TMPDIR/cvmfs-fuse-UID.
+
+Exit codes: that of the command, 128+N if signal N ended it, 126 or 127 if it cannot be executed or \
+found. If a repository cannot be mounted, those of 'mount', unless --optional is given: then the \
+message says what is missing, and the command runs.
+
+In a user namespace, processes started with 'docker exec' may not enter the mounts: start them with \
+'cvmfs-fuse enter'.";
+
+/// Examples for `cvmfs-fuse enter --help`.
+pub(super) const ENTER: &str = "\
+Examples:
+  docker exec -it CONTAINER cvmfs-fuse enter -- bash
+  cvmfs-fuse enter --pid 4711 -- ls /cvmfs          process 4711 is 'cvmfs-fuse run' of this user
+
+The command runs as the user who called, without any capability. Only the user who started 'run' \
+may enter its namespaces, or root of the host.";
 
 /// Examples for `cvmfs-fuse ls --help`.
 pub(super) const LS: &str = "\

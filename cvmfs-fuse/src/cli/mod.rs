@@ -9,6 +9,7 @@
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
 //! | `progress` | how far a long command is |
+//! | [`run`](mod@run) | `run`, `enter` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`].
 
@@ -19,6 +20,7 @@ mod help;
 mod preload;
 mod progress;
 mod read;
+pub mod run;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -49,8 +51,8 @@ pub fn main() -> ExitCode {
     };
     let environment = Environment::of_process();
     start_log(cli.verbose, environment.log.as_deref());
-    match run(&cli.command, &environment) {
-        Ok(status) => status.into(),
+    match execute(&cli.command, &environment) {
+        Ok(code) => code,
         Err(failure) => {
             complain(&failure);
             failure.status.into()
@@ -58,8 +60,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failure> {
-    match command {
+fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Failure> {
+    let status = match command {
+        // These end as another program ended.
+        Command::Run(args) => return run::run(args, environment),
+        Command::Enter(args) => return run::enter(args),
         Command::Mount(args) => {
             crate::daemon::mount(mount_settings(args, environment)?)?;
             Ok(ExitStatus::Ok)
@@ -73,7 +78,8 @@ fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failu
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)
         }
-    }
+    };
+    status.map(ExitCode::from)
 }
 
 fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSettings, Failure> {
@@ -134,7 +140,8 @@ fn start_log(verbose: u8, variable: Option<&str>) {
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(flags)))
         .with_writer(crate::daemon::log::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        // Colours are compiled out; asking for them is an error message, or a panic while debugging.
+        .with_ansi(false)
         .try_init();
     if !is_understood {
         tracing::warn!(directives, "log filter not understood, using the default");

@@ -64,7 +64,12 @@ impl Environment {
 
     /// Returns a directory of this user where anybody can have one.
     pub fn scratch_dir(&self) -> PathBuf {
-        std::env::temp_dir().join(format!("cvmfs-fuse-{}", nix::unistd::geteuid()))
+        self.scratch_dir_of(nix::unistd::geteuid().as_raw())
+    }
+
+    /// The same for a user as whom we do not run.
+    pub fn scratch_dir_of(&self, uid: u32) -> PathBuf {
+        std::env::temp_dir().join(format!("cvmfs-fuse-{uid}"))
     }
 
     /// Returns where upstream's clients keep the blocklist.

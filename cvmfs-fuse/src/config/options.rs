@@ -19,6 +19,8 @@ pub struct MountOptions {
     pub default_permissions: bool,
     /// Device name in `df` and `/proc/mounts`.
     pub fs_name: String,
+    /// Where we may not mount ourselves, fusermount is asked.
+    pub use_helper: bool,
 }
 
 impl MountOptions {
@@ -30,6 +32,7 @@ impl MountOptions {
             allow_root: false,
             default_permissions: true,
             fs_name: DEFAULT_FS_NAME.to_owned(),
+            use_helper: true,
         }
     }
 }

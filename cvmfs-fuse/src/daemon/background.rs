@@ -34,7 +34,7 @@ use crate::config::MountSettings;
 /// one covers a long list of servers that are all slow.
 const READY_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// After this time the user is told what we wait for.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a child that has reported a failure may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest report; a failure has one line of text.
@@ -49,50 +49,62 @@ enum Report {
     Failed(Failure),
 }
 
+/// Longest time from the start of a mount until it is usable, for others who wait for a child.
+pub(crate) const START_LIMIT: Duration = READY_DEADLINE;
+
+/// Understands what a child wrote; `None` if it ended without a word.
+pub(crate) fn outcome_of(line: &[u8]) -> Option<Result<Usable, Failure>> {
+    match serde_json::from_slice(line).ok()? {
+        Report::Usable(usable) => Some(Ok(usable)),
+        Report::Failed(failure) => Some(Err(failure)),
+    }
+}
+
 /// Starts the background process and waits until its mount is usable.
 pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
-    let places = &settings.repository.cache.log_directories;
-    let fqrn = settings.repository.fqrn.as_str();
-    let (log_path, log_file) = log::open_background(places, fqrn)
-        .or_else(|error| {
-            // A read-only machine is no reason not to mount.
-            tracing::warn!(%error, ?places, "no log can be written in any of these directories");
-            let nowhere = PathBuf::from("/dev/null");
-            File::options().append(true).open(&nowhere).map(|file| (nowhere, file))
-        })
-        .map_err(|error| {
-            Failure::caused(ExitStatus::CacheDirectory, "cannot open a log", &error)
-        })?;
+    let (log_path, log_file) = open_log(settings)?;
     let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
     let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);
     let (reader, writer) = io::pipe().map_err(|error| trouble("cannot make a pipe", &error))?;
-    let child = spawn(writer.as_raw_fd(), log_file)
+    let own: Vec<_> = std::env::args_os().collect();
+    let child = command(own, writer.as_raw_fd(), log_file)
+        .spawn()
         .map_err(|error| trouble("cannot start the background process", &error))?;
     drop(writer);
     let waiting = Waiting { child, reader, log_path, log_start };
     waiting.outcome(settings)
 }
 
-/// The arguments of this process, and the descriptor; before `--`, after which all is positional.
-fn child_arguments(own: impl Iterator<Item = OsString>, descriptor: RawFd) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = own.collect();
-    let at = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
-    arguments.splice(at..at, ["--ready-fd".into(), descriptor.to_string().into()]);
-    arguments
+/// Opens the log of a background mount, and says which file that is.
+pub(crate) fn open_log(settings: &MountSettings) -> Result<(PathBuf, File), Failure> {
+    let places = &settings.repository.cache.log_directories;
+    log::open_background(places, settings.repository.fqrn.as_str())
+        .or_else(|error| {
+            // A read-only machine is no reason not to mount.
+            tracing::warn!(%error, ?places, "no log can be written in any of these directories");
+            let nowhere = PathBuf::from("/dev/null");
+            File::options().append(true).open(&nowhere).map(|file| (nowhere, file))
+        })
+        .map_err(|error| Failure::caused(ExitStatus::CacheDirectory, "cannot open a log", &error))
 }
 
-fn spawn(descriptor: RawFd, log_file: File) -> io::Result<Child> {
-    let mut own = std::env::args_os();
+/// Adds to a command line what is for a child only; before `--`, after which all is positional.
+pub(crate) fn insert_arguments<const N: usize>(line: &mut Vec<OsString>, added: [OsString; N]) {
+    let at = line.iter().position(|word| word == "--").unwrap_or(line.len());
+    line.splice(at..at, added);
+}
+
+/// Returns this program with a command line (its own name first), as a process in the background
+/// that tells on the descriptor how its mount went.
+pub(crate) fn command(mut line: Vec<OsString>, descriptor: RawFd, log_file: File) -> Command {
+    insert_arguments(&mut line, ["--ready-fd".into(), descriptor.to_string().into()]);
+    let mut own = line.into_iter();
     // Not current_exe(): the file may have been replaced by an upgrade.
     let mut command = Command::new("/proc/self/exe");
     if let Some(name) = own.next() {
         command.arg0(name);
     }
-    command
-        .args(child_arguments(own, descriptor))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log_file);
+    command.args(own).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
     // SAFETY: between fork and exec only async-signal-safe system calls are made: setsid,
     // close_range and fcntl. No memory is allocated, no lock taken.
     unsafe {
@@ -112,7 +124,7 @@ fn spawn(descriptor: RawFd, log_file: File) -> io::Result<Child> {
             Ok(())
         })
     };
-    command.spawn()
+    command
 }
 
 struct Waiting {
@@ -150,15 +162,15 @@ impl Waiting {
                 let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", progress(settings));
             }
         }
-        match serde_json::from_slice(&line) {
-            Ok(Report::Usable(usable)) => Ok(usable),
-            Ok(Report::Failed(failure)) => {
+        match outcome_of(&line) {
+            Some(Ok(usable)) => Ok(usable),
+            Some(Err(failure)) => {
                 // Let it end first, so that the user can try again at once.
                 let _ = self.readable(END_DEADLINE);
                 let _ = self.child.try_wait();
                 Err(failure)
             }
-            Err(_) => {
+            None => {
                 let status = self.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
                 Err(self.lost(&status))
             }
@@ -202,7 +214,8 @@ impl Waiting {
     }
 }
 
-fn progress(settings: &MountSettings) -> String {
+/// Returns what a user is told who waits.
+pub(crate) fn progress(settings: &MountSettings) -> String {
     let servers = settings.repository.servers.join(", ");
     format!("contacting {servers} for {}", settings.repository.fqrn)
 }
@@ -316,8 +329,9 @@ mod tests {
             ("mount a.b.c /mnt -v", "mount a.b.c /mnt -v --ready-fd 7"),
             ("mount -o ro -- a.b.c -mnt", "mount -o ro --ready-fd 7 -- a.b.c -mnt"),
         ] {
-            let arguments = child_arguments(own.split(' ').map(OsString::from), 7);
-            assert_eq!(arguments.join(" ".as_ref()), *expected);
+            let mut line: Vec<_> = own.split(' ').map(OsString::from).collect();
+            insert_arguments(&mut line, ["--ready-fd".into(), "7".into()]);
+            assert_eq!(line.join(" ".as_ref()), *expected);
         }
     }
 

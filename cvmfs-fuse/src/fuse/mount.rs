@@ -71,8 +71,9 @@ impl MountError {
                 "run 'modprobe fuse' as root, or in a container start it with --device /dev/fuse",
             ),
             Self::NotAllowed(_) => Some(
-                "install fuse3 (fusermount3), or run as root, or run inside 'unshare -Urm', or \
-                 start the container with --cap-add SYS_ADMIN --device /dev/fuse",
+                "install fuse3 (fusermount3), or run as root, or mount for one command with \
+                 'cvmfs-fuse run --repo FQRN -- CMD', or start the container with --cap-add \
+                 SYS_ADMIN --device /dev/fuse",
             ),
             Self::Helper { message, .. } if message.contains("user_allow_other") => {
                 Some("leave out -o allow_other, or add user_allow_other to /etc/fuse.conf")
@@ -81,8 +82,8 @@ impl MountError {
                 Some("users must be able to open the device: run 'chmod 666 /dev/fuse' as root")
             }
             Self::Helper { message, .. } if message.contains("Operation not permitted") => Some(
-                "in a container, start it with --cap-add SYS_ADMIN --device /dev/fuse, or run \
-                 inside 'unshare -Urm'",
+                "in a container, start it with --cap-add SYS_ADMIN --device /dev/fuse, or mount for \
+                 one command with 'cvmfs-fuse run --repo FQRN -- CMD'",
             ),
             _ => None,
         }
@@ -94,11 +95,13 @@ pub fn mount(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
     let refusal = match open_device() {
         Ok(device) => match mount_device(&device, mountpoint, options) {
             Ok(()) => return Ok(device.into()),
-            Err(errno @ (Errno::EPERM | Errno::EACCES)) => errno.into(),
+            Err(errno @ (Errno::EPERM | Errno::EACCES)) if options.use_helper => errno.into(),
             Err(errno) => return Err(MountError::Refused(errno.into())),
         },
         // The helper may open what we may not.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        Err(error) if options.use_helper && error.kind() == io::ErrorKind::PermissionDenied => {
+            error
+        }
         Err(error) => return Err(MountError::NoDevice(error)),
     };
     mount_by_helper(mountpoint, options, refusal)

@@ -1,0 +1,134 @@
+//! The processes that serve the mounts: children that end when we do.
+
+use std::ffi::OsString;
+use std::io::{self, PipeReader, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, getpid};
+
+use super::command::die_with;
+use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::MountSettings;
+use crate::daemon::background;
+use crate::daemon::log;
+use crate::daemon::serve::Usable;
+
+/// Longest report; a failure has one line of text.
+const MAX_REPORT: usize = 64 << 10;
+/// Length of the log excerpt in a message.
+const MAX_TAIL: usize = 1000;
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// Its repository.
+    pub(super) fqrn: String,
+    /// Where it mounts.
+    pub(super) mountpoint: PathBuf,
+    /// What the user is told who waits for it.
+    pub(super) progress: String,
+    pid: Pid,
+    reader: PipeReader,
+    line: Vec<u8>,
+    log_path: PathBuf,
+    log_start: u64,
+    /// How the mount went, once it is known.
+    pub(super) outcome: Option<Result<Usable, Failure>>,
+    /// The process was reaped.
+    pub(super) ended: bool,
+}
+
+impl Server {
+    /// Starts this program with a command line that makes it serve `settings`.
+    pub(super) fn start(
+        settings: &MountSettings,
+        line: Vec<OsString>,
+        mask: SigSet,
+    ) -> Result<Self, Failure> {
+        let trouble = |error: io::Error| {
+            Failure::caused(ExitStatus::Unknown, "cannot start a server", &error)
+        };
+        let (log_path, log_file) = background::open_log(settings)?;
+        let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
+        let (reader, writer) = io::pipe().map_err(trouble)?;
+        let mut command = background::command(line, writer.as_raw_fd(), log_file);
+        let parent = getpid();
+        // SAFETY: only system calls are made: prctl, getppid, pthread_sigmask.
+        unsafe {
+            command.pre_exec(move || {
+                // Politely: where the mount namespace outlives us it has to unmount.
+                die_with(parent, Signal::SIGTERM)?;
+                Ok(mask.thread_set_mask()?)
+            })
+        };
+        let child = command.spawn().map_err(trouble)?;
+        Ok(Self {
+            fqrn: settings.repository.fqrn.to_string(),
+            mountpoint: settings.mountpoint.clone(),
+            progress: background::progress(settings),
+            pid: Pid::from_raw(child.id().cast_signed()),
+            reader,
+            line: Vec::new(),
+            log_path,
+            log_start,
+            outcome: None,
+            ended: false,
+        })
+    }
+
+    /// Returns its process.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Returns the descriptor on which it tells how the mount went.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+
+    /// Reads what it told; to be called when the descriptor is readable.
+    pub(super) fn listen(&mut self) {
+        let mut piece = [0; 4096];
+        let length = self.reader.read(&mut piece).unwrap_or(0);
+        self.line.extend_from_slice(piece.get(..length).unwrap_or_default());
+        if length == 0 || self.line.contains(&b'\n') || self.line.len() > MAX_REPORT {
+            let outcome = background::outcome_of(&self.line).unwrap_or_else(|| Err(self.lost()));
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// Gives up waiting for it.
+    pub(super) fn overdue(&mut self) {
+        let seconds = background::START_LIMIT.as_secs();
+        let message =
+            format!("not usable after {seconds} s; see the log {}", self.log_path.display());
+        self.outcome = Some(Err(Failure::new(ExitStatus::Mount, message)));
+    }
+
+    fn lost(&self) -> Failure {
+        let tail = log::tail(&self.log_path, self.log_start, MAX_TAIL);
+        let said = if tail.is_empty() { "nothing".to_owned() } else { tail };
+        let message = format!(
+            "the server ended without a word; its log {} says: {said}",
+            self.log_path.display()
+        );
+        Failure::new(ExitStatus::Mount, message)
+    }
+
+    /// Whether its mount was usable and its process should be there.
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.outcome, Some(Ok(Usable::Mounted)))
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub(super) fn signal(&self, signal: Signal) {
+        if !self.ended
+            && let Err(errno) = kill(self.pid, signal)
+        {
+            tracing::debug!(%errno, pid = self.pid.as_raw(), "cannot signal a server");
+        }
+    }
+}
