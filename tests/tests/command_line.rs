@@ -106,7 +106,13 @@ fn a_dead_mount_is_replaced_in_one_command() {
         assert!(site.run("mount", &["small.test.repo", &mountpoint]).status.success());
         let pid = tests::walk::get_xattr(Path::new(&mountpoint), b"user.pid").unwrap();
         let pid = nix::unistd::Pid::from_raw(text(&pid).parse().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        // Its supervisor first, which would start another one.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+        let supervisor = nix::unistd::Pid::from_raw(parent.trim().parse().unwrap());
+        for process in [supervisor, pid] {
+            nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
         tests::wait_until(Duration::from_secs(10), "the mount to be dead", || {
             std::fs::read_dir(&mountpoint).is_err()
         })

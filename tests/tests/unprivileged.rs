@@ -172,7 +172,8 @@ fn a_user_mends_and_ends_a_mount_without_root() {
     run(r#"
 $U $MOUNT
 pid=$($U getfattr --only-values -n user.pid "$STAGE/m")
-kill -9 "$pid"
+supervisor=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status")
+kill -9 "$supervisor" "$pid"
 # Bounded by the test's own limit.
 while $U stat "$STAGE/m" >/dev/null 2>&1; do sleep 0.05; done
 $U $MOUNT

@@ -100,6 +100,7 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         ready_fd: args.ready_fd,
         server_fd: args.server_fd,
         take_over: args.take_over,
+        supervised: true,
     })
 }
 

@@ -132,6 +132,10 @@ fn settings(
         repository,
         foreground: false,
         ready_fd: args.ready_fd,
+        server_fd: None,
+        take_over: false,
+        // `run` itself watches its servers, and they must not outlive it.
+        supervised: false,
     })
 }
 

@@ -249,14 +249,28 @@ pub fn serve_supervised(settings: &MountSettings, socket: RawFd) -> Result<(), F
             })?;
         return serve(settings, Origin::Successor(Box::new(estate)), |_| Ok(()));
     }
-    let mut parent = match settings.ready_fd {
-        Some(descriptor) => Some(Parent::adopt(descriptor)?),
-        None => None,
-    };
+    serve_for(settings, settings.ready_fd, Origin::First(socket))
+}
+
+/// The child: serves the mount without a supervisor.
+pub fn serve_alone(settings: &MountSettings, ready: RawFd) -> Result<(), Failure> {
+    if let Some(path) = log::path_of_stderr() {
+        log::bound_stderr(path);
+    }
+    serve_for(settings, Some(ready), Origin::Alone)
+}
+
+/// Serves the mount, and tells the one who waits for it how it went.
+fn serve_for(
+    settings: &MountSettings,
+    ready: Option<RawFd>,
+    origin: Origin,
+) -> Result<(), Failure> {
+    let mut parent = ready.map(Parent::adopt).transpose()?;
     if let Some(Err(error)) = parent.as_ref().map(Parent::stop_with_it) {
         tracing::warn!(%error, "cannot watch the parent");
     }
-    let outcome = serve(settings, Origin::First(socket), |usable| match parent.take() {
+    let outcome = serve(settings, origin, |usable| match parent.take() {
         Some(parent) => parent.tell(&Report::Usable(usable)),
         None => Ok(()),
     });

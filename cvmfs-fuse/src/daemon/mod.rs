@@ -38,7 +38,10 @@ pub fn mount(settings: MountSettings) -> Result<(), Failure> {
         return background::serve_supervised(&settings, descriptor);
     }
     if let Some(descriptor) = settings.ready_fd {
-        return background::run(descriptor);
+        return match settings.supervised {
+            true => background::run(descriptor),
+            false => background::serve_alone(&settings, descriptor),
+        };
     }
     if settings.foreground {
         return serve::serve(&settings, serve::Origin::Alone, |usable| {
