@@ -7,11 +7,13 @@
 //! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
+//! | [`doctor`] | what stands in the way of a mount, and what to do about it |
 //! | [`cli`] | the subcommands and their exit codes |
 
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod doctor;
 pub mod fs;
 pub mod fuse;

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::help;
 use crate::config::RepositoryFlags;
+use crate::doctor::DoctorArgs;
 
 /// `cvmfs-fuse [FLAGS] SUBCOMMAND`.
 #[derive(Debug, Parser)]
@@ -53,6 +54,9 @@ pub enum Command {
     /// Download a repository or parts of it ahead of use
     #[command(after_long_help = help::PRELOAD)]
     Preload(Box<PreloadArgs>),
+    /// Look for what stands in the way of a mount, and say what to do about it
+    #[command(after_long_help = help::DOCTOR)]
+    Doctor(Box<DoctorArgs>),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
@@ -346,6 +350,8 @@ mod tests {
             "cache clean --to 5G",
             "cache wipe",
             "cache broker --allow 1000 --allow @50 --socket /run/b --quota 20G",
+            "doctor",
+            "doctor --json --mountpoint /m a.b.c --proxy http://p:1 --cache-dir /c",
             "preload a.b.c:/x a.b.c:/y --list f --alien-cache /a --parallel 4",
             "mount a.b.c /mnt --cache-mode broker --cache-broker /run/b --cache-broker-user 5",
             "mount a.b.c /mnt --lower-cache /l --lower-cache-write --streaming-cache",

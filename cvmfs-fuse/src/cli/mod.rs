@@ -8,9 +8,11 @@
 //! | `read` | `ls`, `cat`, `stat` |
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
+//! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
 //!
-//! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`].
+//! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
+//! [`crate::doctor`].
 
 pub mod args;
 mod cache;
@@ -19,6 +21,7 @@ mod help;
 mod preload;
 mod progress;
 mod read;
+pub(crate) mod shell;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -70,6 +73,7 @@ fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failu
         Command::Stat(args) => read::stat(args, environment),
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
+        Command::Doctor(args) => crate::doctor::run(args, environment),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)
         }
