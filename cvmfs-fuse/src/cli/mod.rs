@@ -8,6 +8,7 @@
 //! | `read` | `ls`, `cat`, `stat` |
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
+//! | [`docker_run`] | `docker-run` |
 //! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
 //!
@@ -16,6 +17,7 @@
 
 pub mod args;
 mod cache;
+pub mod docker_run;
 pub mod exit;
 mod help;
 mod preload;
@@ -74,6 +76,7 @@ fn run(command: &Command, environment: &Environment) -> Result<ExitStatus, Failu
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),
+        Command::DockerRun(args) => docker_run::run(args),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)
         }

@@ -9,6 +9,11 @@ pub(crate) fn quote(word: &str) -> String {
     }
 }
 
+/// Joins words to a command.
+pub(super) fn join(words: &[impl AsRef<str>]) -> String {
+    words.iter().map(|word| quote(word.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +29,6 @@ mod tests {
         ] {
             assert_eq!(quote(word), expected);
         }
+        assert_eq!(join(&["python3", "-c", "print(1)"]), "python3 -c 'print(1)'");
     }
 }
