@@ -139,6 +139,8 @@ while stat "$STAGE/m" >/dev/null 2>&1; do sleep 0.05; done
 mount --bind "$STAGE/dev" /dev
 export FAKETIME=+60d FAKETIME_DONT_FAKE_MONOTONIC=1
 say env LD_PRELOAD=$FAKETIME_LIBRARY $DOCTOR --proxy "http://127.0.0.1:1;DIRECT"
+rm dev/null
+say $DOCTOR
 "#,
         );
         let (report, code) = &reports[0];
@@ -149,6 +151,8 @@ say env LD_PRELOAD=$FAKETIME_LIBRARY $DOCTOR --proxy "http://127.0.0.1:1;DIRECT"
         assert_says(report, "clock", "problem", &["60 days ahead", "chronyc"]);
         assert_says(report, "server", "problem", &["expired whitelist", "check the clock"]);
         assert_says(report, "proxy", "problem", &["http://127.0.0.1:1", "refused", "DIRECT"]);
+        let (report, _) = &reports[1];
+        assert_says(report, "device", "warning", &["/dev/null is missing", "--foreground"]);
     });
 }
 

@@ -11,8 +11,23 @@ use crate::fuse::mount::{DEVICE, open_device};
 /// What the kernel calls it: character device 10:229.
 const NUMBER: (u32, u32) = (10, 229);
 
-/// Looks at the device. Opening it makes no connection yet.
-pub(super) fn check(here: Surroundings) -> [Finding; 1] {
+/// What the children of this program read from and write to.
+const NOWHERE: &str = "/dev/null";
+
+/// Looks at the devices. Opening the one of FUSE makes no connection yet.
+pub(super) fn check(here: Surroundings) -> Vec<Finding> {
+    let mut findings = fuse(here).to_vec();
+    if !Path::new(NOWHERE).exists() {
+        let message = format!("{NOWHERE} is missing: no mount can go to the background");
+        findings.push(
+            Finding::warning("device", message)
+                .fix("mount with --foreground, or: mknod -m 666 /dev/null c 1 3"),
+        );
+    }
+    findings
+}
+
+fn fuse(here: Surroundings) -> [Finding; 1] {
     let metadata = match std::fs::metadata(DEVICE) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -111,7 +111,7 @@ fn start(mountpoint: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-/// A mount that could not be asked is not called dead.
+/// A mount that could not be asked, as without /dev/null, is not called dead.
 fn answer(child: Option<&mut Child>) -> Option<State> {
     let Some(child) = child else { return Some(State::Alive) };
     match child.try_wait() {
