@@ -36,11 +36,13 @@ use crate::revision::{OpenCatalogs, Revision, RootCatalog};
 use crate::trust::{MasterKeys, TrustError, Verified};
 
 mod error;
+mod inspect;
 mod root;
 mod servers;
 
 pub use crate::letters::ServerError;
 pub use error::RepositoryError;
+pub use inspect::{Inspection, VerifiedLetters, inspect};
 pub use servers::ExternalServers;
 
 use root::root_catalog;

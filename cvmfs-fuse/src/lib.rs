@@ -8,6 +8,7 @@
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
+//! | [`doctor`] | what stands in the way of a mount, and what to do about it |
 //! | [`cli`] | the subcommands and their exit codes |
 
 pub mod cli;
@@ -15,5 +16,6 @@ pub mod config;
 pub mod container;
 pub mod daemon;
 pub mod demo;
+pub mod doctor;
 pub mod fs;
 pub mod fuse;

@@ -137,3 +137,26 @@ fn sixty_seconds_without_the_server() {
         }
     });
 }
+
+/// As in an empty container: HTTP needs no authority, since every byte is verified anyway.
+#[test]
+fn without_any_authority_only_https_is_refused() {
+    deadline(LIMIT, || {
+        let published = published();
+        let plain = Nginx::serving(published.root()).unwrap();
+        let secure = Nginx::serving_tls(published.root(), &Authority::new()).unwrap();
+        let bare = |servers: &str| {
+            spec(&published, servers)
+                .env("SSL_CERT_FILE", "/nonexistent")
+                .env("SSL_CERT_DIR", "/nonexistent")
+        };
+        assert_good(&bare(&plain.base(FQRN)).start(), "cold");
+        let both = format!("{};{}", secure.base(FQRN), plain.base(FQRN));
+        assert_good(&bare(&both).start(), "cold");
+        let failure = bare(&secure.base(FQRN)).try_start().err().unwrap();
+        assert_eq!(failure.code, Some(16), "{failure}");
+        for part in ["no certificates of authorities", "X509_CERT_BUNDLE"] {
+            assert!(failure.stderr.contains(part), "{failure}");
+        }
+    });
+}

@@ -64,6 +64,28 @@ impl Clients {
     }
 }
 
+/// Makes a client that trusts these authorities (PEM bundles), or else those of the system; tells
+/// whether there were any.
+///
+/// Without a single one reqwest makes no client at all, but plain HTTP, for which repositories are
+/// made, needs none.
+pub(super) fn build(
+    new_builder: impl Fn() -> reqwest::Result<reqwest::ClientBuilder>,
+    authorities: &[Vec<u8>],
+) -> reqwest::Result<(reqwest::Client, bool)> {
+    let mut given = Vec::new();
+    for pem in authorities {
+        given.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+    }
+    if !given.is_empty() {
+        return Ok((new_builder()?.tls_certs_only(given).build()?, true));
+    }
+    match new_builder()?.build() {
+        Ok(client) => Ok((client, true)),
+        Err(_) => Ok((new_builder()?.tls_certs_only([]).build()?, false)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

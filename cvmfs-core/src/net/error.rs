@@ -98,6 +98,9 @@ pub enum AttemptError {
     /// The transport cannot be set up.
     #[error("unusable address: {0}")]
     Unusable(String),
+    /// HTTPS, and nobody on this machine to vouch for servers, as in an empty container.
+    #[error("this machine has no certificates of authorities, which HTTPS needs")]
+    NoAuthorities,
     /// It sent a whole file where a part was wanted.
     #[error("the server does not send parts of files (no HTTP ranges)")]
     NoParts,
@@ -148,7 +151,7 @@ impl AttemptError {
             }
             Self::Busy(_) => side(ProxyHttp, HostHttp),
             Self::Local(_) => HostTransfer,
-            Self::TooLarge(_) | Self::Unusable(_) | Self::NoParts => HostHttp,
+            Self::TooLarge(_) | Self::Unusable(_) | Self::NoAuthorities | Self::NoParts => HostHttp,
             Self::Corrupt(_) => BadData,
             Self::Cache(_) | Self::Descriptors(_) => Final,
         };

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::clients::Clients;
+use super::clients::{self, Clients};
 use super::error::AttemptError;
 use super::proxy::Proxy;
 use crate::chain::chain;
@@ -147,6 +148,8 @@ pub struct TransportOptions {
 pub struct HttpTransport {
     options: TransportOptions,
     clients: Mutex<Clients>,
+    /// The system has no certificates of authorities, and none were given.
+    lacks_authorities: AtomicBool,
     /// Turns at each server or proxy.
     turns: Mutex<LruCache<String, Arc<Semaphore>>>,
 }
@@ -157,7 +160,12 @@ impl HttpTransport {
         // Fails only if a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clients = Mutex::new(Clients::new(options.descriptors.peers));
-        Self { options, clients, turns: Mutex::new(LruCache::new(MAX_TURNS)) }
+        Self {
+            options,
+            clients,
+            lacks_authorities: AtomicBool::new(false),
+            turns: Mutex::new(LruCache::new(MAX_TURNS)),
+        }
     }
 
     /// Returns the client for a proxy; `server` is who it will have idle connections with.
@@ -168,31 +176,29 @@ impl HttpTransport {
             return Ok(client);
         }
         let unusable = |error: reqwest::Error| AttemptError::Unusable(chain(&error));
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)"))
-            .redirect(if self.options.follow_redirects {
-                reqwest::redirect::Policy::limited(MAX_REDIRECTS)
-            } else {
-                reqwest::redirect::Policy::none()
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)"))
+                .redirect(if self.options.follow_redirects {
+                    reqwest::redirect::Policy::limited(MAX_REDIRECTS)
+                } else {
+                    reqwest::redirect::Policy::none()
+                })
+                .connect_timeout(self.options.timeouts.silence(proxy))
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .pool_max_idle_per_host(self.options.descriptors.idle_of_peer)
+                .tcp_nodelay(true)
+                .dns_resolver(Arc::new(self.options.names.clone()))
+                // The environment's proxies are not ours (spec/network.md section 3).
+                .no_proxy();
+            Ok(match proxy {
+                Proxy::Direct => builder,
+                Proxy::Url(url) => builder.proxy(reqwest::Proxy::all(url)?),
             })
-            .connect_timeout(self.options.timeouts.silence(proxy))
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(self.options.descriptors.idle_of_peer)
-            .tcp_nodelay(true)
-            .dns_resolver(Arc::new(self.options.names.clone()))
-            // The environment's proxies are not ours (spec/network.md section 3).
-            .no_proxy();
-        let builder = match proxy {
-            Proxy::Direct => builder,
-            Proxy::Url(url) => builder.proxy(reqwest::Proxy::all(url).map_err(unusable)?),
         };
-        let mut authorities = Vec::new();
-        for pem in &self.options.authorities {
-            authorities.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)?);
-        }
-        let builder =
-            if authorities.is_empty() { builder } else { builder.tls_certs_only(authorities) };
-        let client = builder.build().map_err(unusable)?;
+        let (client, trusts_somebody) =
+            clients::build(builder, &self.options.authorities).map_err(unusable)?;
+        self.lacks_authorities.store(!trusts_somebody, Ordering::Relaxed);
         let closed = self.clients.lock().put(proxy, server, &client);
         drop(closed);
         Ok(client)
@@ -215,7 +221,11 @@ impl HttpTransport {
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
         let turn = self.turn(&request).await?;
         let limit = request.limit;
-        let mut builder = self.client(&request.proxy, &server_of(&request.url))?.get(&request.url);
+        let client = self.client(&request.proxy, &server_of(&request.url))?;
+        if self.lacks_authorities.load(Ordering::Relaxed) && needs_authorities(&request) {
+            return Err(AttemptError::NoAuthorities);
+        }
+        let mut builder = client.get(&request.url);
         if request.no_cache {
             builder = builder.header("Pragma", "no-cache").header("Cache-Control", "no-cache");
         }
@@ -260,6 +270,12 @@ impl HttpTransport {
             .boxed();
         Ok(Body { start, announced_len, date, pieces })
     }
+}
+
+/// Tells whether a server or proxy is to prove who it is.
+fn needs_authorities(request: &Request) -> bool {
+    let is_secure = |url: &str| url.starts_with("https:");
+    is_secure(&request.url) || matches!(&request.proxy, Proxy::Url(url) if is_secure(url))
 }
 
 /// Scheme, host and port of a URL.

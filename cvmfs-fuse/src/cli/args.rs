@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::docker_run::DockerRunArgs;
 use super::help;
 use super::run::{EnterArgs, RunArgs};
 use crate::config::RepositoryFlags;
+use crate::doctor::DoctorArgs;
 
 /// `cvmfs-fuse [FLAGS] SUBCOMMAND`.
 #[derive(Debug, Parser)]
@@ -60,6 +62,12 @@ pub enum Command {
     /// Download a repository or parts of it ahead of use
     #[command(after_long_help = help::PRELOAD)]
     Preload(Box<PreloadArgs>),
+    /// Look for what stands in the way of a mount, and say what to do about it
+    #[command(after_long_help = help::DOCTOR)]
+    Doctor(Box<DoctorArgs>),
+    /// Print the docker or podman command line for containers that use repositories
+    #[command(after_long_help = help::DOCKER_RUN)]
+    DockerRun(DockerRunArgs),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
@@ -361,6 +369,9 @@ mod tests {
             "cache clean --to 5G",
             "cache wipe",
             "cache broker --allow 1000 --allow @50 --socket /run/b --quota 20G",
+            "doctor",
+            "docker-run a.b.c d.e.f --engine podman --mode rootless --image i -- ls -l",
+            "doctor --json --mountpoint /m a.b.c --proxy http://p:1 --cache-dir /c",
             "preload a.b.c:/x a.b.c:/y --list f --alien-cache /a --parallel 4",
             "mount a.b.c /mnt --cache-mode broker --cache-broker /run/b --cache-broker-user 5",
             "run --repo a.b.c,d.e.f --repo g.h.i --optional --server http://a -- sh -c x",
@@ -386,6 +397,8 @@ mod tests {
             "mount a.b.c /mnt --ready-fd 0",
             "ls",
             "cat",
+            "docker-run",
+            "docker-run a.b.c --engine lxc",
             "stat --xml a.b.c:/",
             "unknown",
             "cache",

@@ -20,6 +20,8 @@ Examples:
   cvmfs-fuse ls -l cms.cern.ch:/                         look without mounting
   cvmfs-fuse cat cms.cern.ch:/cmsset_default.sh | head
   cvmfs-fuse preload sw.example.org --cache-dir DIR      download ahead of use
+  cvmfs-fuse doctor [FQRN]                               what is wrong here, and what to do
+  cvmfs-fuse docker-run cms.cern.ch                      print the flags that containers need
   cvmfs-fuse cache info                                  how full, shared with whom
 
 Exit codes (a failure ends with one line on stderr: MESSAGE (CODE - TEXT)):
@@ -134,6 +136,27 @@ Examples:
 
 Needs no network: a genuine repository, published by the official server tools, is inside the \
 program and served on 127.0.0.1. Nothing is left behind.";
+
+/// Examples for `cvmfs-fuse doctor --help`.
+pub(super) const DOCTOR: &str = "\
+Examples:
+  cvmfs-fuse doctor                          kernel, /dev/fuse, privileges, mounts, cache
+  cvmfs-fuse doctor cms.cern.ch              and its servers, signatures, proxies and the clock
+  docker run --rm IMAGE cvmfs-fuse doctor    what a container lacks, and the flag that grants it
+
+Nothing is changed. Each line is ok, a warning (works, but not for everybody or not for long) or a \
+problem, with the command or flag that mends it. The exit code is 0 if there is no problem, 1 \
+otherwise. Checks are bounded: 3 s for all mounts, 40 s for all servers.";
+
+/// Examples for `cvmfs-fuse docker-run --help`.
+pub(super) const DOCKER_RUN: &str = "\
+Examples:
+  cvmfs-fuse docker-run cms.cern.ch                        one container mounts, all others see it
+  cvmfs-fuse docker-run --mode inside cms.cern.ch -- bash  the container mounts for itself
+  cvmfs-fuse docker-run --mode rootless --engine podman cms.cern.ch
+
+Only prints: the commands, and for each flag a comment that says why it is there. Flags for \
+AppArmor and SELinux are there if this machine needs them. The output is a script for sh.";
 
 /// Examples for `cvmfs-fuse cache --help`.
 pub(super) const CACHE: &str = "\

@@ -8,19 +8,24 @@
 //! | `read` | `ls`, `cat`, `stat` |
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
+//! | [`docker_run`] | `docker-run` |
+//! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
 //! | [`run`](mod@run) | `run`, `enter` |
 //!
-//! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`].
+//! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
+//! [`crate::doctor`].
 
 pub mod args;
 mod cache;
+pub mod docker_run;
 pub mod exit;
 mod help;
 mod preload;
 mod progress;
 mod read;
 pub mod run;
+pub(crate) mod shell;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -75,6 +80,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Stat(args) => read::stat(args, environment),
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
+        Command::Doctor(args) => crate::doctor::run(args, environment),
+        Command::DockerRun(args) => docker_run::run(args),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)
         }

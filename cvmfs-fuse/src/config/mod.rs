@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`environment`] | variables and places of this machine |
 //! | [`flags`] | the flags about a repository, as typed |
+//! | [`inspect`] | from settings to what each server says |
 //! | [`known`] | servers and master keys of the well-known domains |
 //! | [`options`] | the `-o` list |
 //! | [`parameters`] | `--set NAME=VALUE` |
@@ -19,6 +20,7 @@
 pub mod cache;
 pub mod environment;
 pub mod flags;
+pub mod inspect;
 pub mod known;
 pub mod open;
 pub mod options;

@@ -6,6 +6,7 @@ use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::descriptors::DescriptorBudget;
 use cvmfs_core::hash::ContentHash;
+use cvmfs_core::net::AttemptError;
 use cvmfs_core::net::proxy::ProxySpecError;
 use cvmfs_core::net::{Discovery, HttpTransport, Names, Proxy, ProxySpec, TransportOptions};
 use cvmfs_core::repository::{
@@ -62,28 +63,12 @@ impl RepositorySettings {
         repositories: usize,
         resumed: Option<ContentHash>,
     ) -> Result<Arc<Repository>, Failure> {
-        let descriptors = descriptor_budget(repositories);
-        let names = Names::new(self.parameters.names.clone());
-        let transport = Arc::new(HttpTransport::new(TransportOptions {
-            timeouts: self.parameters.longest_timeouts(),
-            follow_redirects: self.parameters.follow_redirects,
-            authorities: self.authorities.clone(),
-            names: names.clone(),
-            descriptors,
-        }));
-        let mut config = self.to_config(names, descriptors);
-        if let Some(discovery) = &self.discovery {
-            let record = format!("{}.proxies", self.fqrn);
-            let found = match known_proxies(&record, resumed.is_some(), &*cache) {
-                Some(known) => known,
-                None => {
-                    discovered(discovery, &record, &transport, &config, &self.servers, &*cache)
-                        .await?
-                }
-            };
-            let fallback = self.parameters.fallback_proxy.as_ref();
-            config.proxy = found.with_fallback(fallback);
-        }
+        let (mut config, transport) = self.connect(repositories);
+        let in_haste = resumed.is_some() && self.discovery.is_some();
+        config.proxy = match known_proxies(&format!("{}.proxies", self.fqrn), in_haste, &*cache) {
+            Some(known) => known.with_fallback(self.parameters.fallback_proxy.as_ref()),
+            None => self.find_proxies(&config, &transport, &*cache).await?,
+        };
         if let Some(discovery) = &self.external_discovery {
             let record = format!("{}.proxies-external", self.fqrn);
             let servers = &self.external_servers;
@@ -103,6 +88,33 @@ impl RepositorySettings {
         }
         .map(Arc::new)
         .map_err(|error| failure_of(&error))
+    }
+
+    /// Makes what talks to the servers; proxies that are to be found are still missing.
+    pub(super) fn connect(&self, repositories: usize) -> (RepositoryConfig, Arc<HttpTransport>) {
+        let descriptors = descriptor_budget(repositories);
+        let names = Names::new(self.parameters.names.clone());
+        let transport = Arc::new(HttpTransport::new(TransportOptions {
+            timeouts: self.parameters.longest_timeouts(),
+            follow_redirects: self.parameters.follow_redirects,
+            authorities: self.authorities.clone(),
+            names: names.clone(),
+            descriptors,
+        }));
+        (self.to_config(names, descriptors), transport)
+    }
+
+    /// Finds the proxies to the servers if they are to be found; else returns the ones given.
+    pub(super) async fn find_proxies(
+        &self,
+        config: &RepositoryConfig,
+        transport: &HttpTransport,
+        cache: &dyn ObjectCache,
+    ) -> Result<ProxySpec, Failure> {
+        let Some(discovery) = &self.discovery else { return Ok(config.proxy.clone()) };
+        let record = format!("{}.proxies", self.fqrn);
+        let found = discovered(discovery, &record, transport, config, &self.servers, cache).await?;
+        Ok(found.with_fallback(self.parameters.fallback_proxy.as_ref()))
     }
 
     fn to_config(&self, names: Names, descriptors: DescriptorBudget) -> RepositoryConfig {
@@ -200,7 +212,8 @@ fn failure_of(error: &RepositoryError) -> Failure {
                 .map(|(server, error)| format!("{server}: {}", chain(error)))
                 .collect();
             let message = format!("cannot open {fqrn}: {}", reasons.join("; "));
-            return Failure::new(ExitStatus::Catalog, message).advise(advice_about(servers));
+            return Failure::new(ExitStatus::Catalog, message)
+                .advise(advice_about(servers.iter().map(|(_, error)| error)));
         }
         RepositoryError::Blocked { .. } => (
             ExitStatus::RevisionBlocked,
@@ -225,8 +238,13 @@ fn failure_of(error: &RepositoryError) -> Failure {
 }
 
 /// Network trouble and failed checks call for different things.
-fn advice_about(servers: &[(String, ServerError)]) -> &'static str {
-    let checks = servers.iter().find_map(|(_, error)| match error {
+pub fn advice_about<'a>(errors: impl IntoIterator<Item = &'a ServerError>) -> &'static str {
+    let errors: Vec<_> = errors.into_iter().collect();
+    if errors.iter().any(|error| lacks_authorities(error)) {
+        return "install the package ca-certificates, or give --set X509_CERT_BUNDLE=FILE, or use \
+                http:// servers: what they send is verified as well";
+    }
+    let checks = errors.into_iter().find_map(|error| match error {
         ServerError::Trust(error) => Some(error),
         _ => None,
     });
@@ -245,9 +263,16 @@ fn advice_about(servers: &[(String, ServerError)]) -> &'static str {
     }
 }
 
+fn lacks_authorities(error: &ServerError) -> bool {
+    let (ServerError::Manifest(error) | ServerError::Whitelist(error)) = error else {
+        return false;
+    };
+    error.attempts.iter().any(|attempt| matches!(attempt.error, AttemptError::NoAuthorities))
+}
+
 #[cfg(test)]
 mod tests {
-    use cvmfs_core::net::{Attempt, AttemptError, DownloadError};
+    use cvmfs_core::net::{Attempt, DownloadError};
 
     use super::*;
 

@@ -22,7 +22,7 @@ use crate::config::MountOptions;
 pub const DEVICE: &str = "/dev/fuse";
 
 /// Names of the setuid helper, newest first.
-const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
+pub(crate) const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 /// Tells the helper on which descriptor to send the connection (mount.fuse3(8)).
 const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 

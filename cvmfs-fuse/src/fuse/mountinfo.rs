@@ -19,6 +19,19 @@ pub struct MountEntry {
     pub fs_type: String,
     /// First column of `df`.
     pub source: OsString,
+    /// Who else learns of mounts below it.
+    pub propagation: Propagation,
+}
+
+/// Where mounts and unmounts below a mount are seen (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Only here.
+    Private,
+    /// Those of the master are seen here, ours only here.
+    Slave,
+    /// Here and in all its peers, both ways.
+    Shared,
 }
 
 impl MountEntry {
@@ -31,6 +44,16 @@ impl MountEntry {
 /// Returns the topmost mount at exactly this (resolved) path.
 pub fn topmost_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     Ok(find(&std::fs::read("/proc/self/mountinfo")?, mountpoint))
+}
+
+/// Returns all mounts that this process sees, in the order in which they were made.
+pub fn all() -> io::Result<Vec<MountEntry>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// Parses a table; lines that are none are left out.
+pub fn parse(table: &[u8]) -> Vec<MountEntry> {
+    table.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
 /// The kernel lists mounts in the order in which they were made, so the last one is on top.
@@ -47,10 +70,19 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|&byte| byte == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
-    let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
+    let _options = fields.next()?;
+    let mut propagation = Propagation::Private;
+    for tag in fields.by_ref().take_while(|&field| field != b"-") {
+        if tag.starts_with(b"shared:") {
+            propagation = Propagation::Shared;
+        } else if tag.starts_with(b"master:") && propagation == Propagation::Private {
+            propagation = Propagation::Slave;
+        }
+    }
+    let mut rest = fields;
     let fs_type = String::from_utf8(rest.next()?.to_vec()).ok()?;
     let source = OsString::from_vec(unescape(rest.next()?));
-    Some(MountEntry { device, mountpoint, fs_type, source })
+    Some(MountEntry { device, mountpoint, fs_type, source, propagation })
 }
 
 /// Blanks, tabs, line ends and backslashes are written as `\ooo`.
@@ -125,6 +157,15 @@ garbage
             });
             assert_eq!(found, expected, "{path}");
         }
+    }
+
+    #[test]
+    fn propagation_of_each() {
+        let found: Vec<_> = parse(TABLE).iter().map(|entry| entry.propagation).collect();
+        assert_eq!(
+            found,
+            [Propagation::Private, Propagation::Slave, Propagation::Shared, Propagation::Private]
+        );
     }
 
     #[test]
