@@ -26,6 +26,14 @@ pub fn private_mounts() {
     assert!(result == 0, "these tests need CAP_SYS_ADMIN: {error}");
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&Path>, "/", None::<&Path>, flags, None::<&Path>).expect("mounts can be private");
+    // Copies of the mounts of other tests, which could not end while they are here.
+    let mounts = std::fs::read_to_string("/proc/thread-self/mounts").expect("there is a /proc");
+    for line in mounts.lines() {
+        let mut words = line.split(' ').skip(1);
+        let (Some(path), Some("fuse")) = (words.next(), words.next()) else { continue };
+        // Gone already, or named in a way that no test names its mounts.
+        let _ = nix::mount::umount2(path, MntFlags::MNT_DETACH);
+    }
 }
 
 /// A mount that ends with its value; for use after [`private_mounts`].
@@ -111,6 +119,8 @@ pub struct Worker {
 pub fn worker(name: &str, arguments: &[&str]) -> Worker {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
+    // Without copies of the mounts of other tests, which could not end while they are here.
+    command.args(["sh", "-c", "umount -alt fuse 2>/dev/null; exec \"$@\"", "sh"]);
     command.arg(std::env::current_exe().expect("the kernel tells"));
     start(command, name, arguments)
 }

@@ -14,6 +14,8 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// Sets the stage and leaves the program at ./client; `$U` runs a command as nobody.
 const STAGE: &str = r#"
 set -eu
+# Copies of the mounts of other tests, which could not end while they are here.
+umount -alt fuse 2>/dev/null || true
 mount -t tmpfs -o mode=755,dev tmpfs "$STAGE"
 mknod -m 666 "$STAGE/fuse" c 10 229
 mount --bind "$STAGE/fuse" /dev/fuse

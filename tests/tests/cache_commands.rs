@@ -204,14 +204,20 @@ fn info_ls_check_clean_and_wipe_under_a_live_mount() {
             .into_iter()
             .find(|path| path.metadata().unwrap().len() > 8)
             .unwrap();
+        // A copy in its place, with seal and checksum: the mount may have the file itself open.
+        let copy = site.path("copy");
+        let mut copied = Command::new("cp");
+        copied.args(["-a", "--preserve=xattr"]).arg(&victim).arg(&copy);
+        assert!(copied.status().unwrap().success());
         let times = victim.metadata().unwrap();
-        std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let file = std::fs::File::options().write(true).open(&victim).unwrap();
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(&copy).unwrap();
         let mut byte = [0];
-        std::fs::File::open(&victim).unwrap().read_exact_at(&mut byte, 3).unwrap();
+        file.read_exact_at(&mut byte, 3).unwrap();
         file.write_all_at(&[!byte[0]], 3).unwrap();
         let sealed = std::fs::FileTimes::new().set_modified(times.modified().unwrap());
         file.set_times(sealed).unwrap();
+        std::fs::rename(&copy, &victim).unwrap();
         let found = site.cache(&["check"]);
         assert_eq!(found.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&found.stdout).contains("1 damaged"));

@@ -15,18 +15,12 @@ use cvmfs_core::decode::{SizeBound, decode_all};
 use cvmfs_core::hash::{ContentHash, HashAlgorithm};
 use cvmfs_core::object::{Compression, ObjectId, ObjectKind};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use tests::apart::private_mounts;
 use tests::{deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(100);
 /// Of the images: XFS wants 300 MB at least.
 const IMAGE_LEN: u64 = 320 << 20;
-
-fn private_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
-}
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap();

@@ -26,6 +26,8 @@ fn a_line_of_fstab_mounts_a_repository() {
         let stage = tempfile::tempdir().unwrap();
         let script = r#"
 set -eu
+# Copies of the mounts of other tests, which could not end while they are here.
+umount -alt fuse 2>/dev/null || true
 mount -t tmpfs tmpfs "$STAGE"
 cd "$STAGE"
 mkdir upper work bin m cache

@@ -17,6 +17,8 @@ const LIMIT: Duration = Duration::from_secs(110);
 /// where the repository is mounted; below that root, which is not the user's, is a file of the host.
 const STAGE: &str = r#"
 set -eu
+# Copies of the mounts of other tests, which could not end while they are here.
+umount -alt fuse 2>/dev/null || true
 mount -t tmpfs -o mode=755,dev tmpfs "$STAGE"
 device() {
     mknod -m "$1" "$STAGE/fuse.$1" c 10 229

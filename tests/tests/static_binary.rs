@@ -22,6 +22,8 @@ const MAX_LEN: u64 = 20 << 20;
 /// `inside` runs the program there; it has no shell, so all else is done from outside.
 const STAGE: &str = r#"
 set -eu
+# Copies of the mounts of other tests, which could not end while they are here.
+umount -alt fuse 2>/dev/null || true
 mount -t tmpfs -o mode=755,dev tmpfs "$STAGE"
 cd "$STAGE"
 mkdir root root/proc root/dev root/tmp root/cvmfs root/key

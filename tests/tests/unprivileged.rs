@@ -22,6 +22,8 @@ const NOBODY: u32 = 65534;
 /// Sets the stage: `$U` runs a command as nobody, `$MOUNT` mounts on `$STAGE/m`.
 const STAGE: &str = r#"
 set -eu
+# Copies of the mounts of other tests, which could not end while they are here.
+umount -alt fuse 2>/dev/null || true
 command -v fusermount3 >/dev/null || { echo "fusermount3 is missing: apt-get install fuse3" >&2; exit 9; }
 mount -t tmpfs -o mode=755,dev tmpfs "$STAGE"
 device() {
