@@ -52,6 +52,10 @@ impl DirectoryTable {
         drop(old);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
     pub(super) fn remove(&self, handle: u64) {
         let closed = self.open.lock().remove(&handle);
         drop(closed);

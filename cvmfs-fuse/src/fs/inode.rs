@@ -10,8 +10,10 @@
 //! So nothing about a non-directory inode ever changes, and what the kernel keeps of it (pages,
 //! attributes) is never stale; an unchanged file keeps its number over revisions, remounts,
 //! crashes and machines; and a process that takes over a live mount finds an inode by scanning the
-//! rows of the catalogs that were loaded, with nothing else recorded. The price: numbers use 64
-//! bits, so a 32-bit program without large-file support gets EOVERFLOW from `stat`, as on XFS.
+//! rows of the catalogs that were loaded, with nothing else recorded. The price: numbers use more than
+//! 32 bits, so a 32-bit program without large-file support gets EOVERFLOW from `stat`, as on XFS.
+//! The 12 bits above [`NUMBER_BITS`] stay free for the repository, where a mount has several
+//! ([`super::root`]).
 //!
 //! Two live entries with one number are told apart by 128 bits of the hash; the later one takes
 //! the next number of a fixed sequence.
@@ -27,6 +29,8 @@ use parking_lot::Mutex;
 use super::journal::{Heir, Journal};
 use super::{FsError, Ino, ROOT_INO};
 
+/// Bits of a number within its repository.
+pub const NUMBER_BITS: u32 = 52;
 /// Numbers up to here are special to kernels, tools and upstream.
 const LAST_RESERVED: Ino = 255;
 /// Numbers of the sequence that a predecessor may have been pushed to by others.
@@ -318,6 +322,12 @@ impl InodeTable {
         Some(ino)
     }
 
+    /// Tells whether the kernel holds nothing that we or a predecessor told it of; the root is not
+    /// counted.
+    pub fn is_unreferenced(&self) -> bool {
+        self.is_empty() && self.heirs.lock().is_empty()
+    }
+
     /// Returns how many inodes the kernel knows, the root not counted.
     pub fn len(&self) -> usize {
         self.slots.lock().len()
@@ -376,7 +386,7 @@ fn number(identity: &Identity, attempt: u32) -> Ino {
         hasher.update(identity).update(&attempt.to_le_bytes());
         bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     }
-    Ino::from_le_bytes(bytes)
+    Ino::from_le_bytes(bytes) >> (Ino::BITS - NUMBER_BITS)
 }
 
 #[cfg(test)]

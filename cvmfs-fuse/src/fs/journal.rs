@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, OFlags};
 
 use super::Ino;
+use super::root::Slot;
 
 /// Longest record: a path of 4 KiB, and then some.
 const MAX_RECORD_LEN: usize = 64 * 1024;
@@ -36,6 +37,8 @@ enum Record {
     Current(ContentHash),
     /// A server took over.
     Generation,
+    /// The repository has this slot, where a mount has several.
+    Slot(Slot),
 }
 
 /// An inode of a predecessor.
@@ -56,6 +59,8 @@ pub struct Inheritance {
     pub inodes: HashMap<Ino, Heir>,
     /// How many servers there were before.
     pub generation: u32,
+    /// The slot of the repository, where a mount has several.
+    pub slot: Option<Slot>,
 }
 
 /// The journal of a mount.
@@ -120,6 +125,11 @@ impl Journal {
         self.write(&Record::Current(revision));
     }
 
+    /// Notes the slot of the repository.
+    pub fn slot(&self, slot: Slot) {
+        self.write(&Record::Slot(slot));
+    }
+
     /// Tells whether most of it is about inodes that are gone.
     pub fn is_stale(&self, inodes: usize) -> bool {
         let len = self.file.lock().metadata().map_or(0, |found| found.len());
@@ -150,6 +160,7 @@ impl Inheritance {
             }
             Record::Current(revision) => self.current = Some(revision),
             Record::Generation => self.generation += 1,
+            Record::Slot(slot) => self.slot = Some(slot),
         }
     }
 }
@@ -163,6 +174,7 @@ impl Record {
             Self::Bound(ino, hash) => (3, *ino, hash.to_string().into_bytes()),
             Self::Current(hash) => (4, 0, hash.to_string().into_bytes()),
             Self::Generation => (5, 0, Vec::new()),
+            Self::Slot(slot) => (6, Ino::from(slot.number()), Vec::new()),
         };
         let len = u32::try_from(text.len() + 9).unwrap_or(u32::MAX);
         let mut bytes = len.to_le_bytes().to_vec();
@@ -188,6 +200,7 @@ impl Record {
             3 => Self::Bound(ino, hash()?),
             4 => Self::Current(hash()?),
             5 => Self::Generation,
+            6 => Self::Slot(Slot::new(u16::try_from(ino).ok()?)?),
             _ => return None,
         };
         Some((record, len + 4))
@@ -208,6 +221,7 @@ mod tests {
         let hash = |text: &[u8]| ContentHash::of(HashAlgorithm::Sha1, text);
         let journal = Journal::new().unwrap();
         journal.current(hash(b"one"));
+        journal.slot(Slot::new(4095).unwrap());
         journal.known(1000, &path("/a"));
         journal.known(1001, &path("/a/b"));
         journal.known(1002, &path("/c"));
@@ -223,6 +237,7 @@ mod tests {
             let (_, inheritance) = Journal::inherit(journal.descriptor().unwrap()).unwrap();
             assert_eq!(inheritance.current, Some(hash(b"two")));
             assert_eq!(inheritance.generation, generation);
+            assert_eq!(inheritance.slot, Slot::new(4095));
             let expected = [
                 (1000, Heir { path: path("/a"), revision: None }),
                 (1001, Heir { path: path("/a/b"), revision: Some(hash(b"one")) }),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use cvmfs_core::cache::CacheUsage;
 use cvmfs_core::catalog::xattr::Xattrs;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::chain::chain;
@@ -56,7 +57,7 @@ pub struct RepoFs {
     inodes: InodeTable,
     contents: ContentTable,
     directories: DirectoryTable,
-    gate: Gate,
+    gate: Arc<Gate>,
     /// The revision before the current one, for requests that overlap with the switch.
     previous: ArcSwapOption<Revision>,
     /// Revisions that a predecessor had bound inodes to.
@@ -72,7 +73,7 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(repository.descriptors().objects),
             directories: DirectoryTable::default(),
-            gate: Gate::default(),
+            gate: Arc::default(),
             previous: ArcSwapOption::empty(),
             ancestors: Mutex::default(),
             lookups: AtomicU64::new(0),
@@ -95,6 +96,23 @@ impl RepoFs {
         let fqrn = fs.repository.fqrn().as_str();
         fs.inodes = InodeTable::new(fqrn).with_journal(journal, inheritance.inodes);
         fs
+    }
+
+    /// Shares the gate of a mount that has several repositories.
+    pub fn behind(mut self, gate: Arc<Gate>) -> Self {
+        self.gate = gate;
+        self
+    }
+
+    /// Returns the repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Tells whether the kernel holds no inode but perhaps the root, and no directory is open: then
+    /// nobody would notice that this is dropped.
+    pub fn is_unreferenced(&self) -> bool {
+        self.inodes.is_unreferenced() && self.directories.is_empty()
     }
 
     /// Returns the journal, for the supervisor.
@@ -428,18 +446,10 @@ impl Vfs for RepoFs {
         self.directories.remove(handle);
     }
 
-    async fn statfs(&self) -> Result<FsStatistics, FsError> {
-        let usage = self.repository.cache().usage();
+    async fn statfs(&self, _ino: Ino) -> Result<FsStatistics, FsError> {
         let entries = self.repository.current().statistics();
-        let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK_SIZE);
-        Ok(FsStatistics {
-            block_size: STATFS_BLOCK_SIZE,
-            blocks: blocks(usage.limit),
-            free_blocks: blocks(usage.limit.saturating_sub(usage.used)),
-            files: entries.total_entries,
-            free_files: entries.total_entries.saturating_sub(entries.loaded_entries),
-            name_len: u32::try_from(MAX_NAME_LEN).unwrap_or(u32::MAX),
-        })
+        let loaded = entries.loaded_entries;
+        Ok(statistics(self.repository.cache().usage(), entries.total_entries, loaded))
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
@@ -467,7 +477,7 @@ impl Vfs for RepoFs {
         &self.gate
     }
 
-    fn server_attribute(&self, name: &[u8]) -> Option<Vec<u8>> {
+    fn server_attribute(&self, _ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
         match name {
             // Ours: what kernel-cached names are worth is seen by this standing still.
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
@@ -475,8 +485,21 @@ impl Vfs for RepoFs {
         }
     }
 
-    fn negative_ttl(&self) -> Duration {
+    fn negative_ttl(&self, _parent: Ino) -> Duration {
         self.options.negative_ttl
+    }
+}
+
+/// Returns what `df` shows: how full the cache is, and how many entries are known.
+pub(super) fn statistics(usage: CacheUsage, entries: u64, loaded: u64) -> FsStatistics {
+    let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK_SIZE);
+    FsStatistics {
+        block_size: STATFS_BLOCK_SIZE,
+        blocks: blocks(usage.limit),
+        free_blocks: blocks(usage.limit.saturating_sub(usage.used)),
+        files: entries,
+        free_files: entries.saturating_sub(loaded),
+        name_len: u32::try_from(MAX_NAME_LEN).unwrap_or(u32::MAX),
     }
 }
 
