@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
-use super::estate::Estate;
+use super::estate::{Bequest, Estate};
 use super::log;
 use super::serve::{Origin, Usable, serve};
 use super::supervisor;
@@ -242,14 +242,13 @@ pub fn serve_supervised(settings: &MountSettings, socket: RawFd) -> Result<(), F
         log::bound_stderr(path);
     }
     if settings.take_over {
-        let estate = Estate::receive(&socket)
-            .and_then(|estate| estate.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
-            .map_err(|error| {
-                Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
-            })?;
-        return serve(settings, Origin::Successor(Box::new(estate)), |_| Ok(()));
+        let estate = Estate::receive(&socket).map_err(|error| {
+            Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
+        })?;
+        let origin = Origin::Successor(Box::new(estate), Bequest::to(socket));
+        return serve(settings, origin, |_| Ok(()));
     }
-    serve_for(settings, settings.ready_fd, Origin::First(socket))
+    serve_for(settings, settings.ready_fd, Origin::First(Bequest::to(socket)))
 }
 
 /// The child: serves the mount without a supervisor.

@@ -1,8 +1,9 @@
 //! Serves one mount in this process, from the first check to the orderly stop.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::estate::Estate;
+use super::estate::{Bequest, Estate};
 use super::mountpoint::{self, Answer, Place};
 use super::update;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -20,7 +21,6 @@ use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::{RepoFs, RepoFsOptions};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
-use crate::fuse::handover::Greeting;
 use crate::fuse::mount::{self, MountError, UnmountError};
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
@@ -43,9 +43,9 @@ pub enum Origin {
     /// By itself; the mount ends with it.
     Alone,
     /// Under a supervisor, which is told of the mount.
-    First(OwnedFd),
-    /// It goes on with the mount of a dead server.
-    Successor(Box<Estate>),
+    First(Bequest),
+    /// It goes on with the mount of a dead server, under the same supervisor.
+    Successor(Box<Estate>, Bequest),
 }
 
 /// How a mount became usable.
@@ -66,7 +66,7 @@ pub fn serve(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let resolved = match &origin {
-        Origin::Successor(estate) => estate.mountpoint.clone(),
+        Origin::Successor(estate, _) => estate.mount.mountpoint.clone(),
         _ => match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
             Place::Free(resolved) => resolved,
             Place::Served => return told(ready(Usable::AlreadyMounted)),
@@ -121,10 +121,17 @@ async fn run(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
-    let legacy = match &origin {
-        Origin::Successor(estate) => Some(inherit(estate)?),
-        _ => None,
+    let name = settings.repository.fqrn.as_str();
+    let (taken_over, bequest, mut left) = match origin {
+        Origin::Alone => (None, Bequest::default(), BTreeMap::new()),
+        Origin::First(bequest) => (None, bequest, BTreeMap::new()),
+        Origin::Successor(estate, bequest) => {
+            let Estate { mount, journals } = *estate;
+            (Some(mount), bequest, journals)
+        }
     };
+    let is_successor = taken_over.is_some();
+    let legacy = left.remove(name).map(inherit).transpose()?;
     let shown = legacy.as_ref().and_then(|(_, inheritance)| inheritance.current);
     let open = async {
         match shown {
@@ -143,12 +150,12 @@ async fn run(
         tracing::debug!(%error, "cannot leave the current directory");
     }
     let shown = Arc::clone(&repository);
-    let fs = match (legacy, &origin) {
-        (Some((journal, inheritance)), _) => {
+    let fs = match legacy {
+        Some((journal, inheritance)) => {
             RepoFs::with_journal(shown, RepoFsOptions::default(), journal, inheritance)
         }
-        (None, Origin::Alone) => RepoFs::new(shown, RepoFsOptions::default()),
-        (None, _) => {
+        None if !bequest.is_kept() => RepoFs::new(shown, RepoFsOptions::default()),
+        None => {
             let journal = Journal::new().map_err(|error| {
                 Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error)
             })?;
@@ -157,22 +164,22 @@ async fn run(
         }
     };
     let fs = Arc::new(fs);
+    leave_journal(&bequest, name, &fs);
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
-    let is_successor = matches!(origin, Origin::Successor(_));
-    let session = match &origin {
-        Origin::Alone => mount_session(adapter, resolved, &settings.options),
-        Origin::First(_) => mount_supervised(adapter, resolved, &settings.options),
-        Origin::Successor(estate) => {
-            let Estate { connection, greeting, .. } = &**estate;
-            take_over(adapter, resolved, &settings.options, connection, greeting)
+    let session = match &taken_over {
+        Some(mount) => take_over(adapter, &settings.options, mount),
+        None if bequest.is_kept() => {
+            mount_supervised(adapter, resolved, &settings.options).map(|(session, mount)| {
+                bequest.mounted(&mount);
+                session
+            })
         }
+        None => mount_session(adapter, resolved, &settings.options),
     };
-    let mut session = session.map_err(|error| mount_failed(settings, &error))?;
-    if let (Origin::First(supervisor), Some(estate)) = (&origin, session.take_estate()) {
-        hand_over(supervisor, estate, &fs, resolved);
-    }
+    let session = session.map_err(|error| mount_failed(settings, &error))?;
+    // fuser has its own descriptor of it.
+    drop(taken_over);
     let mut mount = session.serve().map_err(|error| mount_failed(settings, &error))?;
-    drop(origin);
 
     let probed = resolved.to_owned();
     let answer = tokio::select! {
@@ -222,31 +229,18 @@ async fn run(
 }
 
 /// Reads what a predecessor left.
-fn inherit(estate: &Estate) -> Result<(Journal, Inheritance), Failure> {
-    estate.journal.try_clone().and_then(Journal::inherit).map_err(|error| {
+fn inherit(journal: OwnedFd) -> Result<(Journal, Inheritance), Failure> {
+    Journal::inherit(journal).map_err(|error| {
         Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
     })
 }
 
-/// Gives the supervisor what it needs to start a successor. Without it the mount works and dies
-/// with its server.
-fn hand_over(
-    supervisor: &OwnedFd,
-    (connection, greeting): (OwnedFd, Greeting),
-    fs: &RepoFs,
-    resolved: &Path,
-) {
-    let journal = fs.journal().map(Journal::descriptor);
-    let sent = match journal {
-        Some(Ok(journal)) => {
-            let mountpoint = resolved.to_owned();
-            Estate { connection, journal, greeting, mountpoint }.send(supervisor)
-        }
-        Some(Err(error)) => Err(error),
-        None => Ok(()),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the mount is not supervised");
+/// Gives the supervisor what a successor must know of a repository.
+fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
+    match fs.journal().map(Journal::descriptor) {
+        Some(Ok(journal)) => bequest.journal(name, journal.as_fd()),
+        Some(Err(error)) => tracing::warn!(%error, "a successor will know nothing"),
+        None => {}
     }
 }
 

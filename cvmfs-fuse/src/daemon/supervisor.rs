@@ -26,9 +26,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::estate::Estate;
+use super::estate::{self, Holdings, Received};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fuse::mount;
 
@@ -44,6 +43,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last words of a server that was asked to stop may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Messages of a server that are read in one go.
+const MESSAGES_AT_ONCE: usize = 64;
+/// A server that said so many things without sense is not listened to any more.
+const MAX_NONSENSE: usize = 100;
 
 /// Supervises servers until one ends orderly.
 ///
@@ -56,7 +59,7 @@ pub fn run(arguments: Vec<OsString>, ready: RawFd) -> Result<(), Failure> {
     let mut supervisor = Supervisor {
         arguments,
         on_disk,
-        estate: None,
+        holdings: Holdings::default(),
         short_lives: 0,
         stopping: None,
         upgrading: false,
@@ -73,7 +76,7 @@ pub fn run(arguments: Vec<OsString>, ready: RawFd) -> Result<(), Failure> {
         if status.success() || supervisor.stopping.is_some() {
             return Ok(());
         }
-        if supervisor.estate.is_none() {
+        if supervisor.holdings.mount.is_none() {
             // It told the one who waits for the mount.
             let message = format!("the server ended before there was a mount: {status}");
             return Err(Failure::new(ExitStatus::Mount, message));
@@ -91,13 +94,17 @@ struct Server {
     child: Child,
     /// Our end of the connection with it.
     socket: OwnedFd,
+    /// It may still say something.
+    listens: bool,
+    /// Messages that made no sense.
+    nonsense: usize,
     started: Instant,
 }
 
 struct Supervisor {
     arguments: Vec<OsString>,
     on_disk: Option<PathBuf>,
-    estate: Option<Estate>,
+    holdings: Holdings,
     /// Servers in a row that lived shortly.
     short_lives: u32,
     stopping: Option<Instant>,
@@ -116,17 +123,16 @@ fn listen() -> io::Result<SignalFd> {
 impl Supervisor {
     /// Starts a server; a successor is told so, and gets the estate.
     fn start(&self) -> io::Result<Server> {
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (ours, theirs) = estate::pair()?;
+        let is_successor = self.holdings.mount.is_some();
         let program = match &self.on_disk {
-            Some(program) if self.estate.is_some() && program.is_file() => program.clone(),
+            Some(program) if is_successor && program.is_file() => program.clone(),
             _ => PathBuf::from("/proc/self/exe"),
         };
         let descriptor = theirs.as_raw_fd();
         let mut command = Command::new(program);
         let mut extra: Vec<OsString> = vec!["--server-fd".into(), descriptor.to_string().into()];
-        if self.estate.is_some() {
+        if is_successor {
             extra.push("--take-over".into());
         }
         let mut arguments = self.arguments.clone();
@@ -137,11 +143,11 @@ impl Supervisor {
         inherit(&mut command, descriptor);
         let child = command.spawn()?;
         drop(theirs);
-        let server = Server { child, socket: ours, started: Instant::now() };
-        if let Some(estate) = &self.estate {
-            estate.send(&server.socket)?;
+        if is_successor && let Err(error) = self.holdings.send(&ours) {
+            // It will end, or be found not to serve.
+            tracing::warn!(%error, "a successor did not take what it needs");
         }
-        Ok(server)
+        Ok(Server { child, socket: ours, listens: true, nonsense: 0, started: Instant::now() })
     }
 
     /// Waits until something happens; returns how the server ended, if that is it.
@@ -160,7 +166,7 @@ impl Supervisor {
                 PollTimeout::try_from(left.max(FIRST_PAUSE)).unwrap_or(PollTimeout::MAX)
             }
         };
-        let listening = self.estate.is_none();
+        let listening = server.listens;
         let mut polled = vec![PollFd::new(std::os::fd::AsFd::as_fd(signals), PollFlags::POLLIN)];
         if listening {
             polled.push(PollFd::new(std::os::fd::AsFd::as_fd(&server.socket), PollFlags::POLLIN));
@@ -171,14 +177,41 @@ impl Supervisor {
         }
         let has_news = listening
             && polled.get(1).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
-        if has_news && let Some(estate) = Estate::receive(&server.socket)? {
-            tracing::debug!(mountpoint = %estate.mountpoint.display(), "supervised from now on");
-            self.estate = Some(estate);
+        if has_news {
+            self.listen(server);
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             self.react(i32::try_from(signal.ssi_signo).unwrap_or(0), server);
         }
-        server.child.try_wait()
+        let ended = server.child.try_wait()?;
+        while ended.is_some() && server.listens {
+            // What it said last counts.
+            self.listen(server);
+        }
+        Ok(ended)
+    }
+
+    /// Takes what a server says; a bounded part of it, so that signals are not kept waiting.
+    fn listen(&mut self, server: &mut Server) {
+        for _ in 0..MESSAGES_AT_ONCE {
+            let understood = match estate::receive(&server.socket, false) {
+                Ok(Received::Word(word, descriptor)) => self.holdings.take(word, descriptor),
+                Ok(Received::Nothing) => return,
+                Ok(Received::End) => {
+                    server.listens = false;
+                    return;
+                }
+                Ok(Received::Nonsense) | Err(_) => false,
+            };
+            if !understood {
+                server.nonsense += 1;
+                tracing::warn!("a message of the server is not understood");
+                if server.nonsense > MAX_NONSENSE {
+                    server.listens = false;
+                    return;
+                }
+            }
+        }
     }
 
     fn react(&mut self, signal: RawFd, server: &Server) {
@@ -189,7 +222,7 @@ impl Supervisor {
                 self.stopping.get_or_insert_with(Instant::now);
                 let _ = kill(pid, signal);
             }
-            Signal::SIGHUP if self.estate.is_some() => {
+            Signal::SIGHUP if self.holdings.mount.is_some() => {
                 // What it has read and not answered is sent again to the next one.
                 self.upgrading = true;
                 let _ = kill(pid, Signal::SIGKILL);
@@ -223,7 +256,7 @@ impl Supervisor {
 
     /// Ends the mount, so that its users get an error instead of waiting for ever.
     fn give_up(&mut self, reason: &str) -> Failure {
-        if let Some(estate) = self.estate.take() {
+        if let Some(estate) = self.holdings.mount.take() {
             if let Err(error) = mount::unmount(&estate.mountpoint, true) {
                 tracing::warn!(%error, "cannot detach the mount");
             }

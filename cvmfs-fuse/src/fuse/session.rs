@@ -1,7 +1,7 @@
 //! A mount's life: connect, serve, end.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,7 @@ use fuser::{Config, SessionACL};
 use tokio::sync::oneshot;
 
 use super::adapter::{Adapter, MAX_READAHEAD};
-use super::handover::{self, Greeting};
+use super::handover::{self, Mount};
 use super::mount::{self, MountError};
 use super::mountinfo;
 use crate::config::MountOptions;
@@ -24,8 +24,6 @@ const MAX_THREADS: usize = 16;
 /// A mounted filesystem whose requests are not answered yet.
 pub struct MountedSession<V: Vfs> {
     session: fuser::Session<Adapter<V>>,
-    /// What a supervisor needs to start a successor.
-    estate: Option<(OwnedFd, Greeting)>,
     mountpoint: PathBuf,
     device: Option<String>,
 }
@@ -63,15 +61,15 @@ pub fn mount_session<V: Vfs>(
     if let Some(device) = &device {
         raise_readahead(device);
     }
-    Ok(MountedSession { session, estate: None, mountpoint: mountpoint.to_owned(), device })
+    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
 }
 
-/// Mounts so that a successor can take the connection over.
+/// Mounts so that a successor can take the connection over; returns what it needs for that.
 pub fn mount_supervised<V: Vfs>(
     adapter: Adapter<V>,
     mountpoint: &Path,
     options: &MountOptions,
-) -> Result<MountedSession<V>, MountError> {
+) -> Result<(MountedSession<V>, Mount), MountError> {
     let connection = mount::mount(mountpoint, options)?;
     let connected = handover::connect(adapter, &connection, None, acl(options), shared_config());
     let (session, greeting) = connected.map_err(|error| {
@@ -84,24 +82,24 @@ pub fn mount_supervised<V: Vfs>(
     if let Some(device) = &device {
         raise_readahead(device);
     }
-    let estate = Some((connection, greeting));
-    Ok(MountedSession { session, estate, mountpoint: mountpoint.to_owned(), device })
+    let mountpoint = mountpoint.to_owned();
+    let left = Mount { connection, greeting, mountpoint: mountpoint.clone() };
+    Ok((MountedSession { session, mountpoint, device }, left))
 }
 
 /// Takes over the connection of a dead server.
 pub fn take_over<V: Vfs>(
     adapter: Adapter<V>,
-    mountpoint: &Path,
     options: &MountOptions,
-    connection: &OwnedFd,
-    greeting: &Greeting,
+    mount: &Mount,
 ) -> Result<MountedSession<V>, MountError> {
+    let Mount { connection, greeting, mountpoint } = mount;
     let kept = Some(greeting);
     let connected = handover::connect(adapter, connection, kept, acl(options), shared_config());
     let (session, _) = connected.map_err(MountError::Handshake)?;
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
     let device = device_of(mountpoint);
-    Ok(MountedSession { session, estate: None, mountpoint: mountpoint.to_owned(), device })
+    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
 }
 
 fn device_of(mountpoint: &Path) -> Option<String> {
@@ -115,14 +113,9 @@ fn device_of(mountpoint: &Path) -> Option<String> {
 }
 
 impl<V: Vfs> MountedSession<V> {
-    /// Takes out what a supervisor needs to start a successor.
-    pub fn take_estate(&mut self) -> Option<(OwnedFd, Greeting)> {
-        self.estate.take()
-    }
-
     /// Starts the worker threads.
     pub fn serve(self) -> Result<ServedMount, MountError> {
-        let Self { session, mountpoint, device, estate: _ } = self;
+        let Self { session, mountpoint, device } = self;
         let notifier = Arc::new(session.notifier());
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
