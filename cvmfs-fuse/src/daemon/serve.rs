@@ -152,7 +152,7 @@ async fn run(
     let shown = Arc::clone(&repository);
     let fs = match legacy {
         Some((journal, inheritance)) => {
-            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, inheritance)
+            RepoFs::inheriting(shown, RepoFsOptions::default(), Some(journal.into()), inheritance)
         }
         None if !bequest.is_kept() => RepoFs::new(shown, RepoFsOptions::default()),
         None => {
@@ -160,7 +160,7 @@ async fn run(
                 Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error)
             })?;
             let nothing = Inheritance::default();
-            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, nothing)
+            RepoFs::inheriting(shown, RepoFsOptions::default(), Some(journal.into()), nothing)
         }
     };
     let fs = Arc::new(fs);
@@ -237,7 +237,7 @@ fn inherit(journal: OwnedFd) -> Result<(Journal, Inheritance), Failure> {
 
 /// Gives the supervisor what a successor must know of a repository.
 fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
-    match fs.journal().map(Journal::descriptor) {
+    match fs.journal().map(|journal| journal.descriptor()) {
         Some(Ok(journal)) => bequest.journal(name, journal.as_fd()),
         Some(Err(error)) => tracing::warn!(%error, "a successor will know nothing"),
         None => {}

@@ -97,7 +97,7 @@ pub struct InodeTable {
     numbering: Numbering,
     slots: Mutex<HashMap<Ino, Slot>>,
     /// Written before the kernel hears of an inode; `None` where nobody would succeed us.
-    journal: Option<Journal>,
+    journal: Option<Arc<Journal>>,
     /// Inodes of a predecessor that nobody asked for yet.
     heirs: Mutex<HashMap<Ino, Heir>>,
 }
@@ -114,15 +114,35 @@ impl InodeTable {
     }
 
     /// Keeps a journal, and knows what a predecessor left.
-    pub fn with_journal(mut self, journal: Journal, heirs: HashMap<Ino, Heir>) -> Self {
-        self.journal = Some(journal);
+    pub fn with_journal(
+        mut self,
+        journal: Option<Arc<Journal>>,
+        heirs: HashMap<Ino, Heir>,
+    ) -> Self {
+        self.journal = journal;
         self.heirs = Mutex::new(heirs);
         self
     }
 
     /// Returns the journal.
-    pub fn journal(&self) -> Option<&Journal> {
+    pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.journal.as_ref()
+    }
+
+    /// Returns all inodes that the kernel knows, as a successor needs them; `None` if one is of an
+    /// earlier revision, which might not be had again.
+    pub fn heritage(&self) -> Option<HashMap<Ino, Heir>> {
+        let slots = self.slots.lock();
+        if slots.values().any(|slot| slot.inode.earlier.is_some()) {
+            return None;
+        }
+        let known = slots
+            .iter()
+            .map(|(ino, slot)| (*ino, Heir { path: slot.inode.path.clone(), revision: None }));
+        let mut all: HashMap<_, _> = known.collect();
+        drop(slots);
+        all.extend(self.heirs.lock().iter().map(|(ino, heir)| (*ino, heir.clone())));
+        Some(all)
     }
 
     /// Returns what a predecessor left about an inode.
@@ -320,12 +340,6 @@ impl InodeTable {
         let (path, entry) = (path.clone(), Arc::clone(entry));
         slot.inode = Arc::new(Inode { ino, path, entry, earlier: None });
         Some(ino)
-    }
-
-    /// Tells whether the kernel holds nothing that we or a predecessor told it of; the root is not
-    /// counted.
-    pub fn is_unreferenced(&self) -> bool {
-        self.is_empty() && self.heirs.lock().is_empty()
     }
 
     /// Returns how many inodes the kernel knows, the root not counted.

@@ -51,7 +51,7 @@ pub struct Heir {
 }
 
 /// What a predecessor left.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Inheritance {
     /// The revision that was shown.
     pub current: Option<ContentHash>,

@@ -83,15 +83,17 @@ impl RepoFs {
     }
 
     /// Shows a repository to a successor; `inheritance` is what a predecessor left, if there was
-    /// one.
-    pub fn with_journal(
+    /// one. What the next one needs goes to the journal, if there may be one.
+    pub fn inheriting(
         repository: Arc<Repository>,
         options: RepoFsOptions,
-        journal: Journal,
+        journal: Option<Arc<Journal>>,
         inheritance: Inheritance,
     ) -> Self {
         let mut fs = Self::new(repository, options);
-        journal.current(fs.repository.current().root_hash());
+        if let Some(journal) = &journal {
+            journal.current(fs.repository.current().root_hash());
+        }
         fs.directories = DirectoryTable::of_generation(inheritance.generation);
         let fqrn = fs.repository.fqrn().as_str();
         fs.inodes = InodeTable::new(fqrn).with_journal(journal, inheritance.inodes);
@@ -109,14 +111,20 @@ impl RepoFs {
         &self.repository
     }
 
-    /// Tells whether the kernel holds no inode but perhaps the root, and no directory is open: then
-    /// nobody would notice that this is dropped.
-    pub fn is_unreferenced(&self) -> bool {
-        self.inodes.is_unreferenced() && self.directories.is_empty()
+    /// Returns what another one of this repository needs to take its place; `None` while that
+    /// could be noticed: a directory is open, or something of an earlier revision is in use.
+    pub fn heritage(&self) -> Option<Inheritance> {
+        if !self.directories.is_empty() {
+            return None;
+        }
+        let inodes = self.inodes.heritage()?;
+        let current = Some(self.repository.current().root_hash());
+        let generation = self.directories.generation();
+        Some(Inheritance { current, inodes, generation, slot: None })
     }
 
     /// Returns the journal, for the supervisor.
-    pub fn journal(&self) -> Option<&Journal> {
+    pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.inodes.journal()
     }
 

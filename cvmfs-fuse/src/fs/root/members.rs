@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cvmfs_core::fqrn::Fqrn;
@@ -11,16 +11,36 @@ use cvmfs_core::path::RepoPath;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::{ROOT_INO, RepoFs};
+use super::super::journal::Journal;
+use super::super::{Ino, ROOT_INO, RepoFs, Vfs as _};
 use super::Opened;
+use super::former::Former;
 use super::slot::Slot;
+
+/// Repositories with a slot, below the number of journals that a supervisor takes. Beyond, the
+/// slots of repositories of which nobody holds anything are given to others.
+const MAX_MEMBERS: usize = 400;
 
 /// An open repository. Requests hold it for as long as they work with it.
 pub(super) struct Open {
     pub(super) fs: Arc<RepoFs>,
+    /// Files that were opened and not released.
+    files: AtomicU64,
     /// Goes before the place of the repository becomes free for another one.
     _attendant: Box<dyn Send + Sync>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Open {
+    pub(super) fn file_opened(&self) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn file_released(&self) {
+        // A predecessor's, or one opened before the repository was closed: not counted.
+        let less = |files: u64| files.checked_sub(1);
+        let _ = self.files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// References of the kernel to the root of a repository, which [`RepoFs`] does not count.
@@ -31,15 +51,25 @@ struct References {
     inherited: bool,
 }
 
+/// Whether a repository is open.
+#[derive(Default)]
+struct Life {
+    open: Option<Arc<Open>>,
+    /// What is left of the last time that it was.
+    former: Option<Arc<Former>>,
+    is_opening: bool,
+    /// What the kernel gave back meanwhile.
+    forgotten: Vec<(Ino, u64)>,
+}
+
 /// A repository that has a slot.
 pub(super) struct Member {
     pub(super) fqrn: Fqrn,
     pub(super) slot: Slot,
     /// Shown whether it is open or not.
     pub(super) is_listed: bool,
-    /// Its slot is not given to another one while there is no need.
-    was_open: std::sync::atomic::AtomicBool,
-    open: Mutex<Option<Arc<Open>>>,
+    was_open: AtomicBool,
+    life: Mutex<Life>,
     root: Mutex<References>,
     born: Instant,
     /// Milliseconds from `born`.
@@ -52,8 +82,8 @@ impl Member {
             fqrn,
             slot,
             is_listed,
-            was_open: false.into(),
-            open: Mutex::default(),
+            was_open: AtomicBool::new(false),
+            life: Mutex::default(),
             root: Mutex::default(),
             born: Instant::now(),
             last_used: AtomicU64::new(0),
@@ -62,54 +92,78 @@ impl Member {
 
     /// Returns the open repository, to be used.
     pub(super) fn open(&self) -> Option<Arc<Open>> {
-        let open = self.open.lock().clone()?;
+        let open = self.peek()?;
         self.touch();
         Some(open)
     }
 
     /// Returns the open repository, without counting that as a use.
     pub(super) fn peek(&self) -> Option<Arc<Open>> {
-        self.open.lock().clone()
+        self.life.lock().open.clone()
     }
 
     /// Tells whether it is open.
     pub(super) fn is_open(&self) -> bool {
-        self.open.lock().is_some()
+        self.life.lock().open.is_some()
+    }
+
+    /// Begins to open it; returns what is left of the last time. Either [`Member::keep`] or
+    /// [`Member::give_up`] follows.
+    pub(super) fn begin(&self) -> Option<Arc<Former>> {
+        let mut life = self.life.lock();
+        life.is_opening = true;
+        life.former.clone()
     }
 
     /// Keeps it open from now on.
     pub(super) fn keep(&self, opened: Opened, place: OwnedSemaphorePermit) -> Arc<Open> {
-        let Opened { fs, root_is_known, attendant } = opened;
-        let open = Arc::new(Open { fs, _attendant: attendant, _place: place });
-        {
-            let mut root = self.root.lock();
-            root.inherited |= root_is_known;
-            if let (true, Some(journal)) = (root.is_held(), open.fs.journal()) {
-                // Known from a listing that was made before.
-                journal.known(ROOT_INO, &RepoPath::root());
-            }
+        let Opened { fs, attendant } = opened;
+        let files = AtomicU64::new(0);
+        let open = Arc::new(Open { fs, files, _attendant: attendant, _place: place });
+        if let (true, Some(journal)) = (self.root.lock().is_held(), open.fs.journal()) {
+            // Known from a listing that was made before.
+            journal.known(ROOT_INO, &RepoPath::root());
         }
         self.was_open.store(true, Ordering::Relaxed);
         self.touch();
-        *self.open.lock() = Some(Arc::clone(&open));
+        let mut life = self.life.lock();
+        let Life { forgotten, .. } = std::mem::replace(
+            &mut *life,
+            Life { open: Some(Arc::clone(&open)), ..Life::default() },
+        );
+        drop(life);
+        for (ino, count) in forgotten {
+            open.fs.forget(ino, count);
+        }
         open
+    }
+
+    /// It could not be opened.
+    pub(super) fn give_up(&self) {
+        let mut life = self.life.lock();
+        life.is_opening = false;
+        life.forgotten.clear();
     }
 
     /// Closes it, unless anybody could notice: false then.
     ///
     /// Requests hold what they work with, and get it under the lock that is held here; whatever a
-    /// request made the kernel know is counted before it lets go.
+    /// request made the kernel know is counted before it lets go. A switch to another revision
+    /// holds the filesystem.
     pub(super) fn close(&self) -> bool {
-        let mut open = self.open.lock();
-        let Some(current) = &*open else { return true };
-        let in_use = Arc::strong_count(current) > 1
-            || !current.fs.is_unreferenced()
-            || self.root.lock().is_held();
+        let mut life = self.life.lock();
+        let Some(open) = &life.open else { return true };
+        let in_use = Arc::strong_count(open) > 1
+            || Arc::strong_count(&open.fs) > 1
+            || open.files.load(Ordering::Relaxed) > 0;
         if in_use {
             return false;
         }
-        let closed = open.take();
-        drop(open);
+        let Some(inheritance) = open.fs.heritage() else { return false };
+        let former = Former::new(inheritance, open.fs.journal().cloned());
+        let closed = life.open.take();
+        life.former = Some(Arc::new(former));
+        drop(life);
         // Descriptors are closed outside the lock.
         drop(closed);
         true
@@ -126,10 +180,28 @@ impl Member {
         self.born.elapsed().saturating_sub(last)
     }
 
+    /// Takes back references to one of its inodes.
+    pub(super) fn forget(&self, ino: Ino, count: u64) {
+        let open = {
+            let mut life = self.life.lock();
+            if life.is_opening {
+                life.forgotten.push((ino, count));
+            }
+            if let Some(former) = &life.former {
+                former.forget(ino);
+            }
+            life.open.clone()
+        };
+        if let Some(open) = open {
+            open.fs.forget(ino, count);
+        }
+    }
+
     /// Counts a reference to its root, before the kernel hears of it.
-    pub(super) fn refer(&self, open: Option<&Open>) {
+    pub(super) fn refer(&self) {
+        let journal = self.journal();
         let mut root = self.root.lock();
-        if let (0, Some(journal)) = (root.count, open.and_then(|open| open.fs.journal())) {
+        if let (0, Some(journal)) = (root.count, journal) {
             journal.known(ROOT_INO, &RepoPath::root());
         }
         root.count += 1;
@@ -137,7 +209,7 @@ impl Member {
 
     /// Takes back references to its root.
     pub(super) fn forget_root(&self, count: u64) {
-        let open = self.peek();
+        let journal = self.journal();
         let mut root = self.root.lock();
         if std::mem::take(&mut root.inherited) {
             // All at once, those of a predecessor included; a reply on its way may add one.
@@ -145,13 +217,25 @@ impl Member {
         } else {
             root.count = root.count.saturating_sub(count);
         }
-        if let (0, Some(journal)) = (root.count, open.as_ref().and_then(|open| open.fs.journal())) {
+        if let (0, Some(journal)) = (root.count, journal) {
             journal.forgotten(ROOT_INO);
         }
     }
 
-    fn is_dispensable(&self) -> bool {
-        !self.is_listed && !self.is_open() && !self.root.lock().is_held()
+    fn journal(&self) -> Option<Arc<Journal>> {
+        let life = self.life.lock();
+        match (&life.open, &life.former) {
+            (Some(open), _) => open.fs.journal().cloned(),
+            (None, Some(former)) => former.journal(),
+            (None, None) => None,
+        }
+    }
+
+    pub(super) fn is_dispensable(&self) -> bool {
+        let life = self.life.lock();
+        let is_closed = life.open.is_none() && !life.is_opening;
+        let nothing_left = life.former.as_ref().is_none_or(|former| former.is_empty());
+        !self.is_listed && is_closed && nothing_left && !self.root.lock().is_held()
     }
 }
 
@@ -188,30 +272,49 @@ impl Members {
         self.by_slot.values()
     }
 
-    /// Returns a repository, which gets a slot if it has none: the one that a predecessor gave it,
-    /// or the next free one from its own. `None` if all are taken by others in use.
+    /// Returns a repository, which gets the next free slot from its own if it has none, and the one
+    /// that lost its slot to it. `None` if all are in use.
     pub(super) fn admit(
         &mut self,
         fqrn: &Fqrn,
         is_listed: bool,
-        given: Option<Slot>,
-    ) -> Option<Arc<Member>> {
+    ) -> Option<(Arc<Member>, Option<Fqrn>)> {
         if let Some(member) = self.by_name.get(fqrn) {
-            return Some(Arc::clone(member));
+            return Some((Arc::clone(member), None));
+        }
+        let mut dismissed = None;
+        if self.by_slot.len() >= MAX_MEMBERS && !is_listed {
+            let unused = self.by_slot.values().filter(|member| member.is_dispensable());
+            let longest = unused.max_by_key(|member| member.unused_for())?.fqrn.clone();
+            self.remove(&longest);
+            dismissed = Some(longest);
         }
         if self.by_slot.len() >= usize::from(Slot::COUNT) {
-            let dispensable = self.by_slot.values().find(|member| member.is_dispensable())?;
-            let fqrn = dispensable.fqrn.clone();
-            self.remove(&fqrn);
+            return None;
         }
-        let mut slot = given.unwrap_or_else(|| Slot::of(fqrn.as_str()));
+        let mut slot = Slot::of(fqrn.as_str());
         while self.by_slot.contains_key(&slot) {
             slot = slot.next();
         }
+        Some((self.add(fqrn, is_listed, slot), dismissed))
+    }
+
+    /// Adds a repository that a predecessor had open.
+    pub(super) fn inherit(&mut self, fqrn: &Fqrn, is_listed: bool, slot: Slot, former: Former) {
+        if self.by_slot.contains_key(&slot) || self.by_name.contains_key(fqrn) {
+            return;
+        }
+        let member = self.add(fqrn, is_listed, slot);
+        member.was_open.store(true, Ordering::Relaxed);
+        member.root.lock().inherited = former.root_is_known();
+        member.life.lock().former = Some(Arc::new(former));
+    }
+
+    fn add(&mut self, fqrn: &Fqrn, is_listed: bool, slot: Slot) -> Arc<Member> {
         let member = Arc::new(Member::new(fqrn.clone(), slot, is_listed));
         self.by_name.insert(fqrn.clone(), Arc::clone(&member));
         self.by_slot.insert(slot, Arc::clone(&member));
-        Some(member)
+        member
     }
 
     /// Forgets a repository that could not be opened. One that was open once keeps its slot: what
@@ -242,10 +345,10 @@ mod tests {
     fn slots_are_probed_past_taken_ones_and_stay() {
         let wanted = Slot::of("a.test.repo");
         let mut members = Members::default();
-        let first = members.admit(&fqrn("b.test.repo"), true, Some(wanted)).unwrap();
-        let second = members.admit(&fqrn("a.test.repo"), false, None).unwrap();
+        let first = members.add(&fqrn("b.test.repo"), true, wanted);
+        let (second, _) = members.admit(&fqrn("a.test.repo"), false).unwrap();
         assert_eq!((first.slot, second.slot), (wanted, wanted.next()));
-        assert_eq!(members.admit(&fqrn("a.test.repo"), false, None).unwrap().slot, second.slot);
+        assert_eq!(members.admit(&fqrn("a.test.repo"), false).unwrap().0.slot, second.slot);
         members.dismiss(&first.fqrn);
         assert!(members.named(&first.fqrn).is_some(), "listed ones stay");
         members.dismiss(&second.fqrn);
@@ -253,23 +356,25 @@ mod tests {
     }
 
     #[test]
-    fn when_all_slots_are_taken_one_that_nobody_uses_goes() {
+    fn when_there_are_many_one_that_nobody_uses_goes() {
         let mut members = Members::default();
-        for number in 0..Slot::COUNT {
-            let name = fqrn(&format!("r{number}.test.repo"));
-            members.admit(&name, number > 0, None).unwrap();
+        let first = members.admit(&fqrn("r0.test.repo"), false).unwrap().0;
+        for number in 1..MAX_MEMBERS {
+            members.admit(&fqrn(&format!("r{number}.test.repo")), false).unwrap().0.refer();
         }
-        let late = members.admit(&fqrn("late.test.repo"), true, None).unwrap();
-        assert!(members.named(&fqrn("r0.test.repo")).is_none());
-        assert!(members.at(late.slot).is_some());
-        assert!(members.admit(&fqrn("later.test.repo"), true, None).is_none());
+        let (late, dismissed) = members.admit(&fqrn("late.test.repo"), false).unwrap();
+        assert_eq!(dismissed.as_ref(), Some(&first.fqrn));
+        late.refer();
+        assert!(members.admit(&fqrn("later.test.repo"), false).is_none());
+        late.forget_root(1);
+        assert!(members.admit(&fqrn("later.test.repo"), false).is_some());
     }
 
     #[test]
     fn references_of_a_predecessor_go_with_the_first_that_is_taken_back() {
         let member = Member::new(fqrn("a.test.repo"), Slot::of("a"), false);
-        member.refer(None);
-        member.refer(None);
+        member.refer();
+        member.refer();
         member.forget_root(1);
         assert!(!member.is_dispensable());
         member.forget_root(1);

@@ -5,11 +5,18 @@
 //! |---|---|
 //! | [`slot`] | the place of a repository in inode numbers |
 //! | `members` | repositories with a slot, open or not, and what the kernel holds of them |
+//! | `former` | what is left of one that was closed |
 //! | `attempts`, `opening` | openings under way, and what is remembered of failed ones |
 //! | `vfs`, `outward` | requests and listings, with numbers turned inward and outward |
 //!
 //! Requests are passed on to the [`RepoFs`] of their slot; nothing here waits but for an opening,
 //! and an opening keeps nobody waiting but those who asked for that repository.
+//!
+//! A repository may be closed while the kernel holds inodes of it: names it keeps, working
+//! directories. What is left then is what a successor would get ([`Former`]), and the next request
+//! opens it again in the same way. The kernel need not be told, nothing of it is taken from
+//! anybody, and numbers are the same. It keeps names for half of the time after which a repository
+//! counts as unused; so one that is in use is heard of in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +34,7 @@ use super::{
 };
 
 mod attempts;
+mod former;
 mod members;
 mod opening;
 mod outward;
@@ -34,6 +42,8 @@ pub mod slot;
 mod vfs;
 
 pub use slot::Slot;
+
+pub use former::Former;
 
 use members::{Member, Members, Open};
 use opening::{MAX_ATTEMPTS, Shared};
@@ -48,23 +58,30 @@ pub trait Opener: Send + Sync + 'static {
     /// Tells whether a name may be that of a repository, as far as that is known without asking
     /// anybody: servers and keys are known.
     fn is_plausible(&self, fqrn: &Fqrn) -> bool;
-    /// Opens a repository whose numbers get this slot, and uses the gate for it.
-    fn open(
-        &self,
-        fqrn: Fqrn,
-        slot: Slot,
-        gate: Arc<Gate>,
-    ) -> BoxFuture<'static, Result<Opened, OpenError>>;
+    /// Opens a repository.
+    fn open(&self, wanted: Wanted) -> BoxFuture<'static, Result<Opened, OpenError>>;
+    /// The kernel holds nothing of a repository that was open, and its slot goes to another one.
+    fn dismissed(&self, fqrn: &Fqrn);
     /// Tells how full the cache is.
     fn usage(&self) -> CacheUsage;
+}
+
+/// A repository that an [`Opener`] shall open.
+pub struct Wanted {
+    /// Its name.
+    pub fqrn: Fqrn,
+    /// Its place in inode numbers.
+    pub slot: Slot,
+    /// The gate of the mount.
+    pub gate: Arc<Gate>,
+    /// What is left of an earlier opening, by us or a predecessor.
+    pub former: Option<Arc<Former>>,
 }
 
 /// A repository that an [`Opener`] opened.
 pub struct Opened {
     /// The repository.
     pub fs: Arc<RepoFs>,
-    /// A predecessor told the kernel of its root.
-    pub root_is_known: bool,
     /// Lives as long as it is open.
     pub attendant: Box<dyn Send + Sync>,
 }
@@ -87,8 +104,6 @@ pub struct RootFsOptions {
     pub only_listed: bool,
     /// Repositories open at a time.
     pub most: usize,
-    /// Slots that a predecessor gave.
-    pub given: Vec<(Fqrn, Slot)>,
     /// Owner of the root.
     pub owner: (u32, u32),
     /// Time of the root, Unix seconds.
@@ -109,16 +124,21 @@ struct Seat {
 }
 
 impl RootFs {
-    /// Shows the repositories that `opener` can open.
-    pub fn new(opener: Arc<dyn Opener>, options: RootFsOptions) -> Self {
+    /// Shows the repositories that `opener` can open. `inherited` are those that a predecessor had
+    /// open.
+    pub fn new(
+        opener: Arc<dyn Opener>,
+        options: RootFsOptions,
+        inherited: Vec<(Fqrn, Slot, Former)>,
+    ) -> Self {
         let gate = Arc::<Gate>::default();
         let mut members = Members::default();
         // Before any other, so that a successor gives the same ones.
-        for (fqrn, slot) in &options.given {
-            members.admit(fqrn, options.listed.contains(fqrn), Some(*slot));
+        for (fqrn, slot, former) in inherited {
+            members.inherit(&fqrn, options.listed.contains(&fqrn), slot, former);
         }
         for fqrn in &options.listed {
-            members.admit(fqrn, true, None);
+            members.admit(fqrn, true);
         }
         let shared = Shared {
             opener,
@@ -132,30 +152,14 @@ impl RootFs {
         Self { shared: Arc::new(shared), gate }
     }
 
-    /// Opens a repository, as a lookup of its name does.
-    pub async fn open_repository(&self, fqrn: &Fqrn) -> Result<(), FsError> {
-        self.shared.opened(fqrn).await.map(|_| ())
-    }
-
     /// Returns the open repositories that nobody has used for this long, the longest first.
     pub fn unused(&self, limit: Duration) -> Vec<Fqrn> {
-        let members = self.shared.members.read();
-        let open = members.all().filter(|member| member.is_open());
-        let mut unused: Vec<_> =
-            open.map(|m| (m.unused_for(), m.fqrn.clone())).filter(|(t, _)| *t >= limit).collect();
-        drop(members);
-        unused.sort_by_key(|(unused_for, _)| std::cmp::Reverse(*unused_for));
-        unused.into_iter().map(|(_, fqrn)| fqrn).collect()
+        self.shared.unused(limit)
     }
 
     /// Closes a repository, unless somebody could notice: false then.
     pub fn close(&self, fqrn: &Fqrn) -> bool {
-        let member = self.shared.members.read().named(fqrn);
-        let closed = member.is_none_or(|member| member.close());
-        if closed {
-            tracing::info!(%fqrn, "closed: nobody uses it");
-        }
-        closed
+        self.shared.close(fqrn)
     }
 
     /// Returns how many repositories are open or being opened, and how many may be.
@@ -179,7 +183,7 @@ impl RootFs {
         let member = self.shared.members.read().at(slot).ok_or(FsError::StaleInode(ino))?;
         let open = match member.open() {
             Some(open) => open,
-            // A predecessor had it open, or the kernel has it from a listing.
+            // It was closed, or the kernel has it from a listing.
             None => self.shared.opened(&member.fqrn).await?.1,
         };
         Ok(Some(Seat { member, open, ino: inner }))
@@ -212,7 +216,7 @@ impl RootFs {
         let fqrn = self.candidate(name).ok_or(FsError::NotFound)?;
         let (member, open) = self.shared.opened(&fqrn).await?;
         let entry = open.fs.getattr(ROOT_INO).await.map_err(|error| error.within(&fqrn))?;
-        member.refer(Some(&open));
+        member.refer();
         Ok(member.slot.entry(entry))
     }
 
@@ -228,7 +232,7 @@ impl RootFs {
                 Some(open) => open.fs.getattr(ROOT_INO).await.ok(),
                 None => None,
             };
-            shown.push((member, open, known));
+            shown.push((member, known));
         }
         self.gate.reply(begun, |is_current| {
             let kind = EntryKind::Directory;
@@ -243,7 +247,7 @@ impl RootFs {
                     return replier.finish();
                 }
             }
-            for (member, open, known) in &shown {
+            for (member, known) in &shown {
                 let ino = member.slot.outward(ROOT_INO);
                 let name = member.fqrn.as_str().as_bytes();
                 let offset = DOTS + u64::from(member.slot.number());
@@ -260,7 +264,7 @@ impl RootFs {
                 }
                 let wanted = replier.wants_attributes();
                 if wanted {
-                    member.refer(open.as_deref());
+                    member.refer();
                 }
                 let entry = wanted.then_some(&entry);
                 if replier.add(ListedEntry { name, offset, ino, kind, entry }) {

@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 use cvmfs_core::fqrn::Fqrn;
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::{FsError, Gate};
 use super::attempts::{Attempt, Attempts, Missing, Outcome};
 use super::members::{Member, Members, Open};
-use super::{OpenError, Opener, RootFsOptions};
+use super::{OpenError, Opener, RootFsOptions, Wanted};
 
 /// Attempts for names of which nobody knows whether they are repositories, at a time: whatever a
 /// program makes up, servers see no more of it.
 pub(super) const MAX_ATTEMPTS: usize = 8;
 /// How long such a name waits for its turn, behind others that get no answer.
 const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// A repository used within this time is not closed for another one.
+const JUST_USED: Duration = Duration::from_secs(2);
 /// How long an opening may take; the network has tighter limits for each attempt.
 const OPEN_LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -96,10 +98,16 @@ impl Shared {
             }
         };
         let crowded = || Missing::Crowded(self.options.most);
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| crowded())?;
-        let member = self.members.write().admit(fqrn, false, None).ok_or_else(crowded)?;
-        let opening = self.opener.open(fqrn.clone(), member.slot, Arc::clone(&self.gate));
-        let opened = match tokio::time::timeout(OPEN_LIMIT, opening).await {
+        let place = self.place().ok_or_else(crowded)?;
+        let (member, dismissed) = self.members.write().admit(fqrn, false).ok_or_else(crowded)?;
+        if let Some(dismissed) = dismissed {
+            self.opener.dismissed(&dismissed);
+        }
+        let former = member.begin();
+        let beginning = Beginning(Some(&member));
+        let (slot, gate) = (member.slot, Arc::clone(&self.gate));
+        let wanted = Wanted { fqrn: fqrn.clone(), slot, gate, former };
+        let opened = match tokio::time::timeout(OPEN_LIMIT, self.opener.open(wanted)).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(OpenError::Unknown)) => return Err(Missing::Unknown),
             Ok(Err(OpenError::Failed(reason))) => return Err(Missing::Failed(reason.into())),
@@ -108,11 +116,60 @@ impl Shared {
                 return Err(Missing::Failed(reason.into()));
             }
         };
+        beginning.succeeds();
         if let Some(journal) = opened.fs.journal() {
             journal.slot(member.slot);
         }
         tracing::info!(%fqrn, slot = member.slot.number(), "open");
         let open = member.keep(opened, place);
         Ok((member, open))
+    }
+
+    /// Returns a place for one more open repository; the one that was not used for the longest time
+    /// may have to go for it.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let free = || Arc::clone(&self.places).try_acquire_owned().ok();
+        free().or_else(|| {
+            self.unused(JUST_USED).iter().find(|fqrn| self.close(fqrn))?;
+            free()
+        })
+    }
+
+    /// Returns the open repositories that nobody has used for this long, the longest first.
+    pub(super) fn unused(&self, limit: Duration) -> Vec<Fqrn> {
+        let members = self.members.read();
+        let open = members.all().filter(|member| member.is_open());
+        let mut unused: Vec<_> =
+            open.map(|m| (m.unused_for(), m.fqrn.clone())).filter(|(t, _)| *t >= limit).collect();
+        drop(members);
+        unused.sort_by_key(|(unused_for, _)| std::cmp::Reverse(*unused_for));
+        unused.into_iter().map(|(_, fqrn)| fqrn).collect()
+    }
+
+    /// Closes a repository, unless somebody could notice: false then.
+    pub(super) fn close(&self, fqrn: &Fqrn) -> bool {
+        let member = self.members.read().named(fqrn);
+        let closed = member.is_none_or(|member| member.close());
+        if closed {
+            tracing::info!(%fqrn, "closed: nobody uses it");
+        }
+        closed
+    }
+}
+
+/// An opening that ends in vain unless it is told otherwise, even by a panic.
+struct Beginning<'a>(Option<&'a Member>);
+
+impl Beginning<'_> {
+    fn succeeds(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        if let Some(member) = self.0 {
+            member.give_up();
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! [`RootFs`] over published repositories, without a kernel.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::MemoryCache;
@@ -8,6 +9,7 @@ use fixtures::publish::{Published, TestRepo};
 use tokio::sync::Semaphore;
 
 use super::super::RepoFsOptions;
+use super::super::journal::Journal;
 use super::super::tests::{list, open};
 use super::*;
 
@@ -20,6 +22,8 @@ struct Shelf {
     opened: Mutex<Vec<String>>,
     /// Openings of `slow.` wait for it.
     held: Semaphore,
+    /// What a supervisor would have.
+    journals: Mutex<HashMap<Fqrn, OwnedFd>>,
 }
 
 impl Opener for Arc<Shelf> {
@@ -27,14 +31,10 @@ impl Opener for Arc<Shelf> {
         fqrn.domain() == "test.repo"
     }
 
-    fn open(
-        &self,
-        fqrn: Fqrn,
-        _slot: Slot,
-        gate: Arc<Gate>,
-    ) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(&self, wanted: Wanted) -> BoxFuture<'static, Result<Opened, OpenError>> {
         let shelf = Arc::clone(self);
         Box::pin(async move {
+            let Wanted { fqrn, gate, former, .. } = wanted;
             shelf.opened.lock().push(fqrn.to_string());
             if fqrn.organisation().starts_with("slow") {
                 shelf.held.acquire().await.unwrap().forget();
@@ -44,9 +44,21 @@ impl Opener for Arc<Shelf> {
             }
             let published = shelf.published.get(fqrn.as_str()).ok_or(OpenError::Unknown)?;
             let repository = open(published, Arc::new(MemoryCache::default())).await;
-            let fs = RepoFs::new(repository, RepoFsOptions::default()).behind(gate);
-            Ok(Opened { fs: Arc::new(fs), root_is_known: false, attendant: Box::new(()) })
+            let journal = match &former {
+                Some(former) => former.journal(),
+                None => Some(Arc::new(Journal::new().unwrap())),
+            };
+            let left = former.map(|former| former.inheritance()).unwrap_or_default();
+            let fs = RepoFs::inheriting(repository, RepoFsOptions::default(), journal, left);
+            let fs = fs.behind(gate);
+            let journal = fs.journal().unwrap().descriptor().unwrap();
+            shelf.journals.lock().insert(fqrn, journal);
+            Ok(Opened { fs: Arc::new(fs), attendant: Box::new(()) })
         })
+    }
+
+    fn dismissed(&self, fqrn: &Fqrn) {
+        self.journals.lock().remove(fqrn);
     }
 
     fn usage(&self) -> CacheUsage {
@@ -63,7 +75,12 @@ impl Shelf {
             (name.to_string(), repo.publish())
         };
         let published = names.iter().map(publish).collect();
-        Arc::new(Self { published, opened: Mutex::default(), held: Semaphore::new(0) })
+        Arc::new(Self {
+            published,
+            opened: Mutex::default(),
+            held: Semaphore::new(0),
+            journals: Mutex::default(),
+        })
     }
 
     fn count(&self, name: &str) -> usize {
@@ -76,7 +93,11 @@ fn fqrn(name: &str) -> Fqrn {
 }
 
 fn show(shelf: &Arc<Shelf>, options: RootFsOptions) -> Arc<RootFs> {
-    Arc::new(RootFs::new(Arc::new(Arc::clone(shelf)), RootFsOptions { most: 16, ..options }))
+    Arc::new(RootFs::new(
+        Arc::new(Arc::clone(shelf)),
+        RootFsOptions { most: 16, ..options },
+        Vec::new(),
+    ))
 }
 
 async fn find(fs: &RootFs, path: &str) -> Ino {
@@ -204,11 +225,6 @@ async fn a_listing_with_attributes_leads_to_repositories_that_are_not_open_yet()
     // The kernel knows it now, and asks it without a lookup of its name.
     assert_eq!(fs.getattr(root).await.unwrap().attributes.ino, root);
     assert_eq!(find(&fs, "a.test.repo").await, root);
-    assert!(!fs.close(&fqrn("a.test.repo")), "the kernel holds two references");
-    fs.forget(root, 1);
-    assert!(!fs.close(&fqrn("a.test.repo")));
-    fs.forget(root, 1);
-    assert!(fs.close(&fqrn("a.test.repo")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,59 +279,107 @@ async fn names_that_get_no_answer_do_not_hold_up_repositories_that_are_listed() 
 }
 
 #[tokio::test]
-async fn a_repository_is_closed_when_the_kernel_lets_go_and_comes_back_the_same() {
+async fn a_repository_that_was_closed_comes_back_the_same_whatever_the_kernel_holds() {
     let shelf = Shelf::with(&["a.test.repo", "b.test.repo"]);
     let fs = show(&shelf, RootFsOptions::default());
-    let (root, d, f) = (
-        find(&fs, "a.test.repo").await,
-        find(&fs, "a.test.repo/d").await,
-        find(&fs, "a.test.repo/d/f").await,
-    );
     let name = fqrn("a.test.repo");
+    let root = find(&fs, "a.test.repo").await;
+    let d = find(&fs, "a.test.repo/d").await;
+    let f = find(&fs, "a.test.repo/d/f").await;
+    fs.open(f).await.unwrap();
     let handle = fs.opendir(d).await.unwrap();
-    // The path was walked three times.
-    fs.forget(d, 2);
-    fs.forget(root, 3);
-    assert!(!fs.close(&name), "a file is in use");
-    fs.forget(f, 1);
     assert!(!fs.close(&name), "a directory is open");
     fs.releasedir(d, handle);
+    assert!(!fs.close(&name), "a file is open");
+    fs.release(f, 0);
     assert_eq!(fs.unused(Duration::ZERO), [name.clone()]);
     assert!(fs.unused(SOON).is_empty());
     assert!(fs.close(&name));
     assert!(fs.unused(Duration::ZERO).is_empty());
     assert_eq!(names(&fs).await, [".", ".."]);
-    assert_eq!(fs.fullness().0, 0);
+    assert_eq!((fs.fullness().0, shelf.count("a.test.repo")), (0, 1));
     // Another one in between.
     find(&fs, "b.test.repo/d/f").await;
-    assert_eq!(find(&fs, "a.test.repo/d/f").await, f);
+    // The kernel goes on with what it has: a file, a working directory.
+    assert_eq!(fs.read(f, 0, 0, 99).await.unwrap(), b"a.test.repo");
     assert_eq!(shelf.count("a.test.repo"), 2);
+    assert_eq!(fs.lookup(d, b"..").await.unwrap().attributes.ino, root);
+    assert_eq!(find(&fs, "a.test.repo/d/f").await, f);
     let again = show(&shelf, RootFsOptions::default());
     assert_eq!(find(&again, "a.test.repo/d/f").await, f, "another server, the same numbers");
 }
 
 #[tokio::test]
-async fn only_so_many_repositories_are_open() {
-    let shelf = Shelf::with(&["a.test.repo", "b.test.repo"]);
-    let options = RootFsOptions { most: 1, ..RootFsOptions::default() };
-    let fs = RootFs::new(Arc::new(Arc::clone(&shelf)), options);
-    let root = find(&fs, "a.test.repo").await;
-    let error = fs.lookup(ROOT_INO, b"b.test.repo").await.unwrap_err();
-    assert_eq!(error.errno(), libc::EMFILE);
-    assert!(error.to_string().contains("1 repositories are in use"), "{error}");
-    fs.forget(root, 1);
-    assert!(fs.close(&fqrn("a.test.repo")));
-    find(&fs, "b.test.repo").await;
+async fn what_the_kernel_gives_back_of_a_closed_repository_is_forgotten() {
+    let shelf = Shelf::with(&["a.test.repo"]);
+    let fs = show(&shelf, RootFsOptions::default());
+    let name = fqrn("a.test.repo");
+    let (root, d) = (find(&fs, "a.test.repo").await, find(&fs, "a.test.repo/d").await);
+    assert!(fs.close(&name));
+    fs.forget(d, 1);
+    assert_eq!(fs.getattr(d).await.unwrap_err().errno(), libc::ESTALE);
+    assert_eq!(fs.getattr(root).await.unwrap().attributes.ino, root);
+    // Closed again, and given back in the middle of the next opening.
+    let d = find(&fs, "a.test.repo/d").await;
+    assert!(fs.close(&name));
+    let member = fs.shared.members.read().named(&name).unwrap();
+    let former = member.begin();
+    fs.forget(d, 1);
+    member.give_up();
+    assert!(former.unwrap().is_empty());
+    assert_eq!(fs.getattr(d).await.unwrap_err().errno(), libc::ESTALE);
 }
 
 #[tokio::test]
-async fn a_slot_given_by_a_predecessor_is_kept() {
-    let shelf = Shelf::with(&["a.test.repo"]);
-    let slot = Slot::new(77).unwrap();
-    let given = vec![(fqrn("a.test.repo"), slot)];
-    let fs = show(&shelf, RootFsOptions { given, ..RootFsOptions::default() });
-    // The kernel asks for an inode that the predecessor told it of.
-    let root = slot.outward(ROOT_INO);
-    assert_eq!(fs.getattr(root).await.unwrap().attributes.ino, root);
-    assert_eq!(find(&fs, "a.test.repo").await, root);
+async fn a_successor_finds_every_repository_by_its_journal() {
+    let shelf = Shelf::with(&["a.test.repo", "b.test.repo"]);
+    let fs = show(&shelf, RootFsOptions::default());
+    let mut known = Vec::new();
+    for name in ["a.test.repo", "b.test.repo"] {
+        for path in ["", "/d", "/d/f"] {
+            known.push(find(&fs, &format!("{name}{path}")).await);
+        }
+    }
+    // One was closed in time.
+    assert!(fs.close(&fqrn("b.test.repo")));
+    drop(fs);
+    let journals = std::mem::take(&mut *shelf.journals.lock());
+    let inherited = journals.into_iter().map(|(name, journal)| {
+        let (slot, former) = Former::read(journal).unwrap();
+        (name, slot.unwrap(), former)
+    });
+    let options = RootFsOptions { most: 16, ..RootFsOptions::default() };
+    let fs = RootFs::new(Arc::new(Arc::clone(&shelf)), options, inherited.collect());
+    for ino in &known {
+        assert_eq!(fs.getattr(*ino).await.unwrap().attributes.ino, *ino);
+    }
+    assert_eq!(shelf.count("a.test.repo"), 2);
+    assert_eq!(find(&fs, "b.test.repo/d/f").await, known[5]);
+    // References that the predecessor counted come back all at once.
+    let held = |name| !fs.shared.members.read().named(&fqrn(name)).unwrap().is_dispensable();
+    assert!(fs.close(&fqrn("a.test.repo")) && held("a.test.repo"));
+    for ino in &known[..3] {
+        fs.forget(*ino, 17);
+    }
+    assert!(!held("a.test.repo"));
+}
+
+#[tokio::test]
+async fn only_so_many_repositories_are_open_and_the_one_unused_longest_makes_room() {
+    let shelf = Shelf::with(&["a.test.repo", "b.test.repo"]);
+    let options = RootFsOptions { most: 1, ..RootFsOptions::default() };
+    let fs = RootFs::new(Arc::new(Arc::clone(&shelf)), options, Vec::new());
+    let f = find(&fs, "a.test.repo/d/f").await;
+    fs.open(f).await.unwrap();
+    let error = fs.lookup(ROOT_INO, b"b.test.repo").await.unwrap_err();
+    assert_eq!(error.errno(), libc::EMFILE);
+    assert!(error.to_string().contains("1 repositories are in use"), "{error}");
+    fs.release(f, 0);
+    let start = Instant::now();
+    // Just used.
+    while fs.lookup(ROOT_INO, b"b.test.repo").await.is_err() {
+        assert!(start.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(fs.open_repositories(), [fqrn("b.test.repo")]);
 }

@@ -27,7 +27,7 @@ impl Vfs for RootFs {
         }
         let entry = seat.open.fs.lookup(seat.ino, name).await.map_err(seat.failed())?;
         if entry.attributes.ino == ROOT_INO {
-            seat.member.refer(Some(&seat.open));
+            seat.member.refer();
         }
         Ok(seat.member.slot.entry(entry))
     }
@@ -37,8 +37,8 @@ impl Vfs for RootFs {
         let Some(member) = self.shared.members.read().at(slot) else { return };
         if inner == ROOT_INO {
             member.forget_root(count);
-        } else if let Some(open) = member.peek() {
-            open.fs.forget(inner, count);
+        } else {
+            member.forget(inner, count);
         }
     }
 
@@ -55,7 +55,9 @@ impl Vfs for RootFs {
 
     async fn open(&self, ino: Ino) -> Result<Opened, FsError> {
         let seat = self.inside(ino).await?;
-        seat.open.fs.open(seat.ino).await.map_err(seat.failed())
+        let opened = seat.open.fs.open(seat.ino).await.map_err(seat.failed())?;
+        seat.open.file_opened();
+        Ok(opened)
     }
 
     async fn read(
@@ -74,6 +76,7 @@ impl Vfs for RootFs {
         let open = self.shared.members.read().at(slot).and_then(|member| member.peek());
         if let Some(open) = open {
             open.fs.release(inner, handle);
+            open.file_released();
         }
     }
 
