@@ -12,6 +12,7 @@ use nix::unistd::{Pid, getpid};
 use super::command::die_with;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
+use crate::daemon::Service as _;
 use crate::daemon::background;
 use crate::daemon::log;
 use crate::daemon::serve::Usable;
@@ -68,7 +69,7 @@ impl Server {
         Ok(Self {
             fqrn: settings.repository.fqrn.to_string(),
             mountpoint: settings.mountpoint.clone(),
-            progress: background::progress(settings),
+            progress: settings.progress(),
             pid: Pid::from_raw(child.id().cast_signed()),
             reader,
             line: Vec::new(),

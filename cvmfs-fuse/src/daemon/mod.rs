@@ -3,12 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`serve`] | builds everything in order, serves, stops orderly |
+//! | [`automount`] | the same for all repositories on one directory |
 //! | [`supervisor`], [`estate`] | who outlives a server, and what for |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
 //! | [`umount`] | the other direction, from outside |
 //! | [`log`] | where messages go |
 
+pub mod automount;
 pub mod background;
 pub mod estate;
 pub mod log;
@@ -18,39 +20,121 @@ pub mod supervisor;
 pub mod umount;
 mod update;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use crate::cli::exit::Failure;
-use crate::config::MountSettings;
+use crate::config::{AutomountSettings, MountSettings, ProcessSettings, RepositorySettings};
 use crate::fuse::mountinfo::show;
-use serve::Usable;
+use serve::{Origin, Usable};
 
 pub use umount::unmount;
 
-/// Mounts a repository.
-///
-/// In the foreground it returns when the repository was unmounted. Otherwise it starts a
-/// background process and returns when the mount is usable; the background process is this
-/// program with the same arguments, so only a `mount` command line may ask for it.
-pub fn mount(settings: MountSettings) -> Result<(), Failure> {
-    if let Some(descriptor) = settings.server_fd {
-        return background::serve_supervised(&settings, descriptor);
+/// What a process can be asked to serve: one repository, or all of them.
+pub trait Service {
+    /// Which of the processes of the mount this is.
+    fn process(&self) -> &ProcessSettings;
+    /// Where, as the user named it; absolute.
+    fn mountpoint(&self) -> &Path;
+    /// Settings of the repository, or of one of them.
+    fn model(&self) -> &RepositorySettings;
+    /// Under which name its log is kept.
+    fn name(&self) -> &str;
+    /// What a user is told who waits.
+    fn progress(&self) -> String;
+    /// Mounts and serves until the end, see [`serve::serve`].
+    fn serve(
+        &self,
+        origin: Origin,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+    ) -> Result<(), Failure>;
+}
+
+impl Service for MountSettings {
+    fn process(&self) -> &ProcessSettings {
+        &self.process
     }
-    if let Some(descriptor) = settings.ready_fd {
-        return match settings.supervised {
+
+    fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    fn model(&self) -> &RepositorySettings {
+        &self.repository
+    }
+
+    fn name(&self) -> &str {
+        self.repository.fqrn.as_str()
+    }
+
+    fn progress(&self) -> String {
+        let servers = self.repository.servers.join(", ");
+        format!("contacting {servers} for {}", self.repository.fqrn)
+    }
+
+    fn serve(
+        &self,
+        origin: Origin,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        serve::serve(self, origin, ready)
+    }
+}
+
+impl Service for AutomountSettings {
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
+    fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    fn model(&self) -> &RepositorySettings {
+        &self.model
+    }
+
+    fn name(&self) -> &str {
+        "automount"
+    }
+
+    fn progress(&self) -> String {
+        format!("mounting on {}", show(&self.mountpoint))
+    }
+
+    fn serve(
+        &self,
+        origin: Origin,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        automount::serve(self, origin, ready)
+    }
+}
+
+/// Mounts.
+///
+/// In the foreground it returns when the directory was unmounted. Otherwise it starts a
+/// background process and returns when the mount is usable; the background process is this
+/// program with the same arguments, so only the command line of a mount may ask for it.
+pub fn mount(service: &impl Service) -> Result<(), Failure> {
+    let process = service.process();
+    if let Some(descriptor) = process.server_fd {
+        return background::serve_supervised(service, descriptor);
+    }
+    if let Some(descriptor) = process.ready_fd {
+        return match process.supervised {
             true => background::run(descriptor),
-            false => background::serve_alone(&settings, descriptor),
+            false => background::serve_alone(service, descriptor),
         };
     }
-    if settings.foreground {
-        return serve::serve(&settings, serve::Origin::Alone, |usable| {
-            announce(&settings.mountpoint, usable);
+    if process.foreground {
+        return service.serve(Origin::Alone, |usable| {
+            announce(service.mountpoint(), usable);
             Ok(())
         });
     }
-    let usable = background::start(&settings)?;
-    announce(&settings.mountpoint, usable);
+    let usable = background::start(service)?;
+    announce(service.mountpoint(), usable);
     Ok(())
 }
 

@@ -4,23 +4,25 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fuser::Notifier;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::estate::{Bequest, Estate};
-use super::mountpoint::{self, Answer, Place};
-use super::update;
+use super::mountpoint::{self, Answer, Expected, Place};
+use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::MountSettings;
+use crate::config::{MountOptions, MountSettings, ProcessSettings};
 use crate::fs::journal::{Inheritance, Journal};
-use crate::fs::{RepoFs, RepoFsOptions};
+use crate::fs::{RepoFs, RepoFsOptions, Vfs};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
+use crate::fuse::handover::Mount;
 use crate::fuse::mount::{self, MountError, UnmountError};
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
@@ -57,7 +59,8 @@ pub enum Usable {
     AlreadyMounted,
 }
 
-/// Mounts and serves until the directory is unmounted, or SIGTERM or SIGINT ask to stop.
+/// Mounts a repository and serves it until the directory is unmounted, or SIGTERM or SIGINT ask to
+/// stop.
 ///
 /// `ready` is called once, when the mount is usable; an error from it ends the mount.
 pub fn serve(
@@ -65,13 +68,32 @@ pub fn serve(
     origin: Origin,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let resolved = match &origin {
-        Origin::Successor(estate, _) => estate.mount.mountpoint.clone(),
-        _ => match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
-            Place::Free(resolved) => resolved,
-            Place::Served => return told(ready(Usable::AlreadyMounted)),
-        },
+    let expected = Expected::Repository(&settings.repository.fqrn);
+    let Some(resolved) = place(&origin, &settings.mountpoint, expected)? else {
+        return told(ready(Usable::AlreadyMounted));
     };
+    in_runtime(|handle| run(settings, origin, resolved, handle, ready))
+}
+
+/// Returns where to mount; `None` if what is expected there is mounted already.
+pub(super) fn place(
+    origin: &Origin,
+    mountpoint: &Path,
+    expected: Expected<'_>,
+) -> Result<Option<PathBuf>, Failure> {
+    if let Origin::Successor(estate, _) = origin {
+        return Ok(Some(estate.mount.mountpoint.clone()));
+    }
+    Ok(match mountpoint::prepare(mountpoint, expected)? {
+        Place::Free(resolved) => Some(resolved),
+        Place::Served => None,
+    })
+}
+
+/// Does the work of a server.
+pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
+    work: impl FnOnce(Handle) -> F,
+) -> Result<(), Failure> {
     prepare_process();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
@@ -83,13 +105,12 @@ pub fn serve(
         .map_err(|error| {
             Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
         })?;
-    let outcome =
-        runtime.block_on(run(settings, origin, &resolved, runtime.handle().clone(), ready));
+    let outcome = runtime.block_on(work(runtime.handle().clone()));
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
     outcome
 }
 
-fn told(report: io::Result<()>) -> Result<(), Failure> {
+pub(super) fn told(report: io::Result<()>) -> Result<(), Failure> {
     report.map_err(|error| {
         Failure::caused(ExitStatus::Unknown, "nobody waits for this mount any more", &error)
     })
@@ -113,25 +134,44 @@ fn prepare_process() {
     }
 }
 
+/// What a mount begins with.
+pub(super) struct Beginning {
+    /// The mount of a dead server.
+    pub(super) taken_over: Option<Mount>,
+    /// Journals that it kept.
+    pub(super) journals: BTreeMap<String, OwnedFd>,
+    /// The way to the supervisor.
+    pub(super) bequest: Bequest,
+}
+
+impl From<Origin> for Beginning {
+    fn from(origin: Origin) -> Self {
+        let nothing = BTreeMap::new();
+        match origin {
+            Origin::Alone => {
+                Self { taken_over: None, journals: nothing, bequest: Bequest::default() }
+            }
+            Origin::First(bequest) => Self { taken_over: None, journals: nothing, bequest },
+            Origin::Successor(estate, bequest) => {
+                let Estate { mount, journals } = *estate;
+                Self { taken_over: Some(mount), journals, bequest }
+            }
+        }
+    }
+}
+
 async fn run(
     settings: &MountSettings,
     origin: Origin,
-    resolved: &Path,
+    resolved: PathBuf,
     handle: Handle,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
     let name = settings.repository.fqrn.as_str();
-    let (taken_over, bequest, mut left) = match origin {
-        Origin::Alone => (None, Bequest::default(), BTreeMap::new()),
-        Origin::First(bequest) => (None, bequest, BTreeMap::new()),
-        Origin::Successor(estate, bequest) => {
-            let Estate { mount, journals } = *estate;
-            (Some(mount), bequest, journals)
-        }
-    };
+    let Beginning { taken_over, mut journals, bequest } = origin.into();
     let is_successor = taken_over.is_some();
-    let legacy = left.remove(name).map(inherit).transpose()?;
+    let legacy = journals.remove(name).map(inherit).transpose()?;
     let shown = legacy.as_ref().and_then(|(_, inheritance)| inheritance.current);
     let open = async {
         match shown {
@@ -143,89 +183,117 @@ async fn run(
         signal = stop.next() => return Err(interrupted(signal)),
         repository = open => repository?,
     };
-    // Nothing relative is needed any more, and a daemon should not keep its start directory busy.
-    if settings.ready_fd.is_some()
+    leave_directory(&settings.process);
+    let shown = Arc::clone(&repository);
+    let (journal, inheritance) = match legacy {
+        Some((journal, inheritance)) => (Some(journal), inheritance),
+        None if !bequest.is_kept() => (None, Inheritance::default()),
+        None => (Some(new_journal()?), Inheritance::default()),
+    };
+    let journal = journal.map(Arc::new);
+    let fs = Arc::new(RepoFs::inheriting(shown, RepoFsOptions::default(), journal, inheritance));
+    leave_journal(&bequest, name, &fs);
+    let patient = settings.repository.parameters.wait_for_network;
+    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let mounting = Mounting { adapter, taken_over, bequest, resolved, options: &settings.options };
+    let follows = settings.auto_update && repository.follows_updates();
+    let follow = |notifier| {
+        let settings = settings.repository.clone();
+        let follow = async move {
+            // Before any switch: what belongs to the present revision must be known.
+            fs.adopt_all().await;
+            if follows {
+                let fs = Arc::downgrade(&fs);
+                update::follow(repository, fs, Kernel::new(notifier), settings).await;
+            }
+        };
+        // A task of its own, so that a defect in it does not end the mount.
+        (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow)))
+    };
+    mounting.attend(&mut stop, ready, follow).await
+}
+
+/// A filesystem that is to be mounted, or goes on with a mount.
+pub(super) struct Mounting<'a, V: Vfs> {
+    pub(super) adapter: Adapter<V>,
+    pub(super) taken_over: Option<Mount>,
+    pub(super) bequest: Bequest,
+    pub(super) resolved: PathBuf,
+    pub(super) options: &'a MountOptions,
+}
+
+impl<V: Vfs> Mounting<'_, V> {
+    /// Mounts and serves until the end. `accompany` starts what goes on beside it.
+    pub(super) async fn attend(
+        self,
+        stop: &mut StopSignals,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+        accompany: impl FnOnce(Arc<Notifier>) -> Option<AbortOnDrop>,
+    ) -> Result<(), Failure> {
+        let Self { adapter, taken_over, bequest, resolved, options } = self;
+        let is_successor = taken_over.is_some();
+        let session = match &taken_over {
+            Some(mount) => take_over(adapter, options, mount),
+            None if bequest.is_kept() => {
+                mount_supervised(adapter, &resolved, options).map(|(session, mount)| {
+                    bequest.mounted(&mount);
+                    session
+                })
+            }
+            None => mount_session(adapter, &resolved, options),
+        };
+        let session = session.map_err(|error| mount_failed(&resolved, &error))?;
+        // fuser has its own descriptor of it.
+        drop(taken_over);
+        let mut mount = session.serve().map_err(|error| mount_failed(&resolved, &error))?;
+        let company = accompany(Arc::clone(&mount.notifier));
+
+        let probed = resolved.clone();
+        let answer = tokio::select! {
+            signal = stop.next() => {
+                detach(&mount).await;
+                return Err(interrupted(signal));
+            }
+            answer = tokio::task::spawn_blocking(move || match is_successor {
+                true => Answer::Alive,
+                false => mountpoint::answer(&probed),
+            }) => answer,
+        };
+        if !matches!(answer, Ok(Answer::Alive)) {
+            detach(&mount).await;
+            let place = show(&resolved);
+            let message = format!("mounted on {place}, but it does not answer: {answer:?}");
+            return Err(Failure::new(ExitStatus::FuseLoop, message));
+        }
+        tracing::info!(mountpoint = show(&resolved), "mounted");
+        if let Err(failure) = told(ready(Usable::Mounted)) {
+            detach(&mount).await;
+            return Err(failure);
+        }
+        let ended = tokio::select! {
+            ended = mount.ended() => ended,
+            signal = stop.next() => {
+                tracing::info!(signal, "stopping");
+                drop(company);
+                return stop_orderly(mount, stop).await;
+            }
+        };
+        finish(mount, ended).await
+    }
+}
+
+/// Nothing relative is needed any more, and a daemon should not keep its start directory busy.
+pub(super) fn leave_directory(process: &ProcessSettings) {
+    if process.ready_fd.is_some()
         && let Err(error) = std::env::set_current_dir("/")
     {
         tracing::debug!(%error, "cannot leave the current directory");
     }
-    let shown = Arc::clone(&repository);
-    let fs = match legacy {
-        Some((journal, inheritance)) => {
-            RepoFs::inheriting(shown, RepoFsOptions::default(), Some(journal.into()), inheritance)
-        }
-        None if !bequest.is_kept() => RepoFs::new(shown, RepoFsOptions::default()),
-        None => {
-            let journal = Journal::new().map_err(|error| {
-                Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error)
-            })?;
-            let nothing = Inheritance::default();
-            RepoFs::inheriting(shown, RepoFsOptions::default(), Some(journal.into()), nothing)
-        }
-    };
-    let fs = Arc::new(fs);
-    leave_journal(&bequest, name, &fs);
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
-    let session = match &taken_over {
-        Some(mount) => take_over(adapter, &settings.options, mount),
-        None if bequest.is_kept() => {
-            mount_supervised(adapter, resolved, &settings.options).map(|(session, mount)| {
-                bequest.mounted(&mount);
-                session
-            })
-        }
-        None => mount_session(adapter, resolved, &settings.options),
-    };
-    let session = session.map_err(|error| mount_failed(settings, &error))?;
-    // fuser has its own descriptor of it.
-    drop(taken_over);
-    let mut mount = session.serve().map_err(|error| mount_failed(settings, &error))?;
+}
 
-    let probed = resolved.to_owned();
-    let answer = tokio::select! {
-        signal = stop.next() => {
-            detach(&mount).await;
-            return Err(interrupted(signal));
-        }
-        answer = tokio::task::spawn_blocking(move || match is_successor {
-            true => Answer::Alive,
-            false => mountpoint::answer(&probed),
-        }) => answer,
-    };
-    if !matches!(answer, Ok(Answer::Alive)) {
-        detach(&mount).await;
-        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(resolved));
-        return Err(Failure::new(ExitStatus::FuseLoop, message));
-    }
-    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(resolved), "mounted");
-    if let Err(failure) = told(ready(Usable::Mounted)) {
-        detach(&mount).await;
-        return Err(failure);
-    }
-
-    let follows = settings.auto_update && repository.follows_updates();
-    let follow = (follows || is_successor).then(|| {
-        let notifier = Arc::clone(&mount.notifier);
-        let settings = settings.repository.clone();
-        async move {
-            // Before any switch: what belongs to the present revision must be known.
-            fs.adopt_all().await;
-            if follows {
-                update::follow(repository, fs, notifier, settings).await;
-            }
-        }
-    });
-    // A task of its own, so that a defect in it does not end the mount.
-    let follow = follow.map(|follow| AbortOnDrop(tokio::spawn(follow)));
-    let ended = tokio::select! {
-        ended = mount.ended() => ended,
-        signal = stop.next() => {
-            tracing::info!(signal, "stopping");
-            drop(follow);
-            return stop_orderly(mount, &mut stop).await;
-        }
-    };
-    finish(mount, ended).await
+fn new_journal() -> Result<Journal, Failure> {
+    Journal::new()
+        .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))
 }
 
 /// Reads what a predecessor left.
@@ -236,7 +304,7 @@ fn inherit(journal: OwnedFd) -> Result<(Journal, Inheritance), Failure> {
 }
 
 /// Gives the supervisor what a successor must know of a repository.
-fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
+pub(super) fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
     match fs.journal().map(|journal| journal.descriptor()) {
         Some(Ok(journal)) => bequest.journal(name, journal.as_fd()),
         Some(Err(error)) => tracing::warn!(%error, "a successor will know nothing"),
@@ -245,13 +313,12 @@ fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
 }
 
 /// Where reads may wait for the network, only an interruption ends them.
-fn request_deadline(settings: &MountSettings) -> Duration {
-    let patient = settings.repository.parameters.wait_for_network;
+pub(super) fn request_deadline(patient: bool) -> Duration {
     if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
 }
 
 /// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -263,8 +330,8 @@ fn interrupted(signal: &str) -> Failure {
     Failure::new(ExitStatus::Unknown, format!("stopped by {signal} before the mount was usable"))
 }
 
-fn mount_failed(settings: &MountSettings, error: &MountError) -> Failure {
-    let what = format!("cannot mount on {}", show(&settings.mountpoint));
+fn mount_failed(mountpoint: &Path, error: &MountError) -> Failure {
+    let what = format!("cannot mount on {}", show(mountpoint));
     let failure = Failure::caused(ExitStatus::Mount, &what, error);
     match error.advice() {
         Some(advice) => failure.advise(advice),
@@ -329,14 +396,14 @@ async fn detach(mount: &ServedMount) {
 }
 
 /// SIGTERM and SIGINT; SIGHUP is ignored, so that a daemon outlives the terminal.
-struct StopSignals {
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     _hang_up: Signal,
 }
 
 impl StopSignals {
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
                 Failure::caused(ExitStatus::Unknown, "cannot listen to signals", &error)

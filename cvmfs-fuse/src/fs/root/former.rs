@@ -18,12 +18,19 @@ pub struct Former {
     /// Since when nobody has looked for newer revisions.
     since: Instant,
     root_is_known: bool,
+    is_of_predecessor: bool,
 }
 
 impl Former {
     pub(super) fn new(inheritance: Inheritance, journal: Option<Arc<Journal>>) -> Self {
         let inheritance = Mutex::new(inheritance);
-        Self { inheritance, journal, since: Instant::now(), root_is_known: false }
+        Self {
+            inheritance,
+            journal,
+            since: Instant::now(),
+            root_is_known: false,
+            is_of_predecessor: false,
+        }
     }
 
     /// Reads what a dead server left; `None` as slot if it had told nobody of the repository.
@@ -32,7 +39,7 @@ impl Former {
         let root_is_known = inheritance.inodes.remove(&ROOT_INO).is_some();
         let slot = inheritance.slot;
         let former = Self::new(inheritance, Some(Arc::new(journal)));
-        Ok((slot, Self { root_is_known, ..former }))
+        Ok((slot, Self { root_is_known, is_of_predecessor: true, ..former }))
     }
 
     /// Returns the inodes, and the revision that they are of.
@@ -48,6 +55,11 @@ impl Former {
     /// Returns since when nobody has looked for newer revisions.
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// Tells whether it was a dead server that had the repository open, and not we.
+    pub fn is_of_predecessor(&self) -> bool {
+        self.is_of_predecessor
     }
 
     pub(super) fn root_is_known(&self) -> bool {
