@@ -164,6 +164,10 @@ pub trait Vfs: Send + Sync + 'static {
     fn keeps_listing(&self, _ino: Ino) -> bool {
         true
     }
+    /// Tells whether that is so for all directories, which then need not be opened.
+    fn keeps_all_listings(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ use cvmfs_core::revision::{Revision, RevisionError};
 use parking_lot::Mutex;
 
 use super::content::ContentTable;
-use super::directory::{DOTS, DirectoryTable, Listing, Position, position};
+use super::directory::{
+    DOTS, DirectoryTable, Listing, Position, offset_of, position, split_offset, tag_of,
+};
 use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
@@ -30,6 +32,8 @@ use super::{
 
 /// Blocks of `df`, as upstream (spec/filesystem.md section 8).
 const STATFS_BLOCK_SIZE: u32 = 512;
+/// Of directories where the kernel opens them without asking us.
+const NO_HANDLE: u64 = 0;
 /// Longest link target that Linux follows: PATH_MAX with its NUL.
 const MAX_TARGET_LEN: usize = 4095;
 
@@ -262,18 +266,31 @@ impl RepoFs {
     }
 
     async fn listing(&self, ino: Ino) -> Result<Listing, FsError> {
+        self.listing_of(ino, None).await
+    }
+
+    /// Lists a directory in the revision with that tag, if that is still at hand; else as it is
+    /// now.
+    async fn listing_of(&self, ino: Ino, tag: Option<u64>) -> Result<Listing, FsError> {
         let epoch = self.gate.epoch();
         let inode = self.inode(ino).await?;
         if inode.entry.kind != EntryKind::Directory {
             return Err(FsError::NotADirectory(inode.path.clone()));
         }
         let path = inode.path.clone();
-        let revision = self.revision_below(&inode);
+        let mut revision = self.revision_below(&inode);
+        let mut is_earlier = inode.earlier.is_some();
+        if let (Some(tag), Some(previous)) = (tag, self.previous.load_full())
+            && tag == u64::from(tag_of(&previous))
+            && tag != u64::from(tag_of(&revision))
+        {
+            (revision, is_earlier) = (previous, true);
+        }
         let entries = revision
             .list(&path)
             .await
             .map_err(|source| FsError::Revision { path: path.clone(), source })?;
-        Ok(Listing { path, entries, epoch, revision, is_earlier: inode.earlier.is_some() })
+        Ok(Listing { path, entries, epoch, revision, is_earlier })
     }
 
     /// Offers one entry to the replier; true when it is full.
@@ -318,10 +335,10 @@ impl RepoFs {
         replier: &mut R,
     ) {
         let kind = EntryKind::Directory;
-        // The offset comes from the kernel and may be any number.
-        let end = listing.entries.len() as u64 + DOTS;
-        for at in offset..end {
-            let next = at + 1;
+        let (tag, end) = (listing.tag(), listing.entries.len() as u64 + DOTS);
+        let (_, start) = split_offset(offset);
+        for at in start..end {
+            let next = offset_of(tag, at + 1);
             let full = match position(at) {
                 Position::This => {
                     replier.add(ListedEntry { name: b".", offset: next, ino, kind, entry: None })
@@ -431,14 +448,23 @@ impl Vfs for RepoFs {
         replier: &mut R,
     ) -> Result<(), FsError> {
         let begun = self.gate.epoch();
-        let kept = self.directories.get(handle);
+        let is_start = split_offset(offset).1 == 0;
+        let kept = match (handle, is_start) {
+            (NO_HANDLE, true) => None,
+            (NO_HANDLE, false) => self.directories.kept(ino, split_offset(offset).0),
+            _ => self.directories.get(handle),
+        };
         let listing = match kept {
             // Read from the start after a switch: the new listing, which the kernel may keep.
-            Some(listing) if listing.epoch == begun || offset > 0 => listing,
-            // Or a predecessor opened it: the order is that of the same catalog.
+            Some(listing) if listing.epoch == begun || !is_start => listing,
+            // Or nobody has it any more: the order is that of the same catalog.
             _ => {
-                let listing = Arc::new(self.listing(ino).await?);
-                self.directories.replace(handle, Arc::clone(&listing));
+                let tag = (!is_start).then_some(split_offset(offset).0);
+                let listing = Arc::new(self.listing_of(ino, tag).await?);
+                match handle {
+                    NO_HANDLE => self.directories.keep(ino, &listing),
+                    _ => self.directories.replace(handle, Arc::clone(&listing)),
+                }
                 listing
             }
         };

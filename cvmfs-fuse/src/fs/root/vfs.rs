@@ -164,4 +164,8 @@ impl Vfs for RootFs {
         // That of the root changes with every repository that is opened.
         ino != ROOT_INO
     }
+
+    fn keeps_all_listings(&self) -> bool {
+        false
+    }
 }
