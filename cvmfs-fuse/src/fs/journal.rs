@@ -37,8 +37,10 @@ enum Record {
     Current(ContentHash),
     /// A server took over.
     Generation,
-    /// The repository has this slot, where a mount has several.
+    /// The repository has this slot, where a mount has several, and is open.
     Slot(Slot),
+    /// It was closed, since nobody used it.
+    Closed,
 }
 
 /// An inode of a predecessor.
@@ -61,6 +63,8 @@ pub struct Inheritance {
     pub generation: u32,
     /// The slot of the repository, where a mount has several.
     pub slot: Option<Slot>,
+    /// It was closed.
+    pub is_closed: bool,
 }
 
 /// The journal of a mount.
@@ -125,9 +129,14 @@ impl Journal {
         self.write(&Record::Current(revision));
     }
 
-    /// Notes the slot of the repository.
+    /// Notes the slot of the repository, and that it is open.
     pub fn slot(&self, slot: Slot) {
         self.write(&Record::Slot(slot));
+    }
+
+    /// Notes that the repository was closed.
+    pub fn closed(&self) {
+        self.write(&Record::Closed);
     }
 
     /// Tells whether most of it is about inodes that are gone.
@@ -160,7 +169,8 @@ impl Inheritance {
             }
             Record::Current(revision) => self.current = Some(revision),
             Record::Generation => self.generation += 1,
-            Record::Slot(slot) => self.slot = Some(slot),
+            Record::Slot(slot) => (self.slot, self.is_closed) = (Some(slot), false),
+            Record::Closed => self.is_closed = true,
         }
     }
 }
@@ -175,6 +185,7 @@ impl Record {
             Self::Current(hash) => (4, 0, hash.to_string().into_bytes()),
             Self::Generation => (5, 0, Vec::new()),
             Self::Slot(slot) => (6, Ino::from(slot.number()), Vec::new()),
+            Self::Closed => (7, 0, Vec::new()),
         };
         let len = u32::try_from(text.len() + 9).unwrap_or(u32::MAX);
         let mut bytes = len.to_le_bytes().to_vec();
@@ -201,6 +212,7 @@ impl Record {
             4 => Self::Current(hash()?),
             5 => Self::Generation,
             6 => Self::Slot(Slot::new(u16::try_from(ino).ok()?)?),
+            7 => Self::Closed,
             _ => return None,
         };
         Some((record, len + 4))
@@ -222,6 +234,7 @@ mod tests {
         let journal = Journal::new().unwrap();
         journal.current(hash(b"one"));
         journal.slot(Slot::new(4095).unwrap());
+        journal.closed();
         journal.known(1000, &path("/a"));
         journal.known(1001, &path("/a/b"));
         journal.known(1002, &path("/c"));
@@ -237,7 +250,7 @@ mod tests {
             let (_, inheritance) = Journal::inherit(journal.descriptor().unwrap()).unwrap();
             assert_eq!(inheritance.current, Some(hash(b"two")));
             assert_eq!(inheritance.generation, generation);
-            assert_eq!(inheritance.slot, Slot::new(4095));
+            assert_eq!((inheritance.slot, inheritance.is_closed), (Slot::new(4095), true));
             let expected = [
                 (1000, Heir { path: path("/a"), revision: None }),
                 (1001, Heir { path: path("/a/b"), revision: Some(hash(b"one")) }),

@@ -350,6 +350,12 @@ async fn a_successor_finds_every_repository_by_its_journal() {
     });
     let options = RootFsOptions { most: 16, ..RootFsOptions::default() };
     let fs = RootFs::new(Arc::new(Arc::clone(&shelf)), options, inherited.collect());
+    // What was open counts as open, until nobody has used it for long.
+    assert_eq!(names(&fs).await, [".", "..", "a.test.repo"]);
+    assert_eq!(fs.unused(Duration::ZERO), [fqrn("a.test.repo")]);
+    assert!(fs.close(&fqrn("a.test.repo")));
+    assert_eq!(names(&fs).await, [".", ".."]);
+    assert_eq!(shelf.opened.lock().len(), 2);
     for ino in &known {
         assert_eq!(fs.getattr(*ino).await.unwrap().attributes.ino, *ino);
     }
