@@ -1,10 +1,8 @@
 //! Serves one mount in this process, from the first check to the orderly stop.
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +10,15 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::estate::{Bequest, Estate};
+use super::begin::{self, Begun};
+use super::estate::{Bequest, Candidate};
 use super::mountpoint::{self, Answer, Place};
 use super::update;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
-use crate::fs::journal::{Inheritance, Journal};
-use crate::fs::{RepoFs, RepoFsOptions};
-use crate::fuse::adapter::Adapter;
-use crate::fuse::dispatch::REQUEST_DEADLINE;
-use crate::fuse::mount::{self, MountError, UnmountError};
+use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
-use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
+use crate::fuse::session::ServedMount;
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
 /// Below the 10 s after which container engines and systemd units are killed.
@@ -40,12 +35,10 @@ const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 /// How a server came to serve.
 #[derive(Debug)]
 pub enum Origin {
-    /// By itself; the mount ends with it.
-    Alone,
-    /// Under a supervisor, which is told of the mount.
+    /// It makes the mount.
     First(Bequest),
-    /// It goes on with the mount of a dead server, under the same supervisor.
-    Successor(Box<Estate>, Bequest),
+    /// It goes on with the mount of another one.
+    Successor(Candidate),
 }
 
 /// How a mount became usable.
@@ -66,11 +59,13 @@ pub fn serve(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let resolved = match &origin {
-        Origin::Successor(estate, _) => estate.mount.mountpoint.clone(),
-        _ => match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
-            Place::Free(resolved) => resolved,
-            Place::Served => return told(ready(Usable::AlreadyMounted)),
-        },
+        Origin::Successor(_) => PathBuf::new(),
+        Origin::First(_) => {
+            match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
+                Place::Free(resolved) => resolved,
+                Place::Served => return told(ready(Usable::AlreadyMounted)),
+            }
+        }
     };
     prepare_process();
     let runtime = runtime::Builder::new_multi_thread()
@@ -121,71 +116,31 @@ async fn run(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
-    let name = settings.repository.fqrn.as_str();
-    let (taken_over, bequest, mut left) = match origin {
-        Origin::Alone => (None, Bequest::default(), BTreeMap::new()),
-        Origin::First(bequest) => (None, bequest, BTreeMap::new()),
-        Origin::Successor(estate, bequest) => {
-            let Estate { mount, journals } = *estate;
-            (Some(mount), bequest, journals)
-        }
-    };
-    let is_successor = taken_over.is_some();
-    let legacy = left.remove(name).map(inherit).transpose()?;
-    let shown = legacy.as_ref().and_then(|(_, inheritance)| inheritance.current);
-    let open = async {
-        match shown {
-            Some(root) => settings.repository.resume(root).await,
-            None => settings.repository.open().await,
-        }
-    };
-    let repository = tokio::select! {
-        signal = stop.next() => return Err(interrupted(signal)),
-        repository = open => repository?,
-    };
     // Nothing relative is needed any more, and a daemon should not keep its start directory busy.
-    if settings.ready_fd.is_some()
+    if !settings.foreground
         && let Err(error) = std::env::set_current_dir("/")
     {
         tracing::debug!(%error, "cannot leave the current directory");
     }
-    let shown = Arc::clone(&repository);
-    let fs = match legacy {
-        Some((journal, inheritance)) => {
-            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, inheritance)
+    let is_successor = matches!(origin, Origin::Successor(_));
+    let begun = match origin {
+        Origin::First(bequest) => {
+            begin::first(settings, bequest, resolved, handle, &mut stop).await?
         }
-        None if !bequest.is_kept() => RepoFs::new(shown, RepoFsOptions::default()),
-        None => {
-            let journal = Journal::new().map_err(|error| {
-                Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error)
-            })?;
-            let nothing = Inheritance::default();
-            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, nothing)
+        Origin::Successor(candidate) => {
+            begin::successor(settings, candidate, handle, &mut stop).await?
         }
     };
-    let fs = Arc::new(fs);
-    leave_journal(&bequest, name, &fs);
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
-    let session = match &taken_over {
-        Some(mount) => take_over(adapter, &settings.options, mount),
-        None if bequest.is_kept() => {
-            mount_supervised(adapter, resolved, &settings.options).map(|(session, mount)| {
-                bequest.mounted(&mount);
-                session
-            })
-        }
-        None => mount_session(adapter, resolved, &settings.options),
-    };
-    let session = session.map_err(|error| mount_failed(settings, &error))?;
-    // fuser has its own descriptor of it.
-    drop(taken_over);
-    let mut mount = session.serve().map_err(|error| mount_failed(settings, &error))?;
+    let Begun { repository, fs, session, bequest, mountpoint: resolved } = begun;
+    let mut mount =
+        session.serve().map_err(|error| begin::mount_failed(&settings.mountpoint, &error))?;
+    bequest.serving();
 
     let probed = resolved.to_owned();
     let answer = tokio::select! {
         signal = stop.next() => {
             detach(&mount).await;
-            return Err(interrupted(signal));
+            return Err(begin::interrupted(signal));
         }
         answer = tokio::task::spawn_blocking(move || match is_successor {
             true => Answer::Alive,
@@ -194,10 +149,10 @@ async fn run(
     };
     if !matches!(answer, Ok(Answer::Alive)) {
         detach(&mount).await;
-        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(resolved));
+        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(&resolved));
         return Err(Failure::new(ExitStatus::FuseLoop, message));
     }
-    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(resolved), "mounted");
+    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(&resolved), "mounted");
     if let Err(failure) = told(ready(Usable::Mounted)) {
         detach(&mount).await;
         return Err(failure);
@@ -228,47 +183,12 @@ async fn run(
     finish(mount, ended).await
 }
 
-/// Reads what a predecessor left.
-fn inherit(journal: OwnedFd) -> Result<(Journal, Inheritance), Failure> {
-    Journal::inherit(journal).map_err(|error| {
-        Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
-    })
-}
-
-/// Gives the supervisor what a successor must know of a repository.
-fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
-    match fs.journal().map(Journal::descriptor) {
-        Some(Ok(journal)) => bequest.journal(name, journal.as_fd()),
-        Some(Err(error)) => tracing::warn!(%error, "a successor will know nothing"),
-        None => {}
-    }
-}
-
-/// Where reads may wait for the network, only an interruption ends them.
-fn request_deadline(settings: &MountSettings) -> Duration {
-    let patient = settings.repository.parameters.wait_for_network;
-    if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
-}
-
 /// A task that ends with its owner.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-fn interrupted(signal: &str) -> Failure {
-    Failure::new(ExitStatus::Unknown, format!("stopped by {signal} before the mount was usable"))
-}
-
-fn mount_failed(settings: &MountSettings, error: &MountError) -> Failure {
-    let what = format!("cannot mount on {}", show(&settings.mountpoint));
-    let failure = Failure::caused(ExitStatus::Mount, &what, error);
-    match error.advice() {
-        Some(advice) => failure.advise(advice),
-        None => failure,
     }
 }
 
@@ -329,7 +249,7 @@ async fn detach(mount: &ServedMount) {
 }
 
 /// SIGTERM and SIGINT; SIGHUP is ignored, so that a daemon outlives the terminal.
-struct StopSignals {
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     _hang_up: Signal,
@@ -350,7 +270,7 @@ impl StopSignals {
     }
 
     /// Waits for the next request to stop and returns its name.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
