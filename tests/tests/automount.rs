@@ -98,7 +98,7 @@ fn genuine_repositories_are_shown_beside_each_other() {
             let attribute = |name: &str| get_xattr(&root, name.as_bytes()).unwrap();
             assert_eq!(attribute("user.fqrn"), name.as_bytes());
             assert_eq!(attribute("user.revision"), genuine.revision().to_string().as_bytes());
-            assert_eq!(attribute("user.pid"), mount.pid().to_string().as_bytes());
+            assert_eq!(attribute("user.pid"), mount.attribute("user.pid").unwrap().as_bytes());
             let files = nix::sys::statvfs::statvfs(&root).unwrap().files();
             assert!(files >= genuine.truth().len() as u64 / 2, "{files}");
         }
@@ -463,6 +463,11 @@ fn readers_of_several_repositories_notice_nothing_when_the_server_is_killed() {
         let after =
             [ino("small.test.repo"), ino("shake.test.repo"), ino("small.test.repo/many/f9")];
         assert_eq!(before, after);
+        let mut upgrade = client!().command();
+        let upgraded = upgrade.arg("upgrade").arg(&mount.mountpoint).output().unwrap();
+        assert!(upgraded.status.success(), "{}", String::from_utf8_lossy(&upgraded.stderr));
+        two.assert_equal(&mount.mountpoint);
+        held.read_exact_at(&mut [0; 9], 0).unwrap();
         drop(held);
         let last = mount.server();
         assert!(mount.umount(&[]));
