@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use super::docker_run::DockerRunArgs;
 use super::help;
 use super::run::{EnterArgs, RunArgs};
+use super::upgrade::UpgradeArgs;
 use crate::config::{AutomountFlags, ProcessSettings, RepositoryFlags};
 use crate::doctor::DoctorArgs;
 
@@ -44,6 +45,9 @@ pub enum Command {
     /// Unmount a repository and end its server
     #[command(visible_alias = "unmount", after_long_help = help::UMOUNT)]
     Umount(UmountArgs),
+    /// Let the program that is installed now go on with live mounts
+    #[command(after_long_help = help::UPGRADE)]
+    Upgrade(UpgradeArgs),
     /// Run a command with repositories mounted for it, in a container or on a bare node
     #[command(after_long_help = help::RUN)]
     Run(Box<RunArgs>),
@@ -158,7 +162,6 @@ impl ProcessArgs {
             ready_fd: self.ready_fd,
             server_fd: self.server_fd,
             take_over: self.take_over,
-            supervised: true,
         }
     }
 }
@@ -411,6 +414,8 @@ mod tests {
              --server http://a/@fqrn@ --public-key k -o noexec --foreground",
             "umount /mnt",
             "umount --lazy /mnt",
+            "upgrade /mnt /mnt2",
+            "upgrade --all",
             "ls a.b.c:/ a.b.c:/x --server http://a",
             "-v ls -l a.b.c:/",
             "cat --public-key k -- a.b.c:/-x",
@@ -459,6 +464,8 @@ mod tests {
             "docker-run a.b.c --engine lxc",
             "stat --xml a.b.c:/",
             "unknown",
+            "upgrade",
+            "upgrade --all /mnt",
             "cache",
             "cache clean",
             "preload",

@@ -94,17 +94,20 @@ fn command_lines(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> Str
     let mut text = String::new();
     for fqrn in repositories {
         if KnownDomain::find(fqrn.domain()).is_none() {
+            let verb = match args.mode {
+                Mode::Service => "automount".to_owned(),
+                Mode::Inside | Mode::Rootless => format!("mount {fqrn} /cvmfs/{fqrn}"),
+            };
             text.push_str(&format!(
-                "# {fqrn}: no server is built in. Behind 'mount {fqrn} /cvmfs/{fqrn}' add --server \
-                 URL --public-key\n# /keys/KEY.pub, and before the image -v DIRECTORY:/keys:ro.\n"
+                "# {fqrn}: no server is built in. Behind '{verb}' add --server \
+                 'http://HOST/cvmfs/@fqrn@'\n# --public-key /keys/KEY.pub, and before the image -v \
+                 DIRECTORY:/keys:ro.\n"
             ));
         }
     }
     match args.mode {
         Mode::Service => {
-            for fqrn in repositories {
-                text.push_str(&service(args, fqrn, host));
-            }
+            text.push_str(&service(args, repositories, host));
             text.push_str(&consumer(args, host));
         }
         Mode::Inside | Mode::Rootless => text.push_str(&inside(args, repositories, host)),
@@ -164,24 +167,30 @@ impl Line {
     }
 }
 
-fn service(args: &DockerRunArgs, fqrn: &Fqrn, host: Host) -> String {
-    let mut line = Line::new(args, &format!("-d --name cvmfs-{fqrn} --restart on-failure"));
+/// One container mounts all repositories, each when it is used.
+fn service(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> String {
+    let mut line = Line::new(args, "-d --name cvmfs --restart on-failure");
     line.sys_admin(host);
     line.device();
     line.selinux(host);
     line.flag(
         "-v /cvmfs:/cvmfs:rshared",
-        "what is mounted in it appears on the host, and in all who have /cvmfs with rslave",
+        "what is mounted there appears on the host, and in all who have /cvmfs with rslave",
     );
     line.cache();
     let image = args.image.as_deref().unwrap_or(OUR_IMAGE);
-    let preparation = format!(
-        "# On the host, as root, once; the second command only where / is not shared (with systemd it is).\n\
-         mkdir -p /cvmfs/{fqrn}\n\
-         mountpoint -q /cvmfs || {{ mount --bind /cvmfs /cvmfs && mount --make-shared /cvmfs; }}\n"
-    );
-    let tail = format!("{} mount {fqrn} /cvmfs/{fqrn} --foreground", quote(image));
-    format!("{preparation}\n{}\n", line.end(&tail))
+    let preparation = "\
+        # On the host, as root, once; the second command only where / is not shared (with systemd it is).\n\
+        mkdir -p /cvmfs\n\
+        mountpoint -q /cvmfs || { mount --bind /cvmfs /cvmfs && mount --make-shared /cvmfs; }\n";
+    let names: Vec<_> = repositories.iter().map(Fqrn::as_str).collect();
+    let note = "# If this container is killed as a whole: umount -l /cvmfs on the host, start it again, and \
+                restart\n# containers that were started while the old mount was there. A server \
+                that dies is replaced inside.\n\
+                # --repo: these are listed before they are used; others are there as well, unless \
+                --only-listed is added\n";
+    let tail = format!("{} automount --foreground --repo {}", quote(image), names.join(","));
+    format!("{preparation}\n{note}{}\n", line.end(&tail))
 }
 
 /// How other containers see what a service mounts.
@@ -281,9 +290,9 @@ mod tests {
         let plain = Host::default();
         let service = commands(&lines("cms.cern.ch sft.cern.ch", plain));
         for part in [
-            "docker run -d --name cvmfs-sft.cern.ch --restart on-failure --cap-add SYS_ADMIN \
+            "docker run -d --name cvmfs --restart on-failure --cap-add SYS_ADMIN \
              --device /dev/fuse -v /cvmfs:/cvmfs:rshared -v cvmfs-cache:/var/lib/cvmfs-fuse \
-             cvmfs-fuse mount sft.cern.ch /cvmfs/sft.cern.ch --foreground",
+             cvmfs-fuse automount --foreground --repo cms.cern.ch,sft.cern.ch",
             "docker run --rm -it -v /cvmfs:/cvmfs:rslave debian:12-slim sh",
         ] {
             assert!(service.contains(part), "{part}\n{service}");

@@ -51,7 +51,7 @@ pub struct RunArgs {
     pub no_auto_update: bool,
 
     /// This process is the server of one of the repositories
-    #[arg(long, value_name = "FQRN", hide = true, requires_all = ["caller", "ready_fd"])]
+    #[arg(long, value_name = "FQRN", hide = true, requires_all = ["caller", "server_fd"])]
     pub serve: Option<OsString>,
 
     /// Who called, as the server may be root of a user namespace
@@ -61,6 +61,14 @@ pub struct RunArgs {
     /// Descriptor on which the server tells how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
+
+    /// Descriptor on which the server and its supervisor talk
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
+    pub server_fd: Option<i32>,
+
+    /// This server goes on with the mount of a dead one
+    #[arg(long, hide = true, requires = "server_fd")]
+    pub take_over: bool,
 
     /// Program to run, and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -83,8 +91,8 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
     if let (Some(fqrn), Some(caller)) = (&args.serve, args.caller) {
         // Default directories are those of who called.
         let environment = Environment { is_root: caller == 0, ..environment.clone() };
-        crate::daemon::mount(&settings(args, &parse_fqrn(fqrn)?, &environment)?)?;
-        return Ok(ExitStatus::Ok.into());
+        let status = crate::daemon::mount(&settings(args, &parse_fqrn(fqrn)?, &environment)?)?;
+        return Ok(status.into());
     }
     let mut names =
         args.repositories.iter().map(|name| parse_fqrn(name)).collect::<Result<Vec<_>, _>>()?;
@@ -131,8 +139,12 @@ fn settings(
         options: MountOptions { use_helper: false, ..MountOptions::defaults(true) },
         auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
         repository,
-        // `run` itself watches its servers, and they must not outlive it.
-        process: ProcessSettings { ready_fd: args.ready_fd, ..ProcessSettings::default() },
+        process: ProcessSettings {
+            foreground: false,
+            ready_fd: args.ready_fd,
+            server_fd: args.server_fd,
+            take_over: args.take_over,
+        },
     })
 }
 

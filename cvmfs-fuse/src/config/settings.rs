@@ -86,8 +86,6 @@ pub struct ProcessSettings {
     pub server_fd: Option<i32>,
     /// It goes on with the mount of a dead server.
     pub take_over: bool,
-    /// In the background, a supervisor outlives the server.
-    pub supervised: bool,
 }
 
 impl RepositorySettings {

@@ -1,8 +1,9 @@
 //! Serves all repositories on one directory, in this process: one connection to the kernel, one
 //! cache, one pool of connections to servers.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,11 +16,11 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::estate::Bequest;
+use super::begin::{await_estate, go_on, make, request_deadline};
+use super::estate::{Bequest, Estate};
 use super::mountpoint::Expected;
 use super::serve::{
-    AbortOnDrop, Beginning, Mounting, Origin, StopSignals, Usable, in_runtime, leave_directory,
-    place, request_deadline, told,
+    AbortOnDrop, Origin, StopSignals, Usable, attend, in_runtime, leave_directory, place, told,
 };
 use super::update::{self, Kernel};
 use crate::cli::exit::Failure;
@@ -62,27 +63,20 @@ async fn run(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
-    let Beginning { taken_over, journals, bequest } = origin.into();
     let (most, descriptors) = descriptor_budgets(MAX_OPEN);
-    let cache = settings.model.cache.open()?;
-    let (notifier, notified) = watch::channel(None);
-    let doorman = Doorman {
-        settings: settings.clone(),
-        resources: settings.model.resources(cache, descriptors),
-        bequest: bequest.clone(),
-        notified,
-    };
+    let resources = settings.model.resources(settings.model.cache.open()?, descriptors);
     leave_directory(&settings.process);
-    let mut inherited = Vec::new();
-    for (name, journal) in journals {
-        match (name.parse(), Former::read(journal)) {
-            (Ok(fqrn), Ok((Some(slot), former))) => inherited.push((fqrn, slot, former)),
-            // Killed before the kernel heard of it.
-            (_, Ok((None, _))) => bequest.closed(&name),
-            (_, Err(error)) => tracing::warn!(name, %error, "a repository is lost"),
-            (Err(error), _) => tracing::warn!(name, %error, "a repository is lost"),
+    let (taken_over, bequest, inherited) = match origin {
+        Origin::First(bequest) => (None, bequest, Vec::new()),
+        Origin::Successor(candidate) => {
+            let (Estate { mount, journals }, bequest) = await_estate(candidate, &mut stop).await?;
+            let inherited = read(journals, &bequest);
+            (Some(mount), bequest, inherited)
         }
-    }
+    };
+    let (notifier, notified) = watch::channel(None);
+    let (bequeathed, settings_of_each) = (bequest.clone(), settings.clone());
+    let doorman = Doorman { settings: settings_of_each, resources, bequest: bequeathed, notified };
     let options = RootFsOptions {
         listed: settings.listed.clone(),
         only_listed: settings.only_listed,
@@ -93,14 +87,33 @@ async fn run(
     let fs = Arc::new(RootFs::new(Arc::new(doorman), options, inherited));
     let patient = settings.model.parameters.wait_for_network;
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
-    let mounting = Mounting { adapter, taken_over, bequest, resolved, options: &settings.options };
+    let begun = match &taken_over {
+        Some(mount) => go_on(adapter, &settings.options, mount, bequest)?,
+        None => make(adapter, &resolved, &settings.options, bequest)?,
+    };
+    drop(taken_over);
     let limit = settings.idle_timeout;
     let accompany = |kernel| {
         // Requests that need it wait for it.
         notifier.send_replace(Some(kernel));
         Some(AbortOnDrop(tokio::spawn(close_unused(Arc::downgrade(&fs), limit))))
     };
-    mounting.attend(&mut stop, ready, accompany).await
+    attend(begun, &mut stop, ready, accompany).await
+}
+
+/// Reads what a predecessor left of each repository.
+fn read(journals: BTreeMap<String, OwnedFd>, bequest: &Bequest) -> Vec<(Fqrn, Slot, Former)> {
+    let mut inherited = Vec::new();
+    for (name, journal) in journals {
+        match (name.parse(), Former::read(journal)) {
+            (Ok(fqrn), Ok((Some(slot), former))) => inherited.push((fqrn, slot, former)),
+            // Killed before the kernel heard of it.
+            (_, Ok((None, _))) => bequest.closed(&name),
+            (_, Err(error)) => tracing::warn!(name, %error, "a repository is lost"),
+            (Err(error), _) => tracing::warn!(name, %error, "a repository is lost"),
+        }
+    }
+    inherited
 }
 
 /// Closes what nobody uses, for as long as the mount lives.

@@ -2,20 +2,30 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`serve`] | builds everything in order, serves, stops orderly |
+//! | [`serve`], `begin` | builds everything in order, serves, stops orderly |
 //! | [`automount`] | the same for all repositories on one directory |
-//! | [`supervisor`], [`estate`] | who outlives a server, and what for |
+//! | `succession`, `child` | who serves a mount, one after the other |
+//! | [`supervisor`] | the process that outlives servers |
+//! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
+//! | `abort` | the end of a mount that nobody serves |
+//! | [`control`] | how a supervisor is asked for an upgrade |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
 //! | [`umount`] | the other direction, from outside |
 //! | [`log`] | where messages go |
 
+mod abort;
 pub mod automount;
 pub mod background;
+mod begin;
+pub(crate) mod child;
+pub mod control;
 pub mod estate;
+mod letters;
 pub mod log;
 pub mod mountpoint;
 pub mod serve;
+pub(crate) mod succession;
 pub mod supervisor;
 pub mod umount;
 mod update;
@@ -23,7 +33,7 @@ mod update;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::cli::exit::Failure;
+use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{AutomountSettings, MountSettings, ProcessSettings, RepositorySettings};
 use crate::fuse::mountinfo::show;
 use serve::{Origin, Usable};
@@ -114,28 +124,24 @@ impl Service for AutomountSettings {
 /// Mounts.
 ///
 /// In the foreground it returns when the directory was unmounted. Otherwise it starts a
-/// background process and returns when the mount is usable; the background process is this
-/// program with the same arguments, so only the command line of a mount may ask for it.
-pub fn mount(service: &impl Service) -> Result<(), Failure> {
+/// background process and returns when the mount is usable. Either way the mount is served by a
+/// child, which is this program with the same arguments, so only a command line that mounts may
+/// ask for it.
+pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     let process = service.process();
     if let Some(descriptor) = process.server_fd {
-        return background::serve_supervised(service, descriptor);
+        background::serve_supervised(service, descriptor)?;
+        return Ok(ExitStatus::Ok);
     }
     if let Some(descriptor) = process.ready_fd {
-        return match process.supervised {
-            true => background::run(descriptor),
-            false => background::serve_alone(service, descriptor),
-        };
+        return background::run(descriptor);
     }
     if process.foreground {
-        return service.serve(Origin::Alone, |usable| {
-            announce(service.mountpoint(), usable);
-            Ok(())
-        });
+        return supervisor::run(supervisor::Place::Foreground);
     }
     let usable = background::start(service)?;
     announce(service.mountpoint(), usable);
-    Ok(())
+    Ok(ExitStatus::Ok)
 }
 
 /// The line that scripts around upstream's client wait for (spec/config.md section 5).

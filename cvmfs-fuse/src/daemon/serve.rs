@@ -1,9 +1,7 @@
 //! Serves one mount in this process, from the first check to the orderly stop.
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +11,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::estate::{Bequest, Estate};
+use super::begin::{self, Begun, Shown};
+use super::estate::{Bequest, Candidate};
 use super::mountpoint::{self, Answer, Expected, Place};
 use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::{MountOptions, MountSettings, ProcessSettings};
-use crate::fs::journal::{Inheritance, Journal};
-use crate::fs::{RepoFs, RepoFsOptions, Vfs};
-use crate::fuse::adapter::Adapter;
-use crate::fuse::dispatch::REQUEST_DEADLINE;
-use crate::fuse::handover::Mount;
-use crate::fuse::mount::{self, MountError, UnmountError};
+use crate::config::{MountSettings, ProcessSettings};
+use crate::fs::Vfs;
+use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
-use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
+use crate::fuse::session::ServedMount;
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
 /// Below the 10 s after which container engines and systemd units are killed.
@@ -42,12 +37,10 @@ const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 /// How a server came to serve.
 #[derive(Debug)]
 pub enum Origin {
-    /// By itself; the mount ends with it.
-    Alone,
-    /// Under a supervisor, which is told of the mount.
+    /// It makes the mount.
     First(Bequest),
-    /// It goes on with the mount of a dead server, under the same supervisor.
-    Successor(Box<Estate>, Bequest),
+    /// It goes on with the mount of another one.
+    Successor(Candidate),
 }
 
 /// How a mount became usable.
@@ -75,14 +68,15 @@ pub fn serve(
     in_runtime(|handle| run(settings, origin, resolved, handle, ready))
 }
 
-/// Returns where to mount; `None` if what is expected there is mounted already.
+/// Returns where to mount, which a successor will be told; `None` if what is expected there is
+/// mounted already.
 pub(super) fn place(
     origin: &Origin,
     mountpoint: &Path,
     expected: Expected<'_>,
 ) -> Result<Option<PathBuf>, Failure> {
-    if let Origin::Successor(estate, _) = origin {
-        return Ok(Some(estate.mount.mountpoint.clone()));
+    if matches!(origin, Origin::Successor(_)) {
+        return Ok(Some(PathBuf::new()));
     }
     Ok(match mountpoint::prepare(mountpoint, expected)? {
         Place::Free(resolved) => Some(resolved),
@@ -134,32 +128,6 @@ fn prepare_process() {
     }
 }
 
-/// What a mount begins with.
-pub(super) struct Beginning {
-    /// The mount of a dead server.
-    pub(super) taken_over: Option<Mount>,
-    /// Journals that it kept.
-    pub(super) journals: BTreeMap<String, OwnedFd>,
-    /// The way to the supervisor.
-    pub(super) bequest: Bequest,
-}
-
-impl From<Origin> for Beginning {
-    fn from(origin: Origin) -> Self {
-        let nothing = BTreeMap::new();
-        match origin {
-            Origin::Alone => {
-                Self { taken_over: None, journals: nothing, bequest: Bequest::default() }
-            }
-            Origin::First(bequest) => Self { taken_over: None, journals: nothing, bequest },
-            Origin::Successor(estate, bequest) => {
-                let Estate { mount, journals } = *estate;
-                Self { taken_over: Some(mount), journals, bequest }
-            }
-        }
-    }
-}
-
 async fn run(
     settings: &MountSettings,
     origin: Origin,
@@ -168,35 +136,17 @@ async fn run(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
-    let name = settings.repository.fqrn.as_str();
-    let Beginning { taken_over, mut journals, bequest } = origin.into();
-    let is_successor = taken_over.is_some();
-    let legacy = journals.remove(name).map(inherit).transpose()?;
-    let shown = legacy.as_ref().and_then(|(_, inheritance)| inheritance.current);
-    let open = async {
-        match shown {
-            Some(root) => settings.repository.resume(root).await,
-            None => settings.repository.open().await,
+    leave_directory(&settings.process);
+    let (Shown { repository, fs }, begun) = match origin {
+        Origin::First(bequest) => {
+            begin::first(settings, bequest, &resolved, handle, &mut stop).await?
+        }
+        Origin::Successor(candidate) => {
+            begin::successor(settings, candidate, handle, &mut stop).await?
         }
     };
-    let repository = tokio::select! {
-        signal = stop.next() => return Err(interrupted(signal)),
-        repository = open => repository?,
-    };
-    leave_directory(&settings.process);
-    let shown = Arc::clone(&repository);
-    let (journal, inheritance) = match legacy {
-        Some((journal, inheritance)) => (Some(journal), inheritance),
-        None if !bequest.is_kept() => (None, Inheritance::default()),
-        None => (Some(new_journal()?), Inheritance::default()),
-    };
-    let journal = journal.map(Arc::new);
-    let fs = Arc::new(RepoFs::inheriting(shown, RepoFsOptions::default(), journal, inheritance));
-    leave_journal(&bequest, name, &fs);
-    let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
-    let mounting = Mounting { adapter, taken_over, bequest, resolved, options: &settings.options };
     let follows = settings.auto_update && repository.follows_updates();
+    let is_successor = begun.is_successor;
     let follow = |notifier| {
         let settings = settings.repository.clone();
         let follow = async move {
@@ -210,111 +160,60 @@ async fn run(
         // A task of its own, so that a defect in it does not end the mount.
         (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow)))
     };
-    mounting.attend(&mut stop, ready, follow).await
-}
-
-/// A filesystem that is to be mounted, or goes on with a mount.
-pub(super) struct Mounting<'a, V: Vfs> {
-    pub(super) adapter: Adapter<V>,
-    pub(super) taken_over: Option<Mount>,
-    pub(super) bequest: Bequest,
-    pub(super) resolved: PathBuf,
-    pub(super) options: &'a MountOptions,
-}
-
-impl<V: Vfs> Mounting<'_, V> {
-    /// Mounts and serves until the end. `accompany` starts what goes on beside it.
-    pub(super) async fn attend(
-        self,
-        stop: &mut StopSignals,
-        ready: impl FnOnce(Usable) -> io::Result<()>,
-        accompany: impl FnOnce(Arc<Notifier>) -> Option<AbortOnDrop>,
-    ) -> Result<(), Failure> {
-        let Self { adapter, taken_over, bequest, resolved, options } = self;
-        let is_successor = taken_over.is_some();
-        let session = match &taken_over {
-            Some(mount) => take_over(adapter, options, mount),
-            None if bequest.is_kept() => {
-                mount_supervised(adapter, &resolved, options).map(|(session, mount)| {
-                    bequest.mounted(&mount);
-                    session
-                })
-            }
-            None => mount_session(adapter, &resolved, options),
-        };
-        let session = session.map_err(|error| mount_failed(&resolved, &error))?;
-        // fuser has its own descriptor of it.
-        drop(taken_over);
-        let mut mount = session.serve().map_err(|error| mount_failed(&resolved, &error))?;
-        let company = accompany(Arc::clone(&mount.notifier));
-
-        let probed = resolved.clone();
-        let answer = tokio::select! {
-            signal = stop.next() => {
-                detach(&mount).await;
-                return Err(interrupted(signal));
-            }
-            answer = tokio::task::spawn_blocking(move || match is_successor {
-                true => Answer::Alive,
-                false => mountpoint::answer(&probed),
-            }) => answer,
-        };
-        if !matches!(answer, Ok(Answer::Alive)) {
-            detach(&mount).await;
-            let place = show(&resolved);
-            let message = format!("mounted on {place}, but it does not answer: {answer:?}");
-            return Err(Failure::new(ExitStatus::FuseLoop, message));
-        }
-        tracing::info!(mountpoint = show(&resolved), "mounted");
-        if let Err(failure) = told(ready(Usable::Mounted)) {
-            detach(&mount).await;
-            return Err(failure);
-        }
-        let ended = tokio::select! {
-            ended = mount.ended() => ended,
-            signal = stop.next() => {
-                tracing::info!(signal, "stopping");
-                drop(company);
-                return stop_orderly(mount, stop).await;
-            }
-        };
-        finish(mount, ended).await
-    }
+    attend(begun, &mut stop, ready, follow).await
 }
 
 /// Nothing relative is needed any more, and a daemon should not keep its start directory busy.
 pub(super) fn leave_directory(process: &ProcessSettings) {
-    if process.ready_fd.is_some()
+    if !process.foreground
         && let Err(error) = std::env::set_current_dir("/")
     {
         tracing::debug!(%error, "cannot leave the current directory");
     }
 }
 
-fn new_journal() -> Result<Journal, Failure> {
-    Journal::new()
-        .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))
-}
+/// Serves a mount until its end. `accompany` starts what goes on beside it.
+pub(super) async fn attend<V: Vfs>(
+    begun: Begun<V>,
+    stop: &mut StopSignals,
+    ready: impl FnOnce(Usable) -> io::Result<()>,
+    accompany: impl FnOnce(Arc<Notifier>) -> Option<AbortOnDrop>,
+) -> Result<(), Failure> {
+    let Begun { session, bequest, mountpoint: resolved, is_successor } = begun;
+    let mut mount = session.serve().map_err(|error| begin::mount_failed(&resolved, &error))?;
+    let company = accompany(Arc::clone(&mount.notifier));
+    bequest.serving();
 
-/// Reads what a predecessor left.
-fn inherit(journal: OwnedFd) -> Result<(Journal, Inheritance), Failure> {
-    Journal::inherit(journal).map_err(|error| {
-        Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
-    })
-}
-
-/// Gives the supervisor what a successor must know of a repository.
-pub(super) fn leave_journal(bequest: &Bequest, name: &str, fs: &RepoFs) {
-    match fs.journal().map(|journal| journal.descriptor()) {
-        Some(Ok(journal)) => bequest.journal(name, journal.as_fd()),
-        Some(Err(error)) => tracing::warn!(%error, "a successor will know nothing"),
-        None => {}
+    let probed = resolved.clone();
+    let answer = tokio::select! {
+        signal = stop.next() => {
+            detach(&mount).await;
+            return Err(begin::interrupted(signal));
+        }
+        answer = tokio::task::spawn_blocking(move || match is_successor {
+            true => Answer::Alive,
+            false => mountpoint::answer(&probed),
+        }) => answer,
+    };
+    if !matches!(answer, Ok(Answer::Alive)) {
+        detach(&mount).await;
+        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(&resolved));
+        return Err(Failure::new(ExitStatus::FuseLoop, message));
     }
-}
-
-/// Where reads may wait for the network, only an interruption ends them.
-pub(super) fn request_deadline(patient: bool) -> Duration {
-    if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
+    tracing::info!(mountpoint = show(&resolved), "mounted");
+    if let Err(failure) = told(ready(Usable::Mounted)) {
+        detach(&mount).await;
+        return Err(failure);
+    }
+    let ended = tokio::select! {
+        ended = mount.ended() => ended,
+        signal = stop.next() => {
+            tracing::info!(signal, "stopping");
+            drop(company);
+            return stop_orderly(mount, stop).await;
+        }
+    };
+    finish(mount, ended).await
 }
 
 /// A task that ends with its owner.
@@ -323,19 +222,6 @@ pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-fn interrupted(signal: &str) -> Failure {
-    Failure::new(ExitStatus::Unknown, format!("stopped by {signal} before the mount was usable"))
-}
-
-fn mount_failed(mountpoint: &Path, error: &MountError) -> Failure {
-    let what = format!("cannot mount on {}", show(mountpoint));
-    let failure = Failure::caused(ExitStatus::Mount, &what, error);
-    match error.advice() {
-        Some(advice) => failure.advise(advice),
-        None => failure,
     }
 }
 
@@ -417,7 +303,7 @@ impl StopSignals {
     }
 
     /// Waits for the next request to stop and returns its name.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::RepoPath;
@@ -21,6 +22,8 @@ use super::root::Slot;
 const MAX_RECORD_LEN: usize = 64 * 1024;
 /// A journal is written anew when it is longer than this, and mostly about inodes that are gone.
 const COMPACT_ABOVE: u64 = 4 << 20;
+/// Longest journal: some three million inodes.
+const MAX_LEN: u64 = 256 << 20;
 /// Bytes that an inode takes in a journal, more or less.
 const USUAL_RECORD_LEN: u64 = 80;
 
@@ -37,8 +40,10 @@ enum Record {
     Current(ContentHash),
     /// A server took over.
     Generation,
-    /// The repository has this slot, where a mount has several.
+    /// The repository has this slot, where a mount has several, and is open.
     Slot(Slot),
+    /// It was closed, since nobody used it.
+    Closed,
 }
 
 /// An inode of a predecessor.
@@ -61,6 +66,30 @@ pub struct Inheritance {
     pub generation: u32,
     /// The slot of the repository, where a mount has several.
     pub slot: Option<Slot>,
+    /// It was closed.
+    pub is_closed: bool,
+}
+
+/// Returns the revision that is shown according to a journal, whose server may be alive.
+pub fn shown(journal: BorrowedFd<'_>) -> io::Result<Option<ContentHash>> {
+    Ok(read(journal)?.0.current)
+}
+
+/// Reads all whole records, and returns the length of these.
+///
+/// The place in the file belongs to whoever writes to it, so it is not used.
+fn read(journal: BorrowedFd<'_>) -> io::Result<(Inheritance, u64)> {
+    let file = File::from(journal.try_clone_to_owned()?);
+    let len = file.metadata()?.len().min(MAX_LEN);
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    let mut inheritance = Inheritance::default();
+    let mut good = 0;
+    while let Some((record, len)) = Record::parse(&bytes[good..]) {
+        inheritance.take(record);
+        good += len;
+    }
+    Ok((inheritance, good as u64))
 }
 
 /// The journal of a mount.
@@ -78,17 +107,9 @@ impl Journal {
 
     /// Reads the one that a predecessor left, and goes on with it.
     pub fn inherit(file: OwnedFd) -> io::Result<(Self, Inheritance)> {
-        let mut file = File::from(file);
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0))?;
-        file.read_to_end(&mut bytes)?;
-        let mut inheritance = Inheritance::default();
-        let mut good = 0;
-        while let Some((record, len)) = Record::parse(&bytes[good..]) {
-            inheritance.take(record);
-            good += len;
-        }
-        file.set_len(good as u64)?;
+        let (mut inheritance, good) = read(file.as_fd())?;
+        let file = File::from(file);
+        file.set_len(good)?;
         let journal = Self::append_to(file)?;
         journal.write(&Record::Generation);
         inheritance.generation += 1;
@@ -125,9 +146,14 @@ impl Journal {
         self.write(&Record::Current(revision));
     }
 
-    /// Notes the slot of the repository.
+    /// Notes the slot of the repository, and that it is open.
     pub fn slot(&self, slot: Slot) {
         self.write(&Record::Slot(slot));
+    }
+
+    /// Notes that the repository was closed.
+    pub fn closed(&self) {
+        self.write(&Record::Closed);
     }
 
     /// Tells whether most of it is about inodes that are gone.
@@ -160,7 +186,8 @@ impl Inheritance {
             }
             Record::Current(revision) => self.current = Some(revision),
             Record::Generation => self.generation += 1,
-            Record::Slot(slot) => self.slot = Some(slot),
+            Record::Slot(slot) => (self.slot, self.is_closed) = (Some(slot), false),
+            Record::Closed => self.is_closed = true,
         }
     }
 }
@@ -175,6 +202,7 @@ impl Record {
             Self::Current(hash) => (4, 0, hash.to_string().into_bytes()),
             Self::Generation => (5, 0, Vec::new()),
             Self::Slot(slot) => (6, Ino::from(slot.number()), Vec::new()),
+            Self::Closed => (7, 0, Vec::new()),
         };
         let len = u32::try_from(text.len() + 9).unwrap_or(u32::MAX);
         let mut bytes = len.to_le_bytes().to_vec();
@@ -201,6 +229,7 @@ impl Record {
             4 => Self::Current(hash()?),
             5 => Self::Generation,
             6 => Self::Slot(Slot::new(u16::try_from(ino).ok()?)?),
+            7 => Self::Closed,
             _ => return None,
         };
         Some((record, len + 4))
@@ -222,6 +251,7 @@ mod tests {
         let journal = Journal::new().unwrap();
         journal.current(hash(b"one"));
         journal.slot(Slot::new(4095).unwrap());
+        journal.closed();
         journal.known(1000, &path("/a"));
         journal.known(1001, &path("/a/b"));
         journal.known(1002, &path("/c"));
@@ -237,7 +267,7 @@ mod tests {
             let (_, inheritance) = Journal::inherit(journal.descriptor().unwrap()).unwrap();
             assert_eq!(inheritance.current, Some(hash(b"two")));
             assert_eq!(inheritance.generation, generation);
-            assert_eq!(inheritance.slot, Slot::new(4095));
+            assert_eq!((inheritance.slot, inheritance.is_closed), (Slot::new(4095), true));
             let expected = [
                 (1000, Heir { path: path("/a"), revision: None }),
                 (1001, Heir { path: path("/a/b"), revision: Some(hash(b"one")) }),

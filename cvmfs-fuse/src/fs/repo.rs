@@ -124,7 +124,7 @@ impl RepoFs {
         let inodes = self.inodes.heritage()?;
         let current = Some(self.repository.current().root_hash());
         let generation = self.directories.generation();
-        Some(Inheritance { current, inodes, generation, slot: None })
+        Some(Inheritance { current, inodes, generation, slot: None, is_closed: true })
     }
 
     /// Returns the journal, for the supervisor.

@@ -36,6 +36,8 @@ pub struct Mount {
     pub greeting: Greeting,
     /// Where it is mounted; resolved.
     pub mountpoint: PathBuf,
+    /// Device number, as in [`super::mountinfo::MountEntry`].
+    pub device: Option<String>,
 }
 
 /// Greets a filesystem in the kernel's name, and connects it.

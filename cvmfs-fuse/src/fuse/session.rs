@@ -41,29 +41,6 @@ pub struct ServedMount {
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
-/// Mounts on a resolved directory and greets the kernel.
-pub fn mount_session<V: Vfs>(
-    adapter: Adapter<V>,
-    mountpoint: &Path,
-    options: &MountOptions,
-) -> Result<MountedSession<V>, MountError> {
-    let connection = mount::mount(mountpoint, options)?;
-    let config = config(thread::available_parallelism().map_or(1, usize::from));
-    let acl = acl(options);
-    let session = fuser::Session::from_fd(adapter, connection, acl, config).map_err(|error| {
-        // The connection is gone; do not leave a dead mount behind.
-        if let Err(left_over) = mount::unmount(mountpoint, true) {
-            tracing::warn!(error = %left_over, "cannot remove the failed mount");
-        }
-        MountError::Handshake(error)
-    })?;
-    let device = device_of(mountpoint);
-    if let Some(device) = &device {
-        raise_readahead(device);
-    }
-    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
-}
-
 /// Mounts so that a successor can take the connection over; returns what it needs for that.
 pub fn mount_supervised<V: Vfs>(
     adapter: Adapter<V>,
@@ -71,7 +48,7 @@ pub fn mount_supervised<V: Vfs>(
     options: &MountOptions,
 ) -> Result<(MountedSession<V>, Mount), MountError> {
     let connection = mount::mount(mountpoint, options)?;
-    let connected = handover::connect(adapter, &connection, None, acl(options), shared_config());
+    let connected = handover::connect(adapter, &connection, None, acl(options), present_config());
     let (session, greeting) = connected.map_err(|error| {
         if let Err(left_over) = mount::unmount(mountpoint, true) {
             tracing::warn!(error = %left_over, "cannot remove the failed mount");
@@ -83,7 +60,8 @@ pub fn mount_supervised<V: Vfs>(
         raise_readahead(device);
     }
     let mountpoint = mountpoint.to_owned();
-    let left = Mount { connection, greeting, mountpoint: mountpoint.clone() };
+    let left =
+        Mount { connection, greeting, mountpoint: mountpoint.clone(), device: device.clone() };
     Ok((MountedSession { session, mountpoint, device }, left))
 }
 
@@ -93,12 +71,12 @@ pub fn take_over<V: Vfs>(
     options: &MountOptions,
     mount: &Mount,
 ) -> Result<MountedSession<V>, MountError> {
-    let Mount { connection, greeting, mountpoint } = mount;
+    let Mount { connection, greeting, mountpoint, device } = mount;
     let kept = Some(greeting);
-    let connected = handover::connect(adapter, connection, kept, acl(options), shared_config());
+    let connected = handover::connect(adapter, connection, kept, acl(options), present_config());
     let (session, _) = connected.map_err(MountError::Handshake)?;
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
-    let device = device_of(mountpoint);
+    let device = device.clone();
     Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
 }
 
@@ -147,17 +125,13 @@ impl ServedMount {
 fn config(cores: usize) -> Config {
     let mut config = Config::default();
     config.n_threads = Some(cores.clamp(MIN_THREADS, MAX_THREADS));
-    // Each thread its own descriptor, so that they do not queue for one. Behind a setuid helper
-    // we may be unable to open the device ourselves.
-    config.clone_fd = mount::open_device().is_ok();
+    // For a connection that outlives its server; see [`handover`].
+    config.clone_fd = false;
     config
 }
 
-/// For a connection that outlives its server; see [`handover`].
-fn shared_config() -> Config {
-    let mut config = config(thread::available_parallelism().map_or(1, usize::from));
-    config.clone_fd = false;
-    config
+fn present_config() -> Config {
+    config(thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Whom fuser turns away. Without allow_root nobody: then the kernel itself admits either all

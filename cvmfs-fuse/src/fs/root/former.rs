@@ -73,6 +73,19 @@ impl Former {
         }
     }
 
+    /// Tells whether it counts as open, since a predecessor had it open and nobody has closed it.
+    pub(super) fn counts_as_open(&self) -> bool {
+        !self.inheritance.lock().is_closed
+    }
+
+    /// Counts as closed from now on.
+    pub(super) fn close(&self) {
+        let was_closed = std::mem::replace(&mut self.inheritance.lock().is_closed, true);
+        if let (false, Some(journal)) = (was_closed, &self.journal) {
+            journal.closed();
+        }
+    }
+
     /// Tells whether the kernel holds no inode of it but perhaps the root.
     pub(super) fn is_empty(&self) -> bool {
         self.inheritance.lock().inodes.is_empty()

@@ -102,9 +102,10 @@ impl Member {
         self.life.lock().open.clone()
     }
 
-    /// Tells whether it is open.
+    /// Tells whether it is open, or was when a predecessor died, which comes to the same.
     pub(super) fn is_open(&self) -> bool {
-        self.life.lock().open.is_some()
+        let life = self.life.lock();
+        life.open.is_some() || life.former.as_ref().is_some_and(|former| former.counts_as_open())
     }
 
     /// Begins to open it; returns what is left of the last time. Either [`Member::keep`] or
@@ -152,7 +153,12 @@ impl Member {
     /// holds the filesystem.
     pub(super) fn close(&self) -> bool {
         let mut life = self.life.lock();
-        let Some(open) = &life.open else { return true };
+        let Some(open) = &life.open else {
+            if let Some(former) = &life.former {
+                former.close();
+            }
+            return true;
+        };
         let in_use = Arc::strong_count(open) > 1
             || Arc::strong_count(&open.fs) > 1
             || open.files.load(Ordering::Relaxed) > 0;
@@ -160,6 +166,9 @@ impl Member {
             return false;
         }
         let Some(inheritance) = open.fs.heritage() else { return false };
+        if let Some(journal) = open.fs.journal() {
+            journal.closed();
+        }
         let former = Former::new(inheritance, open.fs.journal().cloned());
         let closed = life.open.take();
         life.former = Some(Arc::new(former));

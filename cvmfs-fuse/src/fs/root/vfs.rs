@@ -139,6 +139,7 @@ impl Vfs for RootFs {
     fn server_attribute(&self, ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
         let (Some(slot), inner) = Slot::split(ino) else {
             return match name {
+                b"user.version" => Some(crate::VERSION.as_bytes().to_vec()),
                 b"user.pid" => Some(std::process::id().to_string().into_bytes()),
                 // Ours: how many repositories are open, and which.
                 b"user.automount" => Some(self.open_repositories().len().to_string().into_bytes()),
