@@ -114,11 +114,12 @@ fn prepare(disk: &Path, site: &Path, wheels: Option<&Path>) -> Result<(), Box<dy
     }
     if !key.exists() {
         eprintln!("publishing it");
-        run(std::process::Command::new("rm").arg("-rf").arg(site))?;
-        std::fs::create_dir_all(site)?;
+        let new = site.with_extension("new");
+        run(std::process::Command::new("rm").arg("-rf").arg(site).arg(&new))?;
+        std::fs::create_dir_all(&new)?;
         let start = Instant::now();
-        let published = tree::publish(&native, site)?;
-        std::fs::copy(published.public_key(), &key)?;
+        let published = tree::publish(&native, &new)?;
+        std::fs::rename(&new, site)?;
         let (took, catalogs) = (start.elapsed(), published.catalog_count());
         eprintln!("{} entries, {catalogs} catalogs, {took:.1?}", published.tree().len());
     }

@@ -6,9 +6,12 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
+/// How long somebody may still have files open on it.
+const BUSY: Duration = Duration::from_secs(10);
 /// Of the image; sparse.
 const LEN: u64 = 8 << 30;
 
@@ -53,8 +56,16 @@ impl Disk {
         run(mount.args(["-o", "loop,noatime"]).arg(&self.image).arg(&self.mountpoint))
     }
 
+    /// A server that has just unmounted may still be closing its cache.
     fn unmount(&self) -> io::Result<()> {
-        run(Command::new("umount").arg(&self.mountpoint))
+        let start = Instant::now();
+        loop {
+            let done = run(Command::new("umount").arg(&self.mountpoint));
+            if done.is_ok() || start.elapsed() > BUSY {
+                return done;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 }
 
