@@ -1,0 +1,384 @@
+//! Who serves a mount, one after the other.
+//!
+//! A state machine over child processes that waits for nothing by itself: whoever drives it polls
+//! its descriptors until [`Succession::due`], calls [`Succession::turn`], and tells it of children
+//! that were reaped. So one process can look after one mount ([`super::supervisor`]) or several
+//! ([`crate::container`]).
+//!
+//! | what happens | what follows |
+//! |---|---|
+//! | the server ends with code 0 (unmounted, stopped) | the end |
+//! | the server dies before there is a mount | the end; the server has told why |
+//! | the server dies later | the next one, at once, or after a pause if that happens often |
+//! | it was to stop | passed on; there is no next one |
+//! | an upgrade | the next one is started from the program on disk, and takes over when it is ready |
+//! | the next one fails, or does not serve in time | killed; then once more the program before |
+//! | none gets far | the connection is aborted: users get an error instead of waiting |
+
+mod limits;
+mod upgrade;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use rustix::process::WaitStatus;
+
+use super::abort;
+use super::child::{Child, Launcher, Order, Program, Reason};
+use super::control::{Answer, Control};
+use super::estate::Holdings;
+use super::letters::Word;
+use crate::cli::exit::{ExitStatus, Failure};
+use limits::{Limits, Next};
+use upgrade::Upgrade;
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The last server ended as it should, or before there was a mount.
+    Ended(WaitStatus),
+    /// The mount was unmounted while no server lived.
+    Unmounted,
+    /// No server could go on.
+    GivenUp(Failure),
+}
+
+/// The servers of one mount.
+pub(crate) struct Succession {
+    launcher: Launcher,
+    limits: Limits,
+    /// Where an upgrade finds the program.
+    on_disk: Option<PathBuf>,
+    /// The program of the next server.
+    program: Rc<Program>,
+    /// What to go back to, until the program has served.
+    trusted: Rc<Program>,
+    holdings: Holdings,
+    server: Option<Child>,
+    /// Prepares to be the next one.
+    candidate: Option<Child>,
+    upgrade: Option<Upgrade>,
+    control: Option<Control>,
+    /// When the next one is started.
+    pausing: Option<Instant>,
+    /// Servers in a row that lived shortly.
+    short_lives: u32,
+    /// Since when nobody serves.
+    silent_since: Option<Instant>,
+    stopping: Option<Instant>,
+    outcome: Option<Outcome>,
+}
+
+impl Succession {
+    /// Starts the first server, or one that goes on with what is held.
+    pub(crate) fn start(launcher: Launcher) -> io::Result<Self> {
+        Self::go_on(launcher, Holdings::default())
+    }
+
+    /// The same with a mount that others served before.
+    pub(super) fn go_on(launcher: Launcher, holdings: Holdings) -> io::Result<Self> {
+        let own = Rc::new(Program::Own);
+        let mut succession = Self {
+            launcher,
+            limits: Limits::default(),
+            on_disk: std::env::current_exe().ok(),
+            program: Rc::clone(&own),
+            trusted: own,
+            holdings,
+            server: None,
+            candidate: None,
+            upgrade: None,
+            control: None,
+            pausing: None,
+            short_lives: 0,
+            silent_since: None,
+            stopping: None,
+            outcome: None,
+        };
+        if succession.holdings.mount.is_some() {
+            succession.candidate = Some(succession.prepare(Order::First)?);
+            succession.silent_since = Some(Instant::now());
+            succession.promote();
+        } else {
+            let (launcher, program) = (&succession.launcher, &succession.program);
+            succession.server = Some(Child::start(launcher, program, Order::First, false)?);
+        }
+        Ok(succession)
+    }
+
+    /// Returns what is to be polled.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let children = self.server.iter().chain(&self.candidate);
+        let lines = children.filter(|child| child.listens).map(|child| child.line.socket().as_fd());
+        lines.chain(self.control.iter().flat_map(Control::descriptors)).collect()
+    }
+
+    /// Returns when [`Succession::turn`] is to be called even if nothing happens.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let server = self.server.as_ref();
+        let serve = server.filter(|server| !server.serving).and_then(|server| server.heir_since);
+        let candidate = self.candidate.as_ref().filter(|candidate| !candidate.ready);
+        let killed = server.and_then(|server| server.killed).map(|(at, _)| at + self.limits.kill);
+        let overdue = match killed {
+            Some(_) => None,
+            None => serve.map(|since| since + self.limits.serve),
+        };
+        [
+            self.pausing,
+            killed,
+            overdue,
+            candidate.map(|candidate| candidate.started + self.limits.serve),
+            self.stopping.filter(|_| killed.is_none()).map(|since| since + self.limits.stop),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Takes out how it ended, once it did.
+    pub(crate) fn outcome(&mut self) -> Option<Outcome> {
+        self.outcome.take()
+    }
+
+    /// Whether a server lives that has a mount.
+    pub(crate) fn has_mount(&self) -> bool {
+        self.holdings.mount.is_some()
+    }
+
+    /// Asks the server to stop; without a signal it was asked already.
+    pub(crate) fn stop(&mut self, signal: Option<Signal>) {
+        self.stopping.get_or_insert_with(Instant::now);
+        if let Some(candidate) = &mut self.candidate {
+            candidate.kill(Reason::Overdue);
+        }
+        match &self.server {
+            Some(server) => {
+                if let Some(signal) = signal {
+                    server.signal(signal);
+                }
+            }
+            None => self.end_without_server(),
+        }
+    }
+
+    /// Kills the server, as the last means to stop it.
+    pub(crate) fn kill(&mut self) {
+        self.stopping.get_or_insert_with(Instant::now);
+        for child in self.server.iter_mut().chain(&mut self.candidate) {
+            child.kill(Reason::Overdue);
+        }
+    }
+
+    /// Does what is to be done now.
+    pub(crate) fn turn(&mut self) {
+        let now = Instant::now();
+        self.listen();
+        if self.control.as_mut().is_some_and(Control::is_asked) {
+            self.upgrade();
+        }
+        if self.pausing.is_some_and(|until| until <= now) {
+            self.pausing = None;
+            self.succeed();
+        }
+        let is_ready = self.candidate.as_ref().is_some_and(|candidate| candidate.ready);
+        if let Some(server) = self.server.as_mut().filter(|_| self.upgrade.is_some() && is_ready) {
+            // What it has read and not answered is sent again to the next one.
+            server.kill(Reason::Upgrade);
+        }
+        self.keep_deadlines(now);
+    }
+
+    /// Tells that a child was reaped; false if it is none of these.
+    pub(crate) fn ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
+        // What it said last counts.
+        while self.listen() {}
+        if let Some(candidate) = self.candidate.take_if(|candidate| candidate.pid == pid) {
+            self.candidate_ended(&candidate, status);
+            return true;
+        }
+        let Some(server) = self.server.take_if(|server| server.pid == pid) else { return false };
+        if status.exit_status() == Some(0) || self.stopping.is_some() || !self.has_mount() {
+            self.end(Outcome::Ended(status));
+            return true;
+        }
+        self.silent_since.get_or_insert_with(Instant::now);
+        if server.killed.is_some_and(|(_, reason)| reason == Reason::Upgrade) {
+            self.succeed();
+            return true;
+        }
+        tracing::warn!(status = shown(status), "the server died; a successor takes over");
+        if server.program != self.trusted && !server.serving {
+            self.fall_back(&format!("it did not serve: {}", shown(status)));
+        }
+        let since = server.heir_since.unwrap_or(server.started);
+        if server.serving && since.elapsed() >= self.limits.short_life {
+            self.short_lives = 0;
+        } else {
+            self.short_lives += 1;
+        }
+        match limits::after(self.short_lives) {
+            Next::Now => self.succeed(),
+            Next::After(pause) => self.pausing = Some(Instant::now() + pause),
+            Next::GiveUp(lives) => self.give_up(&format!("{lives} servers in a row died at once")),
+        }
+        true
+    }
+
+    /// Takes what the children say; true if there may be more.
+    fn listen(&mut self) -> bool {
+        let mut more = false;
+        if let Some(candidate) = &mut self.candidate {
+            more |= candidate.listen(|_, _| false);
+        }
+        let Self { server, candidate, holdings, .. } = self;
+        let Some(server) = server else { return more };
+        let served = server.serving;
+        more |= server.listen(|word, descriptor| {
+            if let Some(candidate) = candidate {
+                let descriptor = descriptor.as_ref().map(OwnedFd::as_fd);
+                if let Err(error) = candidate.line.say(&word, descriptor) {
+                    tracing::warn!(%error, "a successor does not listen");
+                    candidate.kill(Reason::Overdue);
+                }
+            }
+            holdings.take(word, descriptor)
+        });
+        if server.serving && !served {
+            self.silent_since = None;
+            self.trusted = Rc::clone(&server.program);
+            let to = name_of(server);
+            self.upgraded(to);
+        }
+        if self.control.is_none()
+            && let Some(device) = self.holdings.mount.as_ref().and_then(|m| m.device.as_deref())
+        {
+            self.control = Control::listen(device)
+                .inspect_err(|error| tracing::debug!(%error, "upgrades cannot be asked for"))
+                .ok();
+        }
+        more
+    }
+
+    /// Starts a process that prepares to be the next server.
+    fn prepare(&self, order: Order) -> io::Result<Child> {
+        let child = Child::start(&self.launcher, &self.program, order, true)?;
+        if let Err(error) = self.holdings.send(&child.line) {
+            // It will end, or be found not to serve.
+            tracing::warn!(%error, "a successor did not take what it needs");
+        }
+        Ok(child)
+    }
+
+    /// Lets the next server go on with the mount.
+    fn succeed(&mut self) {
+        if self.is_unmounted() {
+            return self.end(Outcome::Unmounted);
+        }
+        if self.candidate.is_none() {
+            match self.prepare(Order::Later) {
+                Ok(candidate) => self.candidate = Some(candidate),
+                Err(error) => {
+                    return self.give_up(&format!("no successor can be started: {error}"));
+                }
+            }
+        }
+        self.promote();
+    }
+
+    fn promote(&mut self) {
+        if let Some(mut candidate) = self.candidate.take() {
+            if let Err(error) = candidate.line.say(&Word::Complete, None) {
+                tracing::warn!(%error, "a successor does not listen");
+            }
+            candidate.heir_since = Some(Instant::now());
+            self.server = Some(candidate);
+        }
+    }
+
+    fn keep_deadlines(&mut self, now: Instant) {
+        let limits = self.limits;
+        let late = |since: Option<Instant>, limit| {
+            since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
+        };
+        if let Some(candidate) = &mut self.candidate
+            && !candidate.ready
+            && late(Some(candidate.started), limits.serve)
+        {
+            tracing::warn!("a successor was not ready in time");
+            candidate.kill(Reason::Overdue);
+        }
+        let Some(server) = &mut self.server else { return };
+        if let Some((at, _)) = server.killed {
+            if late(Some(at), limits.kill) {
+                self.give_up("a killed server does not end");
+            }
+            return;
+        }
+        if late(self.stopping, limits.stop) {
+            server.kill(Reason::Overdue);
+        }
+        if !server.serving && late(server.heir_since, limits.serve) {
+            tracing::warn!(limit = ?limits.serve, "a successor does not serve in time; it is killed");
+            server.kill(Reason::Overdue);
+            if late(self.silent_since, limits.silence) {
+                self.give_up("no successor serves");
+            }
+        }
+    }
+
+    fn is_unmounted(&self) -> bool {
+        self.holdings.mount.as_ref().is_some_and(|mount| abort::is_over(&mount.connection))
+    }
+
+    /// Asked to stop while there is a pause between two servers.
+    fn end_without_server(&mut self) {
+        if let Some(mount) = self.holdings.mount.take() {
+            abort::end(mount, false);
+        }
+        self.end(Outcome::Unmounted);
+    }
+
+    /// Ends the mount, so that its users get an error instead of waiting for ever.
+    fn give_up(&mut self, reason: &str) {
+        if let Some(mount) = self.holdings.mount.take() {
+            abort::end(mount, true);
+        }
+        if let Some(server) = &mut self.server {
+            server.kill(Reason::Overdue);
+        }
+        let message = format!("the mount is given up: {reason}; see the messages before");
+        let failure = Failure::new(ExitStatus::FuseLoop, message).advise("mount it again");
+        self.end(Outcome::GivenUp(failure));
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(candidate) = &mut self.candidate {
+            candidate.kill(Reason::Overdue);
+        }
+        self.pausing = None;
+        self.answer(Answer::Failed("the mount has ended".to_owned()));
+        self.outcome.get_or_insert(outcome);
+    }
+}
+
+fn name_of(server: &Child) -> String {
+    let version = server.version.as_deref().unwrap_or("an unknown version");
+    format!("{version} (process {})", server.pid)
+}
+
+/// A status as people read it.
+pub(crate) fn shown(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        _ => format!("{status:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
