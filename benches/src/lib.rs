@@ -3,6 +3,11 @@
 //! Machines differ and noise is large, so a figure is the median of rounds in which ours and the
 //! baseline take turns, and only their ratio is meant to be quoted. `cargo bench -p benches`.
 
+#![allow(clippy::unwrap_used, reason = "a bench may die")]
+
+pub mod objects;
+pub mod workloads;
+
 use std::time::{Duration, Instant};
 
 /// Rounds of each measurement; the median of 15 shrugs off a few disturbed ones.

@@ -2,7 +2,8 @@
 //!
 //! The only way from a content hash to bytes. Equal requests are merged: whoever asks while an
 //! object is on its way waits for that download. A download belongs to nobody: it goes on when all
-//! who asked have gone away, so one reader's end never cancels the others.
+//! who asked have gone away, so one reader's end never cancels the others. One that fails may have met
+//! troubles that were over when a late one asked: who joined it gets one more download.
 //!
 //! Network pieces are handed to a blocking task, which inflates, hashes and writes; asynchronous
 //! code only waits.
@@ -64,6 +65,7 @@ struct Arrived {
 struct Download {
     outcome: Shared<BoxFuture<'static, Outcome>>,
     waiting: Arc<AtomicUsize>,
+    begun: Instant,
 }
 
 /// One who waits; gone with the future that waits.
@@ -287,11 +289,21 @@ impl Fetcher {
             self.shared.statistics.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(object);
         }
-        let (outcome, waiting) = self.join(id, options);
-        let outcome = outcome.await;
-        drop(waiting);
-        // Taken: what happens to it from here on is the caller's to bound.
-        Ok(outcome?.object)
+        let asked = Instant::now();
+        loop {
+            let (Download { outcome, begun, .. }, waiting) = self.join(id, options);
+            let outcome = outcome.await;
+            drop(waiting);
+            match outcome {
+                // Taken: what happens to it from here on is the caller's to bound.
+                Ok(arrived) => return Ok(arrived.object),
+                // Not for ever: the next one begins after this one's end.
+                Err(error) if begun < asked && error.is_of_the_network() => {
+                    tracing::debug!(object = %id, "joined a download that failed; once more");
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Removes an object that proved to be damaged, so that the next request fetches it again.
@@ -335,14 +347,10 @@ impl Fetcher {
         }
     }
 
-    fn join(
-        &self,
-        id: &ObjectId,
-        options: &FetchOptions,
-    ) -> (Shared<BoxFuture<'static, Outcome>>, Waiting) {
+    fn join(&self, id: &ObjectId, options: &FetchOptions) -> (Download, Waiting) {
         let key = (*id, options.bound, options.place.clone());
         let mut downloads = self.shared.downloads.lock();
-        let Download { outcome, waiting } = match downloads.entry(key.clone()) {
+        let download = match downloads.entry(key.clone()) {
             Entry::Occupied(running) => running.get().clone(),
             Entry::Vacant(vacant) => {
                 let state = Arc::clone(&self.shared);
@@ -358,11 +366,12 @@ impl Fetcher {
                 let outcome = async move {
                     task.await.unwrap_or_else(|_| Err(Arc::new(FetchError::Aborted { id, label })))
                 };
-                vacant.insert(Download { outcome: outcome.boxed().shared(), waiting }).clone()
+                let outcome = outcome.boxed().shared();
+                vacant.insert(Download { outcome, waiting, begun: Instant::now() }).clone()
             }
         };
-        let guard = Waiting::begin(&waiting);
-        (outcome, guard)
+        let guard = Waiting::begin(&download.waiting);
+        (download, guard)
     }
 }
 

@@ -37,8 +37,8 @@ const COLD_IN_DIRECTORY: u64 = 100;
 /// The configured timeout.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// A call may need a catalog and an object. Each tries 2 proxies x 2 servers, and each of those
-/// may take the timeout and a second.
-const BOUND: Duration = Duration::from_secs(2 * 4 * 3);
+/// may take the timeout and a second. And each may first have joined a download that failed.
+const BOUND: Duration = Duration::from_secs(2 * 2 * 4 * 3);
 
 fn run_time() -> Duration {
     #[allow(clippy::disallowed_methods, reason = "chosen by whoever runs the test by hand")]

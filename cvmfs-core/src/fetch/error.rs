@@ -64,3 +64,10 @@ pub enum FetchError {
         label: String,
     },
 }
+
+impl FetchError {
+    /// Whether servers or proxies were at fault, which may be otherwise the next moment.
+    pub fn is_of_the_network(&self) -> bool {
+        matches!(self, Self::Download { .. })
+    }
+}

@@ -237,6 +237,43 @@ async fn equal_requests_are_merged_and_outlive_those_who_asked() {
     assert!(fetcher.shared.downloads.lock().is_empty());
 }
 
+/// Servers may fail a download that began before somebody asked, and be well when he does.
+#[tokio::test]
+async fn who_joins_a_download_that_fails_gets_one_of_his_own() {
+    let (id, stored) = object(PLAIN);
+    let gate = Arc::new(Notify::new());
+    let script = Arc::new(Script::default());
+    let damaged = Answer::Gated(b"damaged".to_vec(), Arc::clone(&gate));
+    script.on("a", [damaged, Answer::Status(503), Answer::Body(stored)]);
+    script.on("b", [Answer::Status(503)]);
+    let fetcher = Arc::new(fetcher(&script, Arc::new(MemoryCache::default())));
+    let bound = SizeBound::Exactly(PLAIN.len() as u64);
+    let read = || {
+        let fetcher = Arc::clone(&fetcher);
+        tokio::spawn(async move { fetcher.open(&id, bound, "x").await.map(|o| o.len()) })
+    };
+    let first = read();
+    while script.hosts_asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let late: Vec<_> = (0..5).map(|_| read()).collect();
+    let is_joined = || fetcher.shared.downloads.lock().values().next().is_some_and(waits_for_six);
+    while !is_joined() {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    assert!(first.await.unwrap().is_err(), "it had its download, which failed everywhere");
+    for reader in late {
+        assert_eq!(reader.await.unwrap().unwrap(), PLAIN.len() as u64);
+    }
+    let successes = fetcher.statistics().downloads.load(Ordering::SeqCst);
+    assert_eq!(successes, 2, "the late ones share theirs");
+}
+
+fn waits_for_six(download: &Download) -> bool {
+    download.waiting.load(Ordering::SeqCst) == 6
+}
+
 #[tokio::test]
 async fn a_row_that_lies_about_the_size_fails_alone() {
     let (id, stored) = object(PLAIN);
