@@ -114,6 +114,7 @@ fn catalog() -> [Ratio; 2] {
         max_servers: 0,
         external: ExternalServers::default(),
         descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
+        fetch_ahead: false,
     };
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());

@@ -28,9 +28,12 @@ use crate::net::{Downloader, Resource, Walk, Window};
 use crate::object::ObjectId;
 use crate::path::RepoPath;
 
+mod ahead;
 mod error;
 mod sink;
 
+use ahead::Ahead;
+pub use ahead::AheadStatistics;
 pub use error::FetchError;
 use sink::{CheckingSink, ObjectSink, Target};
 
@@ -43,6 +46,8 @@ const CLAIM_REST: Duration = Duration::from_secs(60);
 const CLAIM_PAUSE: Duration = Duration::from_millis(1);
 /// Longest pause.
 const MAX_CLAIM_PAUSE: Duration = Duration::from_millis(25);
+/// How long a download may take that nobody has asked for.
+const AHEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Largest object kept in memory when the cache cannot take it.
 const MAX_MEMORY_OBJECT: u64 = 256 << 20;
 
@@ -107,6 +112,7 @@ struct FetcherState {
     /// Turns of all downloads, from whichever servers.
     turns: Arc<Semaphore>,
     transfers: usize,
+    ahead: Ahead,
 }
 
 /// Counters since start.
@@ -240,6 +246,7 @@ impl Fetcher {
                 patient,
                 turns: Arc::new(Semaphore::new(transfers)),
                 transfers,
+                ahead: Ahead::default(),
             }),
         }
     }
@@ -285,10 +292,74 @@ impl Fetcher {
         id: &ObjectId,
         options: &FetchOptions,
     ) -> Result<CachedObject, Arc<FetchError>> {
-        if let Some(object) = self.shared.open_cached(id, options)? {
-            self.shared.statistics.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(object);
+        match self.open_here(id, options)? {
+            Some((object, _)) => Ok(object),
+            None => self.open_missing(id, options).await,
         }
+    }
+
+    /// Opens an object if it is cached, and tells whether it was fetched ahead of this first use.
+    pub fn open_here(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<Option<(CachedObject, bool)>, FetchError> {
+        let Some(object) = self.shared.open_cached(id, options)? else { return Ok(None) };
+        self.shared.statistics.hits.fetch_add(1, Ordering::Relaxed);
+        Ok(Some((object, self.shared.ahead.used(id))))
+    }
+
+    /// Fetches an object that is not cached; what is fetched ahead waits meanwhile if this takes
+    /// long.
+    pub async fn open_missing(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<CachedObject, Arc<FetchError>> {
+        let _demanded = self.shared.ahead.demand();
+        self.shared.ahead.used(id);
+        self.join_until_done(id, options).await
+    }
+
+    /// Fetches an object that somebody may want soon, unless it is cached. Returns whether it was
+    /// fetched. It gives way to downloads that are waited for.
+    pub async fn fetch_ahead(&self, id: &ObjectId, options: &FetchOptions) -> bool {
+        // Its descriptor is closed at once: what is not read needs none.
+        if !matches!(self.shared.open_cached(id, options), Ok(None)) {
+            return false;
+        }
+        self.shared.ahead.give_way().await;
+        self.shared.ahead.begin(id, options.bound.plain_cap());
+        // A patient download goes on for as long as somebody waits for it: this one does not.
+        let fetched = self.join_until_done(id, options);
+        match tokio::time::timeout(AHEAD_LIMIT, fetched).await {
+            Ok(Ok(object)) => {
+                self.shared.ahead.fetched(object.len());
+                true
+            }
+            Err(_) | Ok(Err(_)) => {
+                tracing::debug!(%id, "not fetched ahead");
+                self.shared.ahead.forget(id);
+                false
+            }
+        }
+    }
+
+    /// What was fetched ahead, and what of it was used.
+    pub fn ahead(&self) -> AheadStatistics {
+        self.shared.ahead.statistics()
+    }
+
+    /// Returns how many downloads may be under way.
+    pub fn transfers(&self) -> usize {
+        self.shared.transfers
+    }
+
+    async fn join_until_done(
+        &self,
+        id: &ObjectId,
+        options: &FetchOptions,
+    ) -> Result<CachedObject, Arc<FetchError>> {
         let asked = Instant::now();
         loop {
             let (Download { outcome, begun, .. }, waiting) = self.join(id, options);

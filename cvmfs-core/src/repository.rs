@@ -105,6 +105,8 @@ pub struct RepositoryConfig {
     pub external: ExternalServers,
     /// How many files and connections it may have open.
     pub descriptors: DescriptorBudget,
+    /// Objects may be fetched before they are asked for.
+    pub fetch_ahead: bool,
 }
 
 /// Since when, and why, the repository shows what may not be the newest.
@@ -407,6 +409,11 @@ impl Repository {
     /// Returns how many files and connections the repository may have open.
     pub fn descriptors(&self) -> &DescriptorBudget {
         &self.config.descriptors
+    }
+
+    /// Tells whether objects may be fetched before they are asked for.
+    pub fn fetches_ahead(&self) -> bool {
+        self.config.fetch_ahead
     }
 
     /// Returns the cache behind the fetcher.

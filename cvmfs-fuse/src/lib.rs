@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | settings from flags and built-in knowledge; the only reader of the environment |
 //! | [`fs`] | the filesystem as plain values: inodes, content, listings; testable without a kernel |
+//! | [`prefetch`] | objects fetched ahead of their use |
 //! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
@@ -22,3 +23,4 @@ pub mod demo;
 pub mod doctor;
 pub mod fs;
 pub mod fuse;
+pub mod prefetch;

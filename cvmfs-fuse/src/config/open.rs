@@ -216,6 +216,7 @@ impl RepositorySettings {
                 max_servers: self.parameters.external_max_servers,
             },
             descriptors,
+            fetch_ahead: self.parameters.fetch_ahead.unwrap_or(true),
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Parameters {
     pub max_ttl: Option<Duration>,
     /// New revisions are followed; `None` leaves it to the flags.
     pub auto_update: Option<bool>,
+    /// Objects are fetched before they are asked for; `None` is yes.
+    pub fetch_ahead: Option<bool>,
 }
 
 struct Parameter {
@@ -254,6 +256,12 @@ const PARAMETERS: &[Parameter] = &[
         form: "yes|no",
         help: "follow new revisions [yes]",
         set: |p, v| switch(v).map(|v| p.auto_update = Some(v)),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_PREFETCH",
+        form: "yes|no",
+        help: "fetch files before they are read, where reads show a pattern [yes]",
+        set: |p, v| switch(v).map(|v| p.fetch_ahead = Some(v)),
     },
     Parameter {
         name: "CVMFS_EXTERNAL_URL",

@@ -7,10 +7,11 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::{Chunk, Content};
-use cvmfs_core::fetch::{FetchOptions, Fetcher};
+use cvmfs_core::fetch::{FetchError, FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::revision::Revision;
 use lru::LruCache;
@@ -19,23 +20,37 @@ use parking_lot::Mutex;
 use super::inode::Inode;
 use super::objects::{OpenObjects, Piece};
 use super::{FsError, Ino};
+use crate::prefetch::{Prefetcher, Use};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
 const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
+/// Where read-ahead failed, the kernel at once asks for the page itself: the same error, not a second
+/// round over all servers, is its answer. Shorter than anybody's own next try.
+const FAILURE_TTL: Duration = Duration::from_millis(100);
+/// Failures remembered; readers that fail at the same time.
+const MAX_FAILURES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// When an object could not be had, and why.
+type Failure = (Instant, Arc<FetchError>);
+
 /// Open objects and chunk lists of a mount.
 pub struct ContentTable {
+    prefetcher: Option<Prefetcher>,
     objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
+    failed: Mutex<LruCache<(Ino, Piece), Failure>>,
 }
 
 impl ContentTable {
-    /// Makes an empty table for up to `objects` open objects.
-    pub fn new(objects: usize) -> Self {
+    /// Makes an empty table for up to `objects` open objects; `prefetcher` is told of what is used.
+    pub fn new(objects: usize, prefetcher: Option<Prefetcher>) -> Self {
         let bound = NonZeroUsize::new(objects).unwrap_or(NonZeroUsize::MIN);
         Self {
+            prefetcher,
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
+            failed: Mutex::new(LruCache::new(MAX_FAILURES)),
         }
     }
 
@@ -48,7 +63,8 @@ impl ContentTable {
     ) -> Result<(), FsError> {
         match &inode.entry.content {
             Content::Whole(id) => {
-                self.object(&Source { inode, piece: 0, id, chunk: None }, fetcher).await.map(|_| ())
+                let source = Source { inode, piece: 0, id, chunk: None, revisions };
+                self.object(&source, fetcher).await.map(|_| ())
             }
             Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
             unservable => Err(refusal(inode, unservable)),
@@ -70,14 +86,18 @@ impl ContentTable {
         match &inode.entry.content {
             _ if wanted == 0 => {}
             Content::Whole(id) => {
-                let source = Source { inode, piece: 0, id, chunk: None };
+                let source = Source { inode, piece: 0, id, chunk: None, revisions };
                 self.fill(&source, &mut buffer, offset, fetcher).await?;
             }
             Content::Chunked(_) => {
                 let chunks = self.chunks(inode, revisions).await?;
                 for Span { piece, inside, start, len } in spans(&chunks, offset, wanted) {
                     let chunk = &chunks[piece];
-                    let source = Source { inode, piece, id: &chunk.object, chunk: Some(chunk) };
+                    if let Some(prefetcher) = &self.prefetcher {
+                        prefetcher.read_chunk(inode, &chunks, piece, inside);
+                    }
+                    let (id, chunk) = (&chunk.object, Some(chunk));
+                    let source = Source { inode, piece, id, chunk, revisions };
                     self.fill(&source, &mut buffer[start..start + len], inside, fetcher).await?;
                 }
             }
@@ -99,16 +119,42 @@ impl ContentTable {
         source: &Source<'_>,
         fetcher: &Fetcher,
     ) -> Result<CachedObject, FsError> {
-        let Source { inode, piece, id, chunk } = *source;
+        let Source { inode, piece, id, chunk, revisions } = *source;
         if let Some(object) = self.objects.lock().get(inode.ino, piece) {
             return Ok(object);
         }
+        if let Some((when, error)) = self.failed.lock().get(&(inode.ino, piece))
+            && when.elapsed() < FAILURE_TTL
+        {
+            return Err(FsError::Fetch { path: inode.path.clone(), source: Arc::clone(error) });
+        }
         let label = inode.path.to_string();
         let options = FetchOptions::content(&inode.entry, &inode.path, chunk, label);
-        let object = fetcher
-            .open_with(id, &options)
-            .await
-            .map_err(|source| FsError::Fetch { path: inode.path.clone(), source })?;
+        let failed = |source| FsError::Fetch { path: inode.path.clone(), source };
+        let used = |how| {
+            if let (None, Some(revision), Some(prefetcher)) =
+                (chunk, revisions.first(), &self.prefetcher)
+            {
+                prefetcher.used(inode, revision, how);
+            }
+        };
+        let here = fetcher.open_here(id, &options).map_err(|error| failed(Arc::new(error)))?;
+        let object = match here {
+            Some((object, was_fetched_ahead)) => {
+                if was_fetched_ahead {
+                    used(Use::Early);
+                }
+                object
+            }
+            None => {
+                used(Use::Missed);
+                fetcher.open_missing(id, &options).await.map_err(|error| {
+                    let now = Instant::now();
+                    self.failed.lock().put((inode.ino, piece), (now, Arc::clone(&error)));
+                    failed(error)
+                })?
+            }
+        };
         let closed = self.objects.lock().insert(inode.ino, piece, object.clone());
         drop(closed);
         Ok(object)
@@ -176,6 +222,8 @@ struct Source<'a> {
     piece: Piece,
     id: &'a ObjectId,
     chunk: Option<&'a Chunk>,
+    /// That may have the file, the likely one first.
+    revisions: &'a [Arc<Revision>],
 }
 
 /// Fills all of a buffer; an end before that is an error.

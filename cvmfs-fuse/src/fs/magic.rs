@@ -36,6 +36,15 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
             jiff::Timestamp::from_second(since)
                 .map_or_else(|_| since.to_string(), |t| t.to_string())
         }
+        // Ours: what was fetched ahead of use, and what of it was used: objects and bytes.
+        b"user.prefetched" => {
+            let ahead = repository.fetcher().ahead();
+            format!("{} {}", ahead.objects, ahead.bytes)
+        }
+        b"user.prefetch_used" => {
+            let ahead = repository.fetcher().ahead();
+            format!("{} {}", ahead.used_objects, ahead.used_bytes)
+        }
         // Ours: how often the cache failed or had to be mended since the mount.
         b"user.cache_failures" => {
             let own = repository.fetcher().statistics().cache_failures.load(Ordering::Relaxed);

@@ -29,6 +29,7 @@ use super::{
     Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
     ROOT_INO, Vfs,
 };
+use crate::prefetch::Prefetcher;
 
 /// Blocks of `df`, as upstream (spec/filesystem.md section 8).
 const STATFS_BLOCK_SIZE: u32 = 512;
@@ -75,7 +76,10 @@ impl RepoFs {
     pub fn new(repository: Arc<Repository>, options: RepoFsOptions) -> Self {
         Self {
             inodes: InodeTable::new(repository.fqrn().as_str()),
-            contents: ContentTable::new(repository.descriptors().objects),
+            contents: ContentTable::new(
+                repository.descriptors().objects,
+                repository.fetches_ahead().then(|| Prefetcher::new(repository.fetcher())),
+            ),
             directories: DirectoryTable::default(),
             gate: Arc::default(),
             previous: ArcSwapOption::empty(),

@@ -40,6 +40,7 @@ pub(super) async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> 
         max_servers: 0,
         external: cvmfs_core::repository::ExternalServers::default(),
         descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
+        fetch_ahead: false,
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     Arc::new(Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap())

@@ -1,0 +1,110 @@
+//! What is to be fetched ahead, in the order in which it was proposed.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cvmfs_core::fetch::{FetchOptions, Fetcher};
+use cvmfs_core::object::ObjectId;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+/// Objects that wait. What does not fit is not fetched ahead: the reader is nearer than the queue
+/// is long.
+const MAX_WAITING: usize = 2048;
+/// Plain bytes of them.
+const MAX_WAITING_BYTES: u64 = 128 << 20;
+/// Downloads at a time: enough to fill a fast line at a long round trip, and half of the
+/// connections to a server (64), so that what is asked for always finds one.
+const MAX_WORKERS: usize = 32;
+/// Objects that are not proposed again for a while.
+const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// One object that may be used soon.
+#[derive(Debug)]
+pub struct Wish {
+    /// Its name.
+    pub id: ObjectId,
+    /// Its plain size, bytes.
+    pub size: u64,
+    /// Where it is.
+    pub options: FetchOptions,
+}
+
+/// The queue of one repository.
+pub struct Queue {
+    fetcher: Arc<Fetcher>,
+    max_workers: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    waiting: VecDeque<Wish>,
+    bytes: u64,
+    workers: usize,
+    remembered: LruCache<ObjectId, ()>,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Queue")
+            .field("waiting", &state.waiting.len())
+            .field("workers", &state.workers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Makes an empty one.
+    pub fn new(fetcher: Arc<Fetcher>) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            workers: 0,
+            remembered: LruCache::new(MAX_REMEMBERED),
+        };
+        // Under a tight limit of descriptors few downloads may be under way at all.
+        let max_workers = MAX_WORKERS.min(fetcher.transfers() / 2);
+        Self { fetcher, max_workers, state: Mutex::new(state) }
+    }
+
+    /// Adds an object, unless it was proposed lately or there is no room; tells whether it was.
+    pub fn propose(self: &Arc<Self>, wish: Wish) -> bool {
+        let mut state = self.state.lock();
+        let full =
+            state.waiting.len() >= MAX_WAITING || state.bytes + wish.size > MAX_WAITING_BYTES;
+        if full || self.max_workers == 0 || state.remembered.put(wish.id, ()).is_some() {
+            return false;
+        }
+        state.bytes += wish.size;
+        state.waiting.push_back(wish);
+        if state.workers < self.max_workers {
+            state.workers += 1;
+            let queue = Arc::clone(self);
+            // Ends when nothing waits, so nobody has to end it.
+            tokio::spawn(async move {
+                while let Some(wish) = queue.next() {
+                    queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
+                }
+            });
+        }
+        true
+    }
+
+    /// Notes that an object is asked for by others: it need not be fetched ahead.
+    pub fn asked_for(&self, id: &ObjectId) {
+        self.state.lock().remembered.put(*id, ());
+    }
+
+    /// Takes out what is next; without it, one worker fewer.
+    fn next(&self) -> Option<Wish> {
+        let mut state = self.state.lock();
+        let wish = state.waiting.pop_front();
+        match &wish {
+            Some(wish) => state.bytes -= wish.size,
+            None => state.workers -= 1,
+        }
+        wish
+    }
+}

@@ -1,0 +1,239 @@
+//! Neighbours: who reads two files of a directory will read more of them, and who reads them in the
+//! order of the listing (tar, cp, rsync) goes on with the directories behind it.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cvmfs_core::catalog::{Content, DirectoryEntry, EntryKind};
+use cvmfs_core::fetch::FetchOptions;
+use cvmfs_core::object::ObjectId;
+use cvmfs_core::path::RepoPath;
+use cvmfs_core::revision::Revision;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::Use;
+use super::queue::{Queue, Wish};
+
+/// Directories that are watched.
+const MAX_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+/// Larger files are fetched when they are asked for: their bytes take longer than the round trip,
+/// and a wrong guess costs too much.
+const MAX_SIZE: u64 = 256 << 10;
+/// Files used in a directory before its others are fetched.
+const EVIDENCE: usize = 2;
+/// Files used in the order of the listing before it is taken for a walk.
+const WALK_EVIDENCE: usize = 4;
+/// Files fetched ahead at first; doubled with each one that proved right, in time.
+const FIRST_WINDOW: usize = 32;
+/// Most files ahead of a reader.
+const MAX_WINDOW: usize = 256;
+/// Most bytes of them.
+const MAX_WINDOW_BYTES: u64 = 16 << 20;
+/// Directories that are listed to find them; some have no file at all.
+const MAX_LISTED: usize = 64;
+/// A walk may go up so many levels from where it is seen.
+const MAX_UP: usize = 3;
+
+type Entries = Arc<[Arc<DirectoryEntry>]>;
+
+/// What is known about readers in one directory.
+#[derive(Debug, Clone, Default)]
+struct Directory {
+    used: usize,
+    /// Where in the listing the last one was.
+    last: Option<usize>,
+    /// Uses behind the one before, in the order of the listing.
+    in_order: usize,
+    window: usize,
+    /// Proposed and not used yet, as far as it is known.
+    outstanding: usize,
+    /// Somebody is at work on it.
+    busy: bool,
+}
+
+impl Directory {
+    fn is_walked(&self) -> bool {
+        self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used
+    }
+}
+
+/// All directories that are read from.
+#[derive(Debug)]
+pub struct Walks {
+    queue: Arc<Queue>,
+    directories: Mutex<LruCache<RepoPath, Directory>>,
+    /// Directories that a walk comes to next: no evidence is waited for there.
+    expected: Mutex<LruCache<RepoPath, usize>>,
+}
+
+impl Walks {
+    /// Proposes to `queue`.
+    pub fn new(queue: Arc<Queue>) -> Self {
+        Self {
+            queue,
+            directories: Mutex::new(LruCache::new(MAX_DIRECTORIES)),
+            expected: Mutex::new(LruCache::new(MAX_DIRECTORIES)),
+        }
+    }
+
+    /// Notes the first use of a file, and proposes its neighbours in a task of its own.
+    pub fn used(
+        self: &Arc<Self>,
+        path: &RepoPath,
+        entry: &Arc<DirectoryEntry>,
+        revision: &Arc<Revision>,
+        how: Use,
+    ) {
+        let Some(parent) = path.parent() else { return };
+        if let Content::Whole(id) = &entry.content {
+            self.queue.asked_for(id);
+        }
+        let expected = self.expected.lock().pop(&parent);
+        {
+            let mut directories = self.directories.lock();
+            let directory = directories.get_or_insert_mut(parent.clone(), Directory::default);
+            directory.used += 1;
+            if let Some(window) = expected {
+                // As if it had been walked from the start: it is, by its predecessor's evidence.
+                directory.in_order += WALK_EVIDENCE;
+                directory.window = window;
+            }
+            if how == Use::Early {
+                directory.outstanding = directory.outstanding.saturating_sub(1);
+            }
+            let has_evidence = directory.used >= EVIDENCE || expected.is_some();
+            let has_enough = directory.outstanding > directory.window / 2;
+            if !has_evidence || has_enough || directory.busy {
+                return;
+            }
+            directory.busy = true;
+            directory.window = (directory.window * 2).clamp(FIRST_WINDOW, MAX_WINDOW);
+        }
+        let (walks, path, revision) = (Arc::clone(self), path.clone(), Arc::clone(revision));
+        tokio::spawn(async move { walks.look_ahead(&parent, &path, &revision).await });
+    }
+
+    async fn look_ahead(&self, parent: &RepoPath, path: &RepoPath, revision: &Arc<Revision>) {
+        let proposed = self.propose_around(parent, path, revision).await;
+        let mut directories = self.directories.lock();
+        if let Some(directory) = directories.get_mut(parent) {
+            directory.busy = false;
+            directory.outstanding += proposed;
+        }
+    }
+
+    /// Proposes what is behind a file, first in its directory and, in a walk, behind that.
+    async fn propose_around(
+        &self,
+        parent: &RepoPath,
+        path: &RepoPath,
+        revision: &Arc<Revision>,
+    ) -> usize {
+        let Ok(entries) = revision.list(parent).await else { return 0 };
+        let Some(at) = entries.iter().position(|entry| &*entry.name == path.name()) else {
+            return 0;
+        };
+        let (window, is_walked) = {
+            let mut directories = self.directories.lock();
+            let Some(directory) = directories.get_mut(parent) else { return 0 };
+            if directory.last.is_none_or(|last| at > last) {
+                directory.in_order += 1;
+            }
+            directory.last = Some(at);
+            (directory.window, directory.is_walked())
+        };
+        let mut ahead =
+            Ahead { walks: self, revision, left: window, bytes: MAX_WINDOW_BYTES, proposed: 0 };
+        if is_walked {
+            ahead.walk(parent, entries, at + 1).await;
+        } else {
+            let (before, behind) = entries.split_at(at);
+            for entry in behind.iter().skip(1).chain(before) {
+                ahead.offer(parent, entry);
+            }
+        }
+        ahead.proposed
+    }
+}
+
+/// One look ahead.
+struct Ahead<'a> {
+    walks: &'a Walks,
+    revision: &'a Arc<Revision>,
+    left: usize,
+    bytes: u64,
+    proposed: usize,
+}
+
+impl Ahead<'_> {
+    fn is_done(&self) -> bool {
+        self.left == 0 || self.bytes == 0
+    }
+
+    /// Proposes a small file.
+    fn offer(&mut self, directory: &RepoPath, entry: &DirectoryEntry) {
+        let Some((id, size)) = small(entry) else { return };
+        if self.is_done() {
+            return;
+        }
+        self.left -= 1;
+        self.bytes = self.bytes.saturating_sub(size);
+        let path = directory.join(&entry.name);
+        let options = FetchOptions::content(entry, &path, None, path.to_string());
+        self.proposed += usize::from(self.walks.queue.propose(Wish { id, size, options }));
+    }
+
+    /// Goes on as a walk does: entries in the order of the listing, directories where they stand,
+    /// then behind the directory itself.
+    async fn walk(&mut self, start: &RepoPath, entries: Entries, from: usize) {
+        let mut listed = 0;
+        let mut seen = HashSet::new();
+        let mut stack = vec![(start.clone(), entries, from)];
+        let (mut top, mut ups) = (start.clone(), 0);
+        while !self.is_done() && listed < MAX_LISTED {
+            let Some((directory, entries, at)) = stack.last_mut() else {
+                // Behind the directory where the walk was seen, or an ancestor of it.
+                let Some(parent) = top.parent().filter(|_| ups < MAX_UP) else { return };
+                let Ok(entries) = self.revision.list(&parent).await else { return };
+                let Some(at) = entries.iter().position(|entry| &*entry.name == top.name()) else {
+                    return;
+                };
+                ups += 1;
+                listed += 1;
+                stack.push((parent.clone(), entries, at + 1));
+                top = parent;
+                continue;
+            };
+            let Some(entry) = entries.get(*at).cloned() else {
+                stack.pop();
+                continue;
+            };
+            *at += 1;
+            let directory = directory.clone();
+            if entry.kind != EntryKind::Directory {
+                self.offer(&directory, &entry);
+                continue;
+            }
+            let below = directory.join(&entry.name);
+            if seen.insert(below.clone()) {
+                listed += 1;
+                // Its catalog is fetched by this, if it has one.
+                let Ok(entries) = self.revision.list(&below).await else { continue };
+                self.walks.expected.lock().put(below.clone(), FIRST_WINDOW.max(self.left / 2));
+                stack.push((below, entries, 0));
+            }
+        }
+    }
+}
+
+/// A file that is worth a guess.
+fn small(entry: &DirectoryEntry) -> Option<(ObjectId, u64)> {
+    match entry.content {
+        Content::Whole(id) if (1..=MAX_SIZE).contains(&entry.size) && !entry.external => {
+            Some((id, entry.size))
+        }
+        _ => None,
+    }
+}
