@@ -7,11 +7,10 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::{Chunk, Content};
-use cvmfs_core::fetch::{FetchError, FetchOptions, Fetcher};
+use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::revision::Revision;
 use lru::LruCache;
@@ -19,27 +18,19 @@ use parking_lot::Mutex;
 
 use super::inode::Inode;
 use super::objects::{OpenObjects, Piece};
+use super::repeats::Repeats;
 use super::{FsError, Ino};
 use crate::prefetch::{Prefetcher, Use};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
 const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
-/// Where read-ahead failed, the kernel at once asks for the page itself: the same error, not a second
-/// round over all servers, is its answer. Shorter than anybody's own next try.
-const FAILURE_TTL: Duration = Duration::from_millis(100);
-/// Failures remembered; readers that fail at the same time.
-const MAX_FAILURES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-
-/// When an object could not be had, and why.
-type Failure = (Instant, Arc<FetchError>);
-
 /// Open objects and chunk lists of a mount.
 pub struct ContentTable {
     prefetcher: Option<Prefetcher>,
     objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
-    failed: Mutex<LruCache<(Ino, Piece), Failure>>,
+    repeats: Repeats,
 }
 
 impl ContentTable {
@@ -50,7 +41,7 @@ impl ContentTable {
             prefetcher,
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
-            failed: Mutex::new(LruCache::new(MAX_FAILURES)),
+            repeats: Repeats::default(),
         }
     }
 
@@ -58,12 +49,13 @@ impl ContentTable {
     pub async fn open(
         &self,
         inode: &Inode,
+        caller: u32,
         fetcher: &Fetcher,
         revisions: &[Arc<Revision>],
     ) -> Result<(), FsError> {
         match &inode.entry.content {
             Content::Whole(id) => {
-                let source = Source { inode, piece: 0, id, chunk: None, revisions };
+                let source = Source { inode, piece: 0, id, chunk: None, caller, revisions };
                 self.object(&source, fetcher).await.map(|_| ())
             }
             Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
@@ -75,8 +67,8 @@ impl ContentTable {
     pub async fn read(
         &self,
         inode: &Inode,
-        offset: u64,
-        size: u32,
+        caller: u32,
+        (offset, size): (u64, u32),
         fetcher: &Fetcher,
         revisions: &[Arc<Revision>],
     ) -> Result<Vec<u8>, FsError> {
@@ -86,7 +78,7 @@ impl ContentTable {
         match &inode.entry.content {
             _ if wanted == 0 => {}
             Content::Whole(id) => {
-                let source = Source { inode, piece: 0, id, chunk: None, revisions };
+                let source = Source { inode, piece: 0, id, chunk: None, caller, revisions };
                 self.fill(&source, &mut buffer, offset, fetcher).await?;
             }
             Content::Chunked(_) => {
@@ -97,7 +89,7 @@ impl ContentTable {
                         prefetcher.read_chunk(inode, &chunks, piece, inside);
                     }
                     let (id, chunk) = (&chunk.object, Some(chunk));
-                    let source = Source { inode, piece, id, chunk, revisions };
+                    let source = Source { inode, piece, id, chunk, caller, revisions };
                     self.fill(&source, &mut buffer[start..start + len], inside, fetcher).await?;
                 }
             }
@@ -119,14 +111,9 @@ impl ContentTable {
         source: &Source<'_>,
         fetcher: &Fetcher,
     ) -> Result<CachedObject, FsError> {
-        let Source { inode, piece, id, chunk, revisions } = *source;
+        let Source { inode, piece, id, chunk, caller, revisions } = *source;
         if let Some(object) = self.objects.lock().get(inode.ino, piece) {
             return Ok(object);
-        }
-        if let Some((when, error)) = self.failed.lock().get(&(inode.ino, piece))
-            && when.elapsed() < FAILURE_TTL
-        {
-            return Err(FsError::Fetch { path: inode.path.clone(), source: Arc::clone(error) });
         }
         let label = inode.path.to_string();
         let options = FetchOptions::content(&inode.entry, &inode.path, chunk, label);
@@ -147,10 +134,12 @@ impl ContentTable {
                 object
             }
             None => {
+                if let Some(error) = self.repeats.of((inode.ino, piece), caller) {
+                    return Err(failed(error));
+                }
                 used(Use::Missed);
                 fetcher.open_missing(id, &options).await.map_err(|error| {
-                    let now = Instant::now();
-                    self.failed.lock().put((inode.ino, piece), (now, Arc::clone(&error)));
+                    self.repeats.note((inode.ino, piece), &error);
                     failed(error)
                 })?
             }
@@ -222,6 +211,8 @@ struct Source<'a> {
     piece: Piece,
     id: &'a ObjectId,
     chunk: Option<&'a Chunk>,
+    /// Who asks.
+    caller: u32,
     /// That may have the file, the likely one first.
     revisions: &'a [Arc<Revision>],
 }

@@ -8,6 +8,7 @@
 //! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
 //! | `objects` | which objects are open, and how many may be |
+//! | `repeats` | the kernel's second question after a failure |
 //! | `directory` | open directories |
 //! | [`gate`], [`switch`] | from one revision to the next while the kernel keeps what it was told |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
@@ -27,6 +28,7 @@ pub mod inode;
 pub mod journal;
 mod magic;
 mod objects;
+mod repeats;
 pub mod repo;
 pub mod root;
 pub mod switch;
@@ -119,13 +121,15 @@ pub trait Vfs: Send + Sync + 'static {
     fn getattr(&self, ino: Ino) -> impl Future<Output = Result<Entry, FsError>> + Send;
     /// Returns the target of a link.
     fn readlink(&self, ino: Ino) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
-    /// Makes a file ready for reading; a whole object is fetched before this returns.
-    fn open(&self, ino: Ino) -> impl Future<Output = Result<Opened, FsError>> + Send;
-    /// Reads; returns less than `size` bytes only at the end of the file.
+    /// Makes a file ready for reading for the thread `caller`; a whole object is fetched before this
+    /// returns. Kernels that open files by themselves do not ask for it.
+    fn open(&self, ino: Ino, caller: u32) -> impl Future<Output = Result<Opened, FsError>> + Send;
+    /// Reads for the thread `caller` (0 if it is not known), whether the file was opened or not;
+    /// returns less than `size` bytes only at the end of the file.
     fn read(
         &self,
         ino: Ino,
-        handle: u64,
+        caller: u32,
         offset: u64,
         size: u32,
     ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;

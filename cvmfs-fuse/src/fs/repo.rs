@@ -413,12 +413,13 @@ impl Vfs for RepoFs {
         Ok(target)
     }
 
-    async fn open(&self, ino: Ino) -> Result<Opened, FsError> {
+    async fn open(&self, ino: Ino, caller: u32) -> Result<Opened, FsError> {
         let inode = self.inode(ino).await?;
         if inode.entry.kind == EntryKind::Directory {
             return Err(FsError::IsADirectory(inode.path.clone()));
         }
-        self.contents.open(&inode, self.repository.fetcher(), &self.revisions_of(&inode)).await?;
+        let revisions = self.revisions_of(&inode);
+        self.contents.open(&inode, caller, self.repository.fetcher(), &revisions).await?;
         // The number stands for this very content, so pages of earlier opens are always right.
         Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io })
     }
@@ -426,13 +427,14 @@ impl Vfs for RepoFs {
     async fn read(
         &self,
         ino: Ino,
-        _handle: u64,
+        caller: u32,
         offset: u64,
         size: u32,
     ) -> Result<Vec<u8>, FsError> {
         let inode = self.inode(ino).await?;
         let revisions = self.revisions_of(&inode);
-        self.contents.read(&inode, offset, size, self.repository.fetcher(), &revisions).await
+        let span = (offset, size);
+        self.contents.read(&inode, caller, span, self.repository.fetcher(), &revisions).await
     }
 
     fn release(&self, _ino: Ino, _handle: u64) {

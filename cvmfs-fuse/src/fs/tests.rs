@@ -164,12 +164,12 @@ async fn reads_need_no_open_and_survive_odd_numbers() {
             let read = fs.read(ino, 99, offset, size).await.unwrap();
             assert_eq!(read, &content[start..end], "{offset} {size}");
         }
-        let opened = fs.open(ino).await.unwrap();
+        let opened = fs.open(ino, 0).await.unwrap();
         assert!(opened.keep_cache && !opened.direct_io);
         fs.release(ino, opened.handle);
     }
     let empty = fs.lookup(ROOT_INO, b"empty").await.unwrap().attributes.ino;
-    fs.open(empty).await.unwrap();
+    fs.open(empty, 0).await.unwrap();
     assert_eq!(fs.read(empty, 0, 0, 4096).await.unwrap(), b"");
 }
 
@@ -189,7 +189,7 @@ async fn questions_about_the_wrong_thing_get_the_right_errno() {
     assert_eq!(errno(fs.lookup(d, &[b'n'; 256]).await.unwrap_err()), libc::ENAMETOOLONG);
     assert_eq!(errno(fs.lookup(12345, b"x").await.unwrap_err()), libc::ESTALE);
     assert_eq!(errno(fs.opendir(f).await.unwrap_err()), libc::ENOTDIR);
-    assert_eq!(errno(fs.open(d).await.unwrap_err()), libc::EISDIR);
+    assert_eq!(errno(fs.open(d, 0).await.unwrap_err()), libc::EISDIR);
     assert_eq!(errno(fs.readlink(f).await.unwrap_err()), libc::EINVAL);
     assert_eq!(errno(fs.getxattr(f, b"user.x").await.unwrap_err()), libc::ENODATA);
     assert_eq!(fs.readlink(l).await.unwrap(), b"f");

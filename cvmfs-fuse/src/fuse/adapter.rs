@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -36,6 +37,10 @@ const CONGESTION_THRESHOLD: u16 = 48;
 /// fuser asks for the larger of this and the read-ahead the kernel offered (128 KiB).
 const MAX_WRITE: u32 = MAX_READAHEAD;
 
+/// An attribute of ours: how many requests the kernel has made. What it answers by itself is seen by
+/// this standing still.
+const REQUESTS: &str = "user.requests";
+
 /// Wished for, taken as far as the kernel has them. Locks are not among them: the kernel then
 /// keeps flock and fcntl locks itself, local to the machine.
 const CAPABILITIES: [InitFlags; 6] = [
@@ -56,6 +61,8 @@ pub struct Adapter<V> {
     /// The kernel does without opens of files and directories once they were refused.
     opens_itself: bool,
     opens_directories_itself: bool,
+    /// Requests of the kernel, except those that take references back.
+    requests: AtomicU64,
 }
 
 /// What requests take along when they move to the runtime.
@@ -79,6 +86,7 @@ impl<V: Vfs> Adapter<V> {
             dispatcher: Dispatcher::new(runtime, deadline),
             opens_itself: false,
             opens_directories_itself: false,
+            requests: AtomicU64::new(0),
         }
     }
 
@@ -88,6 +96,7 @@ impl<V: Vfs> Adapter<V> {
         req: &Request,
         ino: INodeNo,
     ) -> (Operation, Arc<Shared<V>>) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         (Operation { name, ino: ino.0, pid: req.pid() }, Arc::clone(&self.shared))
     }
 }
@@ -157,7 +166,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     // The default batch_forget calls this for each inode.
     fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
-        let (operation, shared) = self.begin("forget", req, ino);
+        // Comes when the kernel likes, and is nobody's wait: not counted.
+        let operation = Operation { name: "forget", ino: ino.0, pid: req.pid() };
+        let shared = &self.shared;
         self.dispatcher.now(operation, || shared.vfs.forget(ino.0, nlookup));
     }
 
@@ -194,7 +205,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         }
         let (operation, shared) = self.begin("open", req, ino);
         self.dispatcher.run(operation, async move {
-            match operation.unless_interrupted(shared.vfs.open(ino.0)).await {
+            match operation.unless_interrupted(shared.vfs.open(ino.0, operation.pid)).await {
                 Ok(opened) => {
                     // Nothing is ever written: close needs no message.
                     let mut flags = FopenFlags::FOPEN_NOFLUSH;
@@ -211,7 +222,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         &self,
         req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -220,7 +231,10 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     ) {
         let (operation, shared) = self.begin("read", req, ino);
         self.dispatcher.run(operation, async move {
-            match operation.unless_interrupted(shared.vfs.read(ino.0, fh.0, offset, size)).await {
+            match operation
+                .unless_interrupted(shared.vfs.read(ino.0, operation.pid, offset, size))
+                .await
+            {
                 Ok(data) => reply.data(&data),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
@@ -336,6 +350,10 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (operation, shared) = self.begin("getxattr", req, ino);
+        if name == REQUESTS {
+            let count = self.requests.load(Ordering::Relaxed).to_string();
+            return reply_xattr(reply, count.as_bytes(), size);
+        }
         if let Some(value) = shared.vfs.server_attribute(ino.0, name.as_bytes()) {
             return reply_xattr(reply, &value, size);
         }

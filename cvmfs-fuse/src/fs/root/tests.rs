@@ -129,10 +129,7 @@ async fn repositories_with_the_same_paths_do_not_mix() {
         let (root, d) = (find(&fs, name).await, find(&fs, &format!("{name}/d")).await);
         let f = find(&fs, &format!("{name}/d/f")).await;
         assert!(seen.insert(root) && seen.insert(d) && seen.insert(f));
-        assert_eq!(
-            fs.read(f, fs.open(f).await.unwrap().handle, 0, 99).await.unwrap(),
-            name.as_bytes()
-        );
+        assert_eq!(fs.read(f, 0, 0, 99).await.unwrap(), name.as_bytes());
         assert_eq!(fs.getattr(f).await.unwrap().attributes.ino, f);
         assert_eq!(fs.getattr(root).await.unwrap().attributes.ino, root);
         // The parent of a repository is the root of the mount, that of a directory is inside.
@@ -286,7 +283,7 @@ async fn a_repository_that_was_closed_comes_back_the_same_whatever_the_kernel_ho
     let root = find(&fs, "a.test.repo").await;
     let d = find(&fs, "a.test.repo/d").await;
     let f = find(&fs, "a.test.repo/d/f").await;
-    fs.open(f).await.unwrap();
+    fs.open(f, 0).await.unwrap();
     let handle = fs.opendir(d).await.unwrap();
     assert!(!fs.close(&name), "a directory is open");
     fs.releasedir(d, handle);
@@ -376,7 +373,7 @@ async fn only_so_many_repositories_are_open_and_the_one_unused_longest_makes_roo
     let options = RootFsOptions { most: 1, ..RootFsOptions::default() };
     let fs = RootFs::new(Arc::new(Arc::clone(&shelf)), options, Vec::new());
     let f = find(&fs, "a.test.repo/d/f").await;
-    fs.open(f).await.unwrap();
+    fs.open(f, 0).await.unwrap();
     let error = fs.lookup(ROOT_INO, b"b.test.repo").await.unwrap_err();
     assert_eq!(error.errno(), libc::EMFILE);
     assert!(error.to_string().contains("1 repositories are in use"), "{error}");

@@ -53,9 +53,9 @@ impl Vfs for RootFs {
         seat.open.fs.readlink(seat.ino).await.map_err(seat.failed())
     }
 
-    async fn open(&self, ino: Ino) -> Result<Opened, FsError> {
+    async fn open(&self, ino: Ino, caller: u32) -> Result<Opened, FsError> {
         let seat = self.inside(ino).await?;
-        let opened = seat.open.fs.open(seat.ino).await.map_err(seat.failed())?;
+        let opened = seat.open.fs.open(seat.ino, caller).await.map_err(seat.failed())?;
         seat.open.file_opened();
         Ok(opened)
     }
@@ -63,12 +63,12 @@ impl Vfs for RootFs {
     async fn read(
         &self,
         ino: Ino,
-        handle: u64,
+        caller: u32,
         offset: u64,
         size: u32,
     ) -> Result<Vec<u8>, FsError> {
         let seat = self.inside(ino).await?;
-        seat.open.fs.read(seat.ino, handle, offset, size).await.map_err(seat.failed())
+        seat.open.fs.read(seat.ino, caller, offset, size).await.map_err(seat.failed())
     }
 
     fn release(&self, ino: Ino, handle: u64) {
