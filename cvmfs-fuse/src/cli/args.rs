@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::docker_run::DockerRunArgs;
 use super::help;
+use super::hold::HoldArgs;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
 use crate::config::RepositoryFlags;
@@ -45,6 +46,9 @@ pub enum Command {
     /// Let the program that is installed now go on with live mounts
     #[command(after_long_help = help::UPGRADE)]
     Upgrade(UpgradeArgs),
+    /// Keep mounts while the container that serves them is replaced
+    #[command(after_long_help = help::HOLD)]
+    Hold(HoldArgs),
     /// Run a command with repositories mounted for it, in a container or on a bare node
     #[command(after_long_help = help::RUN)]
     Run(Box<RunArgs>),
@@ -101,6 +105,10 @@ pub struct MountArgs {
     /// Stay in the foreground until unmounted; log to stderr
     #[arg(long, help_heading = "Mount")]
     pub foreground: bool,
+
+    /// Let 'cvmfs-fuse hold' keep the mount when all its processes die; go on with what it keeps
+    #[arg(long, value_name = "SOCKET", help_heading = "Mount")]
+    pub holder: Option<PathBuf>,
 
     /// Descriptor on which the background process tells its parent how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
@@ -362,6 +370,8 @@ mod tests {
             "umount --lazy /mnt",
             "upgrade /mnt /mnt2",
             "upgrade --all",
+            "mount a.b.c /mnt --holder /run/h",
+            "hold --socket /run/h --deadline 60 --allow 5 --allow @7",
             "ls a.b.c:/ a.b.c:/x --server http://a",
             "-v ls -l a.b.c:/",
             "cat --public-key k -- a.b.c:/-x",
@@ -409,6 +419,8 @@ mod tests {
             "unknown",
             "upgrade",
             "upgrade --all /mnt",
+            "hold",
+            "hold --socket /s --deadline 0",
             "cache",
             "cache clean",
             "preload",

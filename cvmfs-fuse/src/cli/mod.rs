@@ -13,6 +13,7 @@
 //! | `progress` | how far a long command is |
 //! | [`run`](mod@run) | `run`, `enter` |
 //! | [`upgrade`] | `upgrade` |
+//! | [`hold`] | `hold` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
@@ -22,6 +23,7 @@ mod cache;
 pub mod docker_run;
 pub mod exit;
 mod help;
+pub mod hold;
 mod preload;
 mod progress;
 mod read;
@@ -75,6 +77,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Mount(args) => crate::daemon::mount(mount_settings(args, environment)?),
         Command::Umount(args) => umount(args),
         Command::Upgrade(args) => upgrade::run(args),
+        Command::Hold(args) => hold::run(args),
         Command::Ls(args) => read::ls(args, environment),
         Command::Cat(args) => read::cat(args, environment),
         Command::Stat(args) => read::stat(args, environment),
@@ -107,7 +110,14 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         ready_fd: args.ready_fd,
         server_fd: args.server_fd,
         take_over: args.take_over,
+        holder: args.holder.as_deref().map(holder_socket).transpose()?,
     })
+}
+
+fn holder_socket(path: &std::path::Path) -> Result<std::path::PathBuf, Failure> {
+    crate::daemon::holder::check_socket_path(path)?;
+    // The background process is in another directory.
+    absolute(path).map_err(|error| Failure::caused(ExitStatus::Options, "--holder", &error))
 }
 
 fn umount(args: &UmountArgs) -> Result<ExitStatus, Failure> {

@@ -24,6 +24,7 @@ use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use super::estate::{Bequest, Candidate};
+use super::holder::Deposit;
 use super::log;
 use super::serve::{Origin, Usable, serve};
 use super::supervisor;
@@ -234,12 +235,30 @@ pub(crate) fn progress(settings: &MountSettings) -> String {
 }
 
 /// The child: supervises the server, which tells the parent.
-pub fn run(descriptor: RawFd) -> Result<ExitStatus, Failure> {
+pub fn run(settings: &MountSettings, descriptor: RawFd) -> Result<ExitStatus, Failure> {
     let parent = Parent::adopt(descriptor)?;
     if let Some(path) = log::path_of_stderr() {
         log::bound_stderr(path);
     }
-    supervisor::run(supervisor::Place::Background(parent.pipe.into()))
+    let place = supervisor::Place::Background(
+        parent
+            .pipe
+            .try_clone()
+            .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot pass on a pipe", &error))?
+            .into(),
+    );
+    let claimed = match super::held_at(settings).map(Deposit::claim).transpose() {
+        Ok(claimed) => claimed,
+        Err(failure) => {
+            // Nobody else tells.
+            if let Err(error) = parent.tell(&Report::Failed(failure.clone())) {
+                tracing::warn!(%error, "cannot tell the parent");
+            }
+            return Err(failure);
+        }
+    };
+    drop(parent);
+    supervisor::run(place, claimed)
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.

@@ -7,6 +7,7 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `abort` | the end of a mount that nobody serves |
+//! | [`holder`] | who outlives the supervisor |
 //! | [`control`] | how a supervisor is asked for an upgrade |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
@@ -19,6 +20,7 @@ mod begin;
 pub(crate) mod child;
 pub mod control;
 pub mod estate;
+pub mod holder;
 mod letters;
 pub mod log;
 pub mod mountpoint;
@@ -50,14 +52,24 @@ pub fn mount(settings: MountSettings) -> Result<ExitStatus, Failure> {
         return Ok(ExitStatus::Ok);
     }
     if let Some(descriptor) = settings.ready_fd {
-        return background::run(descriptor);
+        return background::run(&settings, descriptor);
     }
     if settings.foreground {
-        return supervisor::run(supervisor::Place::Foreground);
+        let claimed = held_at(&settings).map(holder::Deposit::claim).transpose()?;
+        return supervisor::run(supervisor::Place::Foreground, claimed);
     }
     let usable = background::start(&settings)?;
     announce(&settings.mountpoint, usable);
     Ok(ExitStatus::Ok)
+}
+
+/// Who holds the mount besides its supervisor.
+fn held_at(settings: &MountSettings) -> Option<holder::Place> {
+    settings.holder.clone().map(|socket| holder::Place {
+        socket,
+        name: settings.repository.fqrn.to_string(),
+        mountpoint: settings.mountpoint.clone(),
+    })
 }
 
 /// The line that scripts around upstream's client wait for (spec/config.md section 5).
