@@ -544,3 +544,42 @@ echo done
         assert!(output.status.success() && shown.ends_with("done\n"), "{shown}\n{errors}");
     });
 }
+
+#[test]
+fn a_holder_keeps_all_repositories_when_every_process_of_the_mount_dies() {
+    deadline(LIMIT, || {
+        let two = Two::new();
+        let hold = tempfile::tempdir().unwrap();
+        let socket = hold.path().join("socket");
+        let mut holder = client!().command();
+        let mut holder = holder.arg("hold").arg("--socket").arg(&socket).spawn().unwrap();
+        wait_until("the holder listens", || socket.exists());
+        let spec = two.spec().arg("--holder").arg(&socket);
+        let mount = Background::start(&spec);
+        two.assert_equal(&mount.mountpoint);
+        let at = |path: &str| mount.mountpoint.join(path);
+        let held = File::open(at("small.test.repo/many/f7")).unwrap();
+        let shell = shell_in(&at("shake.test.repo"), "pwd -P && ls | wc -l");
+        let ino = |path: &str| fs::symlink_metadata(at(path)).unwrap().ino();
+        let before = ["small.test.repo/many/f7", "shake.test.repo"].map(ino);
+        let server = mount.server();
+        let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+        let supervisor = Pid::from_raw(parent.trim().parse().unwrap());
+        kill(supervisor, Signal::SIGKILL).unwrap();
+        wait_until("nothing is left", || !Path::new(&format!("/proc/{server}")).exists());
+        assert!(mount.again(&spec).contains("mounted cvmfs on"));
+        assert_ne!(mount.server(), server);
+        assert_eq!(["small.test.repo/many/f7", "shake.test.repo"].map(ino), before);
+        let mut text = [0; 6];
+        held.read_exact_at(&mut text, 0).unwrap();
+        assert_eq!(&text, b"file 7");
+        let said = let_go(shell);
+        assert!(said.starts_with(&format!("{}\n", at("shake.test.repo").display())), "{said}");
+        two.assert_equal(&mount.mountpoint);
+        drop(held);
+        assert!(mount.umount(&[]));
+        kill(Pid::from_raw(i32::try_from(holder.id()).unwrap()), Signal::SIGTERM).unwrap();
+        holder.wait().unwrap();
+    });
+}
