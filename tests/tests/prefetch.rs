@@ -134,7 +134,7 @@ fn the_next_chunks_of_a_file_are_fetched_for_who_reads_on() {
     deadline(LIMIT, || {
         let mut repo = TestRepo::new(FQRN);
         repo.ttl(3600);
-        let big: Vec<u8> = (0..8 << 20_u32).map(|n| (n % 253).to_le_bytes()[0]).collect();
+        let big: Vec<u8> = (0..8_u32 << 20).map(|n| (n % 253).to_le_bytes()[0]).collect();
         // No two chunks are the same object: their length is no multiple of 253.
         repo.chunked("/big", big.clone(), 1 << 20);
         let published = repo.publish();

@@ -62,12 +62,13 @@ fn a_hot_use_makes_no_request() {
         use_everything(mount.root());
         // Directories are entered into the kernel's cache when they are read to their end again.
         use_everything(mount.root());
+        // What the question itself costs.
+        let first = requests(&mount);
         let before = requests(&mount);
         for _ in 0..3 {
             use_everything(mount.root());
         }
-        // The question itself is one.
-        assert_eq!(requests(&mount), before + 1);
+        assert_eq!(requests(&mount) - before, before - first);
     });
 }
 
@@ -91,8 +92,8 @@ fn without_asking_at_opens_a_new_revision_is_seen_all_the_same() {
         repo.file("/d/changes", b"newer".to_vec());
         repo.file("/d/came", b"x".to_vec());
         repo.publish();
-        wait_until(Duration::from_secs(30), "the new revision", || mount.revision() == 2).unwrap();
-        assert_eq!(fs::read(path("changes")).unwrap(), b"newer");
+        let is_new = || fs::read(path("changes")).unwrap() == b"newer";
+        wait_until(Duration::from_secs(30), "the new revision", is_new).unwrap();
         assert_eq!(fs::read(path("stays")).unwrap(), b"same");
         assert_eq!(fs::read_dir(mount.path("d")).unwrap().count(), 3);
         let mut old = vec![0; 3];
