@@ -314,9 +314,18 @@ impl TestMount {
         self.info.as_ref().expect("a usable mount is in the table")
     }
 
-    /// Returns the process that serves the mount.
+    /// Returns the process that was started: it ends with the mount.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("process ids fit pid_t"))
+    }
+
+    /// Returns the process that serves the mount now.
+    ///
+    /// # Panics
+    /// If the mount does not tell.
+    pub fn server(&self) -> Pid {
+        let number = self.attribute("user.pid").and_then(|text| text.parse().ok());
+        Pid::from_raw(number.expect("a mount tells who serves it"))
     }
 
     /// Returns all that the program wrote so far.

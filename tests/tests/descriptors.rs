@@ -90,12 +90,13 @@ fn two_thousand_catalogs_and_a_thousand_readers_need_no_more_than_256() {
         let server = TestServer::serving(published.root());
         let spec = MountSpec::published(&client!(), &published, &[&server]);
         let mount = spec.open_files(OPEN_FILES).start();
+        let process = mount.server();
         let (stop, most) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             let _stop = StopAtEnd(&stop);
             let sampler = scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    most.fetch_max(open_now(mount.pid()), Ordering::Relaxed);
+                    most.fetch_max(open_now(process), Ordering::Relaxed);
                     thread::yield_now();
                 }
             });
@@ -163,7 +164,8 @@ fn without_descriptors_it_is_eio_and_afterwards_all_is_well() {
             mount.lstat(name);
         }
         server.reset_log();
-        set_limit(mount.pid(), 3);
+        let process = mount.server();
+        set_limit(process, 3);
         for name in ["new", "a/f", "a/none", "b/f", "b/none"] {
             let error = fs::read(mount.path(name)).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}: {error}");
@@ -176,7 +178,7 @@ fn without_descriptors_it_is_eio_and_afterwards_all_is_well() {
         assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
         assert_eq!(server.count("*/data/*"), 0, "{:?}", server.requests());
 
-        set_limit(mount.pid(), OPEN_FILES);
+        set_limit(process, OPEN_FILES);
         let start = Instant::now();
         assert_eq!(fs::read(mount.path("a/f")).unwrap(), content(3));
         // It was in the cache, and our shortage was no reason to throw it away.

@@ -80,7 +80,7 @@ fn hang() {
         let gc = Genuine::gc();
         let server = TestServer::serving(gc.dir());
         let mount = MountSpec::genuine(&client!(), &gc, &server).start();
-        kill(mount.pid(), Signal::SIGSTOP).unwrap();
+        kill(mount.server(), Signal::SIGSTOP).unwrap();
         let _ = File::open(mount.path("hello.txt"));
         // The watchdog's kill ends the open above, so the process must be waited for.
         let _ = wait_until(LIMIT, "end of this process", || false);

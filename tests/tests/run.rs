@@ -204,22 +204,53 @@ nothing_left
     }
 }
 
-/// A server that is killed ends its mount, not the command; `run` removes what is left of it.
+/// Kills the servers of `$!`, a `run`.
+const KILL_SERVERS: &str = r#"
+kill_servers() {
+    for child in $(cat "/proc/$1/task/$1/children"); do
+        if tr '\0' ' ' <"/proc/$child/cmdline" | grep -q -e --serve; then kill -9 "$child"; fi
+    done
+}
+"#;
+
+/// A server that is killed has a successor: the command sees no error.
 #[test]
-fn a_server_that_is_killed() {
-    let (shown, errors) = run(r#"
-$RUN --shared-mounts -- sh -c 'touch tmp/ready; while [ ! -e tmp/end ]; do sleep 0.05; done; ls $R; exit 5' &
+fn a_server_that_is_killed_has_a_successor() {
+    for who in ["RUN=\"$RUN --shared-mounts\"", "RUN=\"$RUN --private-mounts\"", "as_user"] {
+        let (shown, errors) = run(&format!(
+            r#"{KILL_SERVERS}{who}
+$AS $RUN -- sh -c '
+  cd $R/many; exec 3<f7; touch $STAGE/tmp/ready; n=0
+  while [ ! -e $STAGE/tmp/end ]; do ls | wc -l >/dev/null || exit 9; cat f$((n % 200 + 2)) >/dev/null || exit 8; n=$((n + 1)); done
+  cat f9 <&3; ls -d $PWD/f9 >/dev/null || exit 7; exit 5' &
+run=$!
 wait_for [ -e tmp/ready ]
-for child in $(cat /proc/$!/task/$!/children); do
-    if tr '\0' ' ' <"/proc/$child/cmdline" | grep -q -e --serve; then kill -9 "$child"; fi
-done
-wait_until_not mounted
+for death in 1 2 3; do kill_servers $run; sleep 0.4; done
 touch tmp/end
-code wait $!
+code wait $run
 nothing_left
-"#);
+"#
+        ));
+        assert_eq!(shown, "file 9\ncode 5\n", "{who}: {errors}");
+    }
+}
+
+/// If no successor lives, the mount ends, and the command does not.
+#[test]
+fn servers_that_all_die() {
+    let (shown, errors) = run(&format!(
+        r#"{KILL_SERVERS}
+$RUN --shared-mounts -- sh -c 'touch tmp/ready; while [ ! -e tmp/end ]; do sleep 0.05; done; ls $R; exit 5' &
+run=$!
+wait_for [ -e tmp/ready ]
+while mounted; do kill_servers $run; sleep 0.02; done
+touch tmp/end
+code wait $run
+nothing_left
+"#
+    ));
     assert_eq!(shown, "code 5\n", "{errors}");
-    assert!(errors.contains("the server of a mount has ended"), "{errors}");
+    assert!(errors.contains("servers in a row died at once"), "{errors}");
 }
 
 #[test]

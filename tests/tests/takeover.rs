@@ -250,6 +250,30 @@ fn an_upgrade_replaces_the_server_and_a_stop_ends_both() {
 }
 
 #[test]
+fn a_mount_in_the_foreground_survives_its_server_too() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mut mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        let old = mount.server();
+        assert_eq!(parent_of(old), mount.pid());
+        let held = File::open(mount.path("many/f3")).unwrap();
+        kill(old, Signal::SIGKILL).unwrap();
+        assert_equal(&genuine.truth(), mount.root());
+        assert_ne!(mount.server(), old);
+        let mut piece = [0; 4];
+        held.read_exact_at(&mut piece, 0).unwrap();
+        drop(held);
+        // Messages of all of them are on its stderr, and the exit code is as before.
+        assert!(mount.log().contains("the server died"), "{}", mount.log());
+        kill(mount.pid(), Signal::SIGTERM).unwrap();
+        let status = mount.wait_exit();
+        assert!(status.success(), "{status}\n{}", mount.log());
+        assert!(tests::mountinfo::MountInfo::of(mount.root()).is_none());
+    });
+}
+
+#[test]
 fn without_its_supervisor_a_mount_works_and_dies_with_its_server() {
     deadline(LIMIT, || {
         let genuine = Genuine::small();

@@ -70,10 +70,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
-        Command::Mount(args) => {
-            crate::daemon::mount(mount_settings(args, environment)?)?;
-            Ok(ExitStatus::Ok)
-        }
+        Command::Mount(args) => crate::daemon::mount(mount_settings(args, environment)?),
         Command::Umount(args) => umount(args),
         Command::Ls(args) => read::ls(args, environment),
         Command::Cat(args) => read::cat(args, environment),
@@ -107,7 +104,6 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         ready_fd: args.ready_fd,
         server_fd: args.server_fd,
         take_over: args.take_over,
-        supervised: true,
     })
 }
 

@@ -50,7 +50,7 @@ pub struct RunArgs {
     pub no_auto_update: bool,
 
     /// This process is the server of one of the repositories
-    #[arg(long, value_name = "FQRN", hide = true, requires_all = ["caller", "ready_fd"])]
+    #[arg(long, value_name = "FQRN", hide = true, requires_all = ["caller", "server_fd"])]
     pub serve: Option<OsString>,
 
     /// Who called, as the server may be root of a user namespace
@@ -60,6 +60,14 @@ pub struct RunArgs {
     /// Descriptor on which the server tells how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
+
+    /// Descriptor on which the server and its supervisor talk
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
+    pub server_fd: Option<i32>,
+
+    /// This server goes on with the mount of a dead one
+    #[arg(long, hide = true, requires = "server_fd")]
+    pub take_over: bool,
 
     /// Program to run, and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -82,8 +90,8 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
     if let (Some(fqrn), Some(caller)) = (&args.serve, args.caller) {
         // Default directories are those of who called.
         let environment = Environment { is_root: caller == 0, ..environment.clone() };
-        crate::daemon::mount(settings(args, &parse_fqrn(fqrn)?, &environment)?)?;
-        return Ok(ExitStatus::Ok.into());
+        let status = crate::daemon::mount(settings(args, &parse_fqrn(fqrn)?, &environment)?)?;
+        return Ok(status.into());
     }
     let mut names =
         args.repositories.iter().map(|name| parse_fqrn(name)).collect::<Result<Vec<_>, _>>()?;
@@ -132,10 +140,8 @@ fn settings(
         repository,
         foreground: false,
         ready_fd: args.ready_fd,
-        server_fd: None,
-        take_over: false,
-        // `run` itself watches its servers, and they must not outlive it.
-        supervised: false,
+        server_fd: args.server_fd,
+        take_over: args.take_over,
     })
 }
 

@@ -79,8 +79,6 @@ pub struct MountSettings {
     pub server_fd: Option<i32>,
     /// It goes on with the mount of a dead server.
     pub take_over: bool,
-    /// In the background, a supervisor outlives the server.
-    pub supervised: bool,
 }
 
 impl RepositorySettings {

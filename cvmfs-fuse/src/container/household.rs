@@ -27,7 +27,6 @@ const INIT: Pid = Pid::from_raw(1);
 const SIGNAL_BASE: i32 = 128;
 
 /// All children, and what the world tells us.
-#[derive(Debug)]
 pub(super) struct Household {
     signals: Signals,
     /// The servers of the mounts.
@@ -117,9 +116,13 @@ impl Household {
     pub(super) fn stop(&mut self) {
         for (signal, limit) in [(Signal::SIGTERM, STOP_LIMIT), (Signal::SIGKILL, KILL_LIMIT)] {
             let deadline = Instant::now() + limit;
-            for server in &self.servers {
-                server.signal(signal);
+            for server in &mut self.servers {
+                match signal {
+                    Signal::SIGKILL => server.succession.kill(),
+                    signal => server.succession.stop(Some(signal)),
+                }
             }
+            self.look_at_servers();
             while self.servers.iter().any(|server| !server.ended) && Instant::now() < deadline {
                 if let Err(error) = self.turn(Some(deadline)) {
                     tracing::warn!(%error, "cannot wait for the servers");
@@ -139,16 +142,22 @@ impl Household {
             vec![PollFd::new(self.signals.descriptor().as_fd(), PollFlags::POLLIN)];
         let waiting = self.servers.iter().filter(|server| server.outcome.is_none());
         descriptors.extend(waiting.map(|one| PollFd::new(one.descriptor(), PollFlags::POLLIN)));
-        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
+        let silent_count = descriptors.len() - 1;
+        let others = self.servers.iter().flat_map(|server| server.succession.descriptors());
+        descriptors.extend(others.map(|one| PollFd::new(one, PollFlags::POLLIN)));
+        let dues = self.servers.iter().filter(|server| !server.ended);
+        let due = dues.filter_map(|server| server.succession.due()).chain(deadline).min();
+        let timeout = due.map_or(PollTimeout::NONE, |due| {
+            // Rounded up, so that it is due then.
+            let left = due.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut descriptors, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let told: Vec<bool> =
-            descriptors.iter().skip(1).map(|one| one.any().unwrap_or(false)).collect();
+        let told = descriptors.iter().skip(1).take(silent_count);
+        let told: Vec<bool> = told.map(|one| one.any().unwrap_or(false)).collect();
         drop(descriptors);
         for (server, told) in self.servers.iter_mut().filter(silent).zip(told) {
             if told {
@@ -162,7 +171,21 @@ impl Household {
         if arrived.iter().any(|one| one.number == Signal::SIGCHLD as i32) {
             self.reap()?;
         }
+        self.look_at_servers();
         Ok(arrived)
+    }
+
+    /// Lets follow what happened to the servers, and notices mounts that came to an end.
+    fn look_at_servers(&mut self) {
+        for server in self.servers.iter_mut().filter(|server| !server.ended) {
+            server.succession.turn();
+            let Some(outcome) = server.succession.outcome() else { continue };
+            server.ended = true;
+            if server.is_serving() && self.command.is_some() && self.ended.is_none() {
+                tracing::warn!(fqrn = server.fqrn, ?outcome, "a mount has ended");
+                remove_dead_mount(server);
+            }
+        }
     }
 
     /// Takes leave of all children that have ended, also of those that were left to process 1.
@@ -178,12 +201,9 @@ impl Household {
             if self.command == Some(pid) {
                 let signal = status.terminating_signal().map(|number| SIGNAL_BASE + number);
                 self.ended = status.exit_status().or(signal).map(exit_code);
-            } else if let Some(server) = self.servers.iter_mut().find(|one| one.pid() == pid) {
-                server.ended = true;
-                if server.is_serving() && self.command.is_some() && self.ended.is_none() {
-                    tracing::warn!(fqrn = server.fqrn, ?status, "the server of a mount has ended");
-                    remove_dead_mount(server);
-                }
+            } else {
+                // Or somebody's who was left to process 1.
+                let _ = self.servers.iter_mut().any(|one| one.succession.ended(pid, status));
             }
         }
     }

@@ -1,28 +1,30 @@
 //! The processes that serve the mounts: children that end when we do.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, PipeReader, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getpid;
 
 use super::command::die_with;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 use crate::daemon::background;
+use crate::daemon::child::{Launcher, Order};
 use crate::daemon::log;
 use crate::daemon::serve::Usable;
+use crate::daemon::succession::Succession;
 
 /// Longest report; a failure has one line of text.
 const MAX_REPORT: usize = 64 << 10;
 /// Length of the log excerpt in a message.
 const MAX_TAIL: usize = 1000;
 
-/// One server.
-#[derive(Debug)]
+/// A mount and its servers, one after the other.
 pub(super) struct Server {
     /// Its repository.
     pub(super) fqrn: String,
@@ -30,14 +32,14 @@ pub(super) struct Server {
     pub(super) mountpoint: PathBuf,
     /// What the user is told who waits for it.
     pub(super) progress: String,
-    pid: Pid,
+    pub(super) succession: Succession,
     reader: PipeReader,
     line: Vec<u8>,
     log_path: PathBuf,
     log_start: u64,
     /// How the mount went, once it is known.
     pub(super) outcome: Option<Result<Usable, Failure>>,
-    /// The process was reaped.
+    /// There is no process of it any more.
     pub(super) ended: bool,
 }
 
@@ -54,22 +56,14 @@ impl Server {
         let (log_path, log_file) = background::open_log(settings)?;
         let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
         let (reader, writer) = io::pipe().map_err(trouble)?;
-        let mut command = background::command(line, writer.as_raw_fd(), log_file);
-        let parent = getpid();
-        // SAFETY: only system calls are made: prctl, getppid, pthread_sigmask.
-        unsafe {
-            command.pre_exec(move || {
-                // Politely: where the mount namespace outlives us it has to unmount.
-                die_with(parent, Signal::SIGTERM)?;
-                Ok(mask.thread_set_mask()?)
-            })
-        };
-        let child = command.spawn().map_err(trouble)?;
+        let log = (log_path.clone(), log_file);
+        let succession =
+            Succession::start(launcher(line, writer.as_raw_fd(), log, mask)).map_err(trouble)?;
         Ok(Self {
             fqrn: settings.repository.fqrn.to_string(),
             mountpoint: settings.mountpoint.clone(),
             progress: background::progress(settings),
-            pid: Pid::from_raw(child.id().cast_signed()),
+            succession,
             reader,
             line: Vec::new(),
             log_path,
@@ -77,11 +71,6 @@ impl Server {
             outcome: None,
             ended: false,
         })
-    }
-
-    /// Returns its process.
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
     }
 
     /// Returns the descriptor on which it tells how the mount went.
@@ -122,13 +111,30 @@ impl Server {
     pub(super) fn is_serving(&self) -> bool {
         matches!(self.outcome, Some(Ok(Usable::Mounted)))
     }
+}
 
-    /// Sends it a signal, unless it has ended.
-    pub(super) fn signal(&self, signal: Signal) {
-        if !self.ended
-            && let Err(errno) = kill(self.pid, signal)
-        {
-            tracing::debug!(%errno, pid = self.pid.as_raw(), "cannot signal a server");
-        }
-    }
+fn launcher(
+    line: Vec<OsString>,
+    ready: RawFd,
+    (log_path, log_file): (PathBuf, File),
+    mask: SigSet,
+) -> Launcher {
+    let parent = getpid();
+    Box::new(move |program: &Path, extra, order| {
+        let mut line = line.clone();
+        background::insert_arguments(&mut line, extra);
+        // A full log was put aside.
+        let log = File::options().append(true).open(&log_path).or_else(|_| log_file.try_clone());
+        let ready = (order == Order::First).then_some(ready);
+        let mut command = background::command(program, line, ready, log?);
+        // SAFETY: only system calls are made: prctl, getppid, pthread_sigmask.
+        unsafe {
+            command.pre_exec(move || {
+                // Politely: where the mount namespace outlives us it has to unmount.
+                die_with(parent, Signal::SIGTERM)?;
+                Ok(mask.thread_set_mask()?)
+            })
+        };
+        Ok(command)
+    })
 }

@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
-use super::estate::Estate;
+use super::estate::{Bequest, Candidate};
 use super::log;
 use super::serve::{Origin, Usable, serve};
 use super::supervisor;
@@ -67,7 +67,9 @@ pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
     let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);
     let (reader, writer) = io::pipe().map_err(|error| trouble("cannot make a pipe", &error))?;
     let own: Vec<_> = std::env::args_os().collect();
-    let child = command(own, writer.as_raw_fd(), log_file)
+    // Not current_exe(): the file may have been replaced by an upgrade.
+    let program = Path::new("/proc/self/exe");
+    let child = command(program, own, Some(writer.as_raw_fd()), log_file)
         .spawn()
         .map_err(|error| trouble("cannot start the background process", &error))?;
     drop(writer);
@@ -89,18 +91,27 @@ pub(crate) fn open_log(settings: &MountSettings) -> Result<(PathBuf, File), Fail
 }
 
 /// Adds to a command line what is for a child only; before `--`, after which all is positional.
-pub(crate) fn insert_arguments<const N: usize>(line: &mut Vec<OsString>, added: [OsString; N]) {
+pub(crate) fn insert_arguments(
+    line: &mut Vec<OsString>,
+    added: impl IntoIterator<Item = OsString>,
+) {
     let at = line.iter().position(|word| word == "--").unwrap_or(line.len());
     line.splice(at..at, added);
 }
 
-/// Returns this program with a command line (its own name first), as a process in the background
-/// that tells on the descriptor how its mount went.
-pub(crate) fn command(mut line: Vec<OsString>, descriptor: RawFd, log_file: File) -> Command {
-    insert_arguments(&mut line, ["--ready-fd".into(), descriptor.to_string().into()]);
+/// Returns a program with a command line (its own name first), as a process in the background that
+/// tells on the descriptor how its mount went.
+pub(crate) fn command(
+    program: &Path,
+    mut line: Vec<OsString>,
+    descriptor: Option<RawFd>,
+    log_file: File,
+) -> Command {
+    if let Some(descriptor) = descriptor {
+        insert_arguments(&mut line, ["--ready-fd".into(), descriptor.to_string().into()]);
+    }
     let mut own = line.into_iter();
-    // Not current_exe(): the file may have been replaced by an upgrade.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(program);
     if let Some(name) = own.next() {
         command.arg0(name);
     }
@@ -118,10 +129,12 @@ pub(crate) fn command(mut line: Vec<OsString>, descriptor: RawFd, log_file: File
                 libc::c_int::MAX,
                 libc::CLOSE_RANGE_CLOEXEC,
             );
-            if libc::fcntl(descriptor, libc::F_SETFD, 0) == -1 {
-                return Err(io::Error::last_os_error());
+            match descriptor {
+                Some(descriptor) if libc::fcntl(descriptor, libc::F_SETFD, 0) == -1 => {
+                    Err(io::Error::last_os_error())
+                }
+                _ => Ok(()),
             }
-            Ok(())
         })
     };
     command
@@ -221,58 +234,44 @@ pub(crate) fn progress(settings: &MountSettings) -> String {
 }
 
 /// The child: supervises the server, which tells the parent.
-pub fn run(descriptor: RawFd) -> Result<(), Failure> {
-    // Passed on to the first server, which is the one that tells.
-    let passed = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
-    // SAFETY: only looked at by fcntl, which refuses a number that is not open.
-    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
-    nix::fcntl::fcntl(borrowed, passed).map_err(|errno| {
-        Failure::caused(ExitStatus::Options, "--ready-fd is for the program itself", &errno)
-    })?;
+pub fn run(descriptor: RawFd) -> Result<ExitStatus, Failure> {
+    let parent = Parent::adopt(descriptor)?;
     if let Some(path) = log::path_of_stderr() {
         log::bound_stderr(path);
     }
-    supervisor::run(std::env::args_os().skip(1).collect(), descriptor)
+    supervisor::run(supervisor::Place::Background(parent.pipe.into()))
 }
 
-/// The grandchild: serves the mount, and tells the parent how it went.
+/// The server: serves the mount, and tells whoever waits for it how that went.
 pub fn serve_supervised(settings: &MountSettings, socket: RawFd) -> Result<(), Failure> {
+    let refused = |error: io::Error| {
+        Failure::caused(ExitStatus::Options, "--server-fd is for the program itself", &error)
+    };
     let socket = supervisor::adopt(socket)?;
-    if let Some(path) = log::path_of_stderr() {
+    if !settings.foreground
+        && let Some(path) = log::path_of_stderr()
+    {
         log::bound_stderr(path);
     }
-    if settings.take_over {
-        let estate = Estate::receive(&socket)
-            .and_then(|estate| estate.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
-            .map_err(|error| {
-                Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
-            })?;
-        return serve(settings, Origin::Successor(Box::new(estate)), |_| Ok(()));
-    }
-    serve_for(settings, settings.ready_fd, Origin::First(socket))
-}
-
-/// The child: serves the mount without a supervisor.
-pub fn serve_alone(settings: &MountSettings, ready: RawFd) -> Result<(), Failure> {
-    if let Some(path) = log::path_of_stderr() {
-        log::bound_stderr(path);
-    }
-    serve_for(settings, Some(ready), Origin::Alone)
-}
-
-/// Serves the mount, and tells the one who waits for it how it went.
-fn serve_for(
-    settings: &MountSettings,
-    ready: Option<RawFd>,
-    origin: Origin,
-) -> Result<(), Failure> {
-    let mut parent = ready.map(Parent::adopt).transpose()?;
+    let origin = if settings.take_over {
+        Origin::Successor(Candidate::receive(socket).map_err(|error| {
+            Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
+        })?)
+    } else {
+        Origin::First(Bequest::to(socket).map_err(refused)?)
+    };
+    let mut parent = settings.ready_fd.map(Parent::adopt).transpose()?;
     if let Some(Err(error)) = parent.as_ref().map(Parent::stop_with_it) {
         tracing::warn!(%error, "cannot watch the parent");
     }
     let outcome = serve(settings, origin, |usable| match parent.take() {
         Some(parent) => parent.tell(&Report::Usable(usable)),
-        None => Ok(()),
+        None => {
+            if settings.foreground {
+                super::announce(&settings.mountpoint, usable);
+            }
+            Ok(())
+        }
     });
     match (outcome, parent) {
         (Err(failure), Some(parent)) => {

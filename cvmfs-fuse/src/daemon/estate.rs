@@ -1,78 +1,277 @@
-//! What a successor needs to go on with a mount, and how it travels: from a server to its
-//! supervisor as soon as the mount is there, and from the supervisor to each successor.
+//! What a successor needs to go on with a mount, and who keeps it: the supervisor.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
-use serde::{Deserialize, Serialize};
+use super::letters::{Line, Received, Word};
+use crate::fuse::handover::Mount;
 
-use crate::fuse::handover::Greeting;
-
-/// Longest message: a path, and a greeting of some hundred bytes as numbers in text.
-const MAX_LEN: usize = 64 * 1024;
+/// Longest name of a journal; names of repositories are shorter than file names.
+const MAX_NAME_LEN: usize = 255;
+/// Journals of one mount. Each is a descriptor of the supervisor, of which 1024 are usual.
+const MAX_JOURNALS: usize = 512;
+/// How long a successor waits for what is there already.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What `user.version` says, and what servers say of themselves.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What outlives a server.
 #[derive(Debug)]
 pub struct Estate {
-    /// The connection to the kernel.
-    pub connection: OwnedFd,
-    /// Which inodes the kernel holds ([`crate::fs::journal`]).
-    pub journal: OwnedFd,
-    /// The words by which the connection began.
-    pub greeting: Greeting,
-    /// Where it is mounted; resolved.
-    pub mountpoint: PathBuf,
+    /// The mount.
+    pub mount: Mount,
+    /// Which inodes the kernel holds ([`crate::fs::journal`]), by name of the repository.
+    pub journals: BTreeMap<String, OwnedFd>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Letter {
-    greeting: Greeting,
-    mountpoint: PathBuf,
+/// What is kept of an estate, as it grows.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    pub(super) mount: Option<Mount>,
+    pub(super) journals: BTreeMap<String, OwnedFd>,
 }
 
-impl Estate {
-    /// Sends it in one message.
-    pub fn send(&self, socket: &OwnedFd) -> io::Result<()> {
-        let (greeting, mountpoint) = (self.greeting.clone(), self.mountpoint.clone());
-        let letter = serde_json::to_vec(&Letter { greeting, mountpoint })?;
-        let descriptors = [self.connection.as_fd(), self.journal.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let pieces = [IoSlice::new(&letter)];
-        rustix::net::sendmsg(socket, &pieces, &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+impl Holdings {
+    /// Takes what a server says; false if it makes no sense.
+    pub(super) fn take(&mut self, word: Word, descriptor: Option<OwnedFd>) -> bool {
+        match (word, descriptor) {
+            (Word::Mounted { greeting, mountpoint, device }, Some(connection)) => {
+                self.mount = Some(Mount { connection, greeting, mountpoint, device });
+                true
+            }
+            (Word::Journal { name }, Some(journal)) => {
+                let fits = self.journals.len() < MAX_JOURNALS || self.journals.contains_key(&name);
+                let sensible = !name.is_empty() && name.len() <= MAX_NAME_LEN;
+                if fits && sensible {
+                    self.journals.insert(name, journal);
+                }
+                fits && sensible
+            }
+            (Word::Closed { name }, None) => {
+                self.journals.remove(&name);
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Receives it; `None` if the other side is gone.
-    pub fn receive(socket: &OwnedFd) -> io::Result<Option<Self>> {
-        let mut letter = vec![0; MAX_LEN];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
-            let pieces = &mut [IoSliceMut::new(&mut letter)];
-            rustix::net::recvmsg(socket, pieces, &mut control, RecvFlags::CMSG_CLOEXEC)
-        })?;
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(sent) = message {
-                descriptors.extend(sent);
+    /// Says all of it.
+    pub(super) fn send(&self, line: &Line) -> io::Result<()> {
+        if let Some(mount) = &self.mount {
+            line.say(&mounted(mount), Some(mount.connection.as_fd()))?;
+        }
+        for (name, journal) in &self.journals {
+            line.say(&Word::Journal { name: name.clone() }, Some(journal.as_fd()))?;
+        }
+        line.say(&Word::Present, None)
+    }
+}
+
+fn mounted(mount: &Mount) -> Word {
+    let Mount { greeting, mountpoint, device, .. } = mount;
+    let (greeting, mountpoint) = (greeting.clone(), mountpoint.clone());
+    Word::Mounted { greeting, mountpoint, device: device.clone() }
+}
+
+/// A process that will go on with a mount when the present server ends. Until then it prepares
+/// what it can, from what there is.
+#[derive(Debug)]
+pub struct Candidate {
+    line: Line,
+    holdings: Holdings,
+}
+
+impl Candidate {
+    /// Receives what there is.
+    pub fn receive(socket: OwnedFd) -> io::Result<Self> {
+        let line = Line::patient(socket)?;
+        let mut candidate = Self { line, holdings: Holdings::default() };
+        candidate.listen(&Word::Present, Some(PATIENCE))?;
+        Ok(candidate)
+    }
+
+    /// Returns the journal of a repository as it is now.
+    pub fn journal(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.holdings.journals.get(name).map(OwnedFd::as_fd)
+    }
+
+    /// Waits for the end of the server before, and returns what it left. There is no deadline: who
+    /// is held ready may be so for weeks, and ends with its supervisor.
+    pub fn succeed(mut self) -> io::Result<(Estate, Bequest)> {
+        self.line.say(&Word::Ready { version: VERSION.to_owned() }, None)?;
+        self.listen(&Word::Complete, None)?;
+        let Holdings { mount, journals } = self.holdings;
+        let mount = mount.ok_or_else(|| io::Error::other("there is no mount to take over"))?;
+        Ok((Estate { mount, journals }, Bequest(Some(Arc::new(self.line)))))
+    }
+
+    fn listen(&mut self, last: &Word, limit: Option<Duration>) -> io::Result<()> {
+        loop {
+            match self.line.wait(limit)? {
+                Received::Word(word, _) if word == *last => return Ok(()),
+                Received::Word(word, descriptor) => {
+                    if !self.holdings.take(word, descriptor) {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                }
+                // Of another version.
+                Received::Nonsense => {}
+                Received::Nothing if limit.is_none() => {}
+                Received::Nothing => return Err(io::ErrorKind::TimedOut.into()),
+                Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        if received.bytes == 0 {
-            return Ok(None);
+    }
+}
+
+/// The server's way to leave something to its successor. Without a supervisor it does nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Bequest(Option<Arc<Line>>);
+
+impl Bequest {
+    /// Speaks to the supervisor at the other end of a socket.
+    pub fn to(supervisor: OwnedFd) -> io::Result<Self> {
+        Line::patient(supervisor).map(|line| Self(Some(Arc::new(line))))
+    }
+
+    /// Whether there is a supervisor.
+    pub fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Leaves a mount.
+    pub fn mounted(&self, mount: &Mount) {
+        self.leave(&mounted(mount), Some(mount.connection.as_fd()));
+    }
+
+    /// Leaves the journal of a repository, in place of an earlier one of that name.
+    pub fn journal(&self, name: &str, journal: BorrowedFd<'_>) {
+        self.leave(&Word::Journal { name: name.to_owned() }, Some(journal));
+    }
+
+    /// Takes a journal back: the kernel knows nothing of that repository any more.
+    pub fn closed(&self, name: &str) {
+        self.leave(&Word::Closed { name: name.to_owned() }, None);
+    }
+
+    /// Says that requests are answered.
+    pub fn serving(&self) {
+        self.leave(&Word::Serving { version: VERSION.to_owned() }, None);
+    }
+
+    /// Without its supervisor a mount works and dies with its server.
+    fn leave(&self, word: &Word, descriptor: Option<BorrowedFd<'_>>) {
+        if let Some(line) = &self.0
+            && let Err(error) = line.say(word, descriptor)
+        {
+            tracing::warn!(%error, "the supervisor does not listen; the mount dies with its server");
         }
-        let Letter { greeting, mountpoint } = serde_json::from_slice(&letter[..received.bytes])?;
-        let mut descriptors = descriptors.into_iter();
-        let (Some(connection), Some(journal)) = (descriptors.next(), descriptors.next()) else {
-            return Err(io::Error::other("the descriptors of the mount are missing"));
-        };
-        Ok(Some(Self { connection, journal, greeting, mountpoint }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::letters::MAX_LEN;
+
+    fn file(text: &str) -> OwnedFd {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = rustix::fs::memfd_create("test", flags).unwrap();
+        rustix::io::write(&file, text.as_bytes()).unwrap();
+        file
+    }
+
+    fn text(file: BorrowedFd<'_>) -> String {
+        let mut bytes = [0; 64];
+        let len = rustix::io::pread(file, &mut bytes[..], 0).unwrap();
+        String::from_utf8(bytes[..len].to_vec()).unwrap()
+    }
+
+    fn mount() -> Mount {
+        let greeting = serde_json::from_str(r#"{"request":[1],"reply":[2]}"#).unwrap();
+        let device = Some("0:5".to_owned());
+        Mount { connection: file("connection"), greeting, mountpoint: "/m".into(), device }
+    }
+
+    /// Takes all that was said; returns how much of it made no sense.
+    fn listen(holdings: &mut Holdings, line: &Line) -> usize {
+        let mut wrong = 0;
+        loop {
+            match line.hear().unwrap() {
+                Received::Word(word, file) => wrong += usize::from(!holdings.take(word, file)),
+                Received::Nonsense => wrong += 1,
+                Received::Nothing | Received::End => return wrong,
+            }
+        }
+    }
+
+    #[test]
+    fn a_successor_gets_what_was_left_last() {
+        let (supervisor, server) = Line::pair().unwrap();
+        let bequest = Bequest::to(server).unwrap();
+        bequest.journal("a.b.c", file("old").as_fd());
+        bequest.mounted(&mount());
+        bequest.journal("gone", file("gone").as_fd());
+        let mut holdings = Holdings::default();
+        assert_eq!(listen(&mut holdings, &supervisor), 0);
+        let (ours, theirs) = Line::pair().unwrap();
+        holdings.send(&ours).unwrap();
+        let candidate = Candidate::receive(theirs).unwrap();
+        assert_eq!(text(candidate.journal("a.b.c").unwrap()), "old");
+        // It is told what comes later, and of what a dead server said last.
+        bequest.journal("d.e.f", file("other").as_fd());
+        bequest.closed("gone");
+        bequest.journal("a.b.c", file("new").as_fd());
+        drop(bequest);
+        while let Received::Word(word, file) = supervisor.hear().unwrap() {
+            ours.say(&word, file.as_ref().map(OwnedFd::as_fd)).unwrap();
+        }
+        ours.say(&Word::Complete, None).unwrap();
+        let (estate, _) = candidate.succeed().unwrap();
+        assert!(matches!(ours.hear().unwrap(), Received::Word(Word::Ready { .. }, None)));
+        assert_eq!(text(estate.mount.connection.as_fd()), "connection");
+        let journals = estate.journals.iter();
+        let journals: Vec<_> = journals.map(|(name, f)| (name.as_str(), text(f.as_fd()))).collect();
+        assert_eq!(journals, [("a.b.c", "new".to_owned()), ("d.e.f", "other".to_owned())]);
+    }
+
+    #[test]
+    fn nonsense_and_floods_change_nothing() {
+        let (supervisor, server) = Line::pair().unwrap();
+        let mut holdings = Holdings::default();
+        for letter in [&b"nonsense"[..], b"{\"Journal\":{}}", &[b'x'; MAX_LEN + 1]] {
+            rustix::net::send(&server, letter, rustix::net::SendFlags::NOSIGNAL).unwrap();
+        }
+        let server = Line::patient(server).unwrap();
+        let name = |text: &str| Word::Journal { name: text.to_owned() };
+        server.say(&name("without"), None).unwrap();
+        server.say(&name(&"n".repeat(MAX_NAME_LEN + 1)), Some(file("").as_fd())).unwrap();
+        server.say(&Word::Complete, None).unwrap();
+        assert_eq!(listen(&mut holdings, &supervisor), 6);
+        for number in 0..MAX_JOURNALS + 2 {
+            server.say(&name(&number.to_string()), Some(file("x").as_fd())).unwrap();
+            assert_eq!(listen(&mut holdings, &supervisor), usize::from(number >= MAX_JOURNALS));
+        }
+        server.say(&name("7"), Some(file("replaced").as_fd())).unwrap();
+        assert_eq!(listen(&mut holdings, &supervisor), 0);
+        assert_eq!((holdings.journals.len(), holdings.mount.is_none()), (MAX_JOURNALS, true));
+        assert_eq!(text(holdings.journals["7"].as_fd()), "replaced");
+    }
+
+    #[test]
+    fn an_estate_without_a_mount_or_an_end_is_none() {
+        let (ours, theirs) = Line::pair().unwrap();
+        let holdings = Holdings { mount: Some(mount()), journals: BTreeMap::new() };
+        holdings.send(&ours).unwrap();
+        let candidate = Candidate::receive(theirs).unwrap();
+        drop(ours);
+        assert!(candidate.succeed().is_err());
+        let (ours, theirs) = Line::pair().unwrap();
+        Holdings::default().send(&ours).unwrap();
+        ours.say(&Word::Complete, None).unwrap();
+        assert!(Candidate::receive(theirs).unwrap().succeed().is_err());
     }
 }

@@ -2,8 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +10,15 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::estate::Estate;
+use super::begin::{self, Begun};
+use super::estate::{Bequest, Candidate};
 use super::mountpoint::{self, Answer, Place};
 use super::update;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
-use crate::fs::journal::{Inheritance, Journal};
-use crate::fs::{RepoFs, RepoFsOptions};
-use crate::fuse::adapter::Adapter;
-use crate::fuse::dispatch::REQUEST_DEADLINE;
-use crate::fuse::handover::Greeting;
-use crate::fuse::mount::{self, MountError, UnmountError};
+use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
-use crate::fuse::session::{ServedMount, mount_session, mount_supervised, take_over};
+use crate::fuse::session::ServedMount;
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
 /// Below the 10 s after which container engines and systemd units are killed.
@@ -40,12 +35,10 @@ const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 /// How a server came to serve.
 #[derive(Debug)]
 pub enum Origin {
-    /// By itself; the mount ends with it.
-    Alone,
-    /// Under a supervisor, which is told of the mount.
-    First(OwnedFd),
-    /// It goes on with the mount of a dead server.
-    Successor(Box<Estate>),
+    /// It makes the mount.
+    First(Bequest),
+    /// It goes on with the mount of another one.
+    Successor(Candidate),
 }
 
 /// How a mount became usable.
@@ -66,11 +59,13 @@ pub fn serve(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let resolved = match &origin {
-        Origin::Successor(estate) => estate.mountpoint.clone(),
-        _ => match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
-            Place::Free(resolved) => resolved,
-            Place::Served => return told(ready(Usable::AlreadyMounted)),
-        },
+        Origin::Successor(_) => PathBuf::new(),
+        Origin::First(_) => {
+            match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
+                Place::Free(resolved) => resolved,
+                Place::Served => return told(ready(Usable::AlreadyMounted)),
+            }
+        }
     };
     prepare_process();
     let runtime = runtime::Builder::new_multi_thread()
@@ -121,64 +116,31 @@ async fn run(
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
-    let legacy = match &origin {
-        Origin::Successor(estate) => Some(inherit(estate)?),
-        _ => None,
-    };
-    let shown = legacy.as_ref().and_then(|(_, inheritance)| inheritance.current);
-    let open = async {
-        match shown {
-            Some(root) => settings.repository.resume(root).await,
-            None => settings.repository.open().await,
-        }
-    };
-    let repository = tokio::select! {
-        signal = stop.next() => return Err(interrupted(signal)),
-        repository = open => repository?,
-    };
     // Nothing relative is needed any more, and a daemon should not keep its start directory busy.
-    if settings.ready_fd.is_some()
+    if !settings.foreground
         && let Err(error) = std::env::set_current_dir("/")
     {
         tracing::debug!(%error, "cannot leave the current directory");
     }
-    let shown = Arc::clone(&repository);
-    let fs = match (legacy, &origin) {
-        (Some((journal, inheritance)), _) => {
-            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, inheritance)
-        }
-        (None, Origin::Alone) => RepoFs::new(shown, RepoFsOptions::default()),
-        (None, _) => {
-            let journal = Journal::new().map_err(|error| {
-                Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error)
-            })?;
-            let nothing = Inheritance::default();
-            RepoFs::with_journal(shown, RepoFsOptions::default(), journal, nothing)
-        }
-    };
-    let fs = Arc::new(fs);
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
     let is_successor = matches!(origin, Origin::Successor(_));
-    let session = match &origin {
-        Origin::Alone => mount_session(adapter, resolved, &settings.options),
-        Origin::First(_) => mount_supervised(adapter, resolved, &settings.options),
-        Origin::Successor(estate) => {
-            let Estate { connection, greeting, .. } = &**estate;
-            take_over(adapter, resolved, &settings.options, connection, greeting)
+    let begun = match origin {
+        Origin::First(bequest) => {
+            begin::first(settings, bequest, resolved, handle, &mut stop).await?
+        }
+        Origin::Successor(candidate) => {
+            begin::successor(settings, candidate, handle, &mut stop).await?
         }
     };
-    let mut session = session.map_err(|error| mount_failed(settings, &error))?;
-    if let (Origin::First(supervisor), Some(estate)) = (&origin, session.take_estate()) {
-        hand_over(supervisor, estate, &fs, resolved);
-    }
-    let mut mount = session.serve().map_err(|error| mount_failed(settings, &error))?;
-    drop(origin);
+    let Begun { repository, fs, session, bequest, mountpoint: resolved } = begun;
+    let mut mount =
+        session.serve().map_err(|error| begin::mount_failed(&settings.mountpoint, &error))?;
+    bequest.serving();
 
     let probed = resolved.to_owned();
     let answer = tokio::select! {
         signal = stop.next() => {
             detach(&mount).await;
-            return Err(interrupted(signal));
+            return Err(begin::interrupted(signal));
         }
         answer = tokio::task::spawn_blocking(move || match is_successor {
             true => Answer::Alive,
@@ -187,10 +149,10 @@ async fn run(
     };
     if !matches!(answer, Ok(Answer::Alive)) {
         detach(&mount).await;
-        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(resolved));
+        let message = format!("mounted on {}, but it does not answer: {answer:?}", show(&resolved));
         return Err(Failure::new(ExitStatus::FuseLoop, message));
     }
-    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(resolved), "mounted");
+    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(&resolved), "mounted");
     if let Err(failure) = told(ready(Usable::Mounted)) {
         detach(&mount).await;
         return Err(failure);
@@ -221,60 +183,12 @@ async fn run(
     finish(mount, ended).await
 }
 
-/// Reads what a predecessor left.
-fn inherit(estate: &Estate) -> Result<(Journal, Inheritance), Failure> {
-    estate.journal.try_clone().and_then(Journal::inherit).map_err(|error| {
-        Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
-    })
-}
-
-/// Gives the supervisor what it needs to start a successor. Without it the mount works and dies
-/// with its server.
-fn hand_over(
-    supervisor: &OwnedFd,
-    (connection, greeting): (OwnedFd, Greeting),
-    fs: &RepoFs,
-    resolved: &Path,
-) {
-    let journal = fs.journal().map(Journal::descriptor);
-    let sent = match journal {
-        Some(Ok(journal)) => {
-            let mountpoint = resolved.to_owned();
-            Estate { connection, journal, greeting, mountpoint }.send(supervisor)
-        }
-        Some(Err(error)) => Err(error),
-        None => Ok(()),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the mount is not supervised");
-    }
-}
-
-/// Where reads may wait for the network, only an interruption ends them.
-fn request_deadline(settings: &MountSettings) -> Duration {
-    let patient = settings.repository.parameters.wait_for_network;
-    if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
-}
-
 /// A task that ends with its owner.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-fn interrupted(signal: &str) -> Failure {
-    Failure::new(ExitStatus::Unknown, format!("stopped by {signal} before the mount was usable"))
-}
-
-fn mount_failed(settings: &MountSettings, error: &MountError) -> Failure {
-    let what = format!("cannot mount on {}", show(&settings.mountpoint));
-    let failure = Failure::caused(ExitStatus::Mount, &what, error);
-    match error.advice() {
-        Some(advice) => failure.advise(advice),
-        None => failure,
     }
 }
 
@@ -335,7 +249,7 @@ async fn detach(mount: &ServedMount) {
 }
 
 /// SIGTERM and SIGINT; SIGHUP is ignored, so that a daemon outlives the terminal.
-struct StopSignals {
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     _hang_up: Signal,
@@ -356,7 +270,7 @@ impl StopSignals {
     }
 
     /// Waits for the next request to stop and returns its name.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -1,253 +1,184 @@
-//! The process that outlives servers: it holds what a successor needs, and starts one when the
-//! server dies without having been asked to.
+//! The process that outlives servers: it holds what a successor needs, and drives the
+//! [`Succession`].
 //!
 //! It does nothing else, opens nothing and parses nothing from outside, so that it has no reason
 //! to die itself. The server is this program with the same arguments, as its child.
-//!
-//! | what happens | what it does |
-//! |---|---|
-//! | the server ends with code 0 (unmounted, stopped) | ends, too |
-//! | the server dies before there is a mount | ends; the server has told why |
-//! | the server dies later | starts a successor at once, or after a pause if that happens often |
-//! | SIGTERM, SIGINT | passes it on, and starts none |
-//! | SIGHUP | replaces the server by the program as it is on disk now |
-//! | no successor gets far | detaches the mount: its users get an error instead of waiting |
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use nix::unistd::{Pid, getpid, getppid};
+use rustix::process::{WaitOptions, wait};
 
-use super::estate::Estate;
+use super::background::insert_arguments;
+use super::child::{Launcher, Order};
+use super::succession::{Outcome, Succession, shown};
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::fuse::mount;
 
-/// A server that lived longer did not die of what it took over.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// So many short lives in a row, and there is no point in going on: some 20 s of trying.
-const MAX_SHORT_LIVES: u32 = 12;
-/// Short lives after which there is a pause before the next start.
-const QUICK_STARTS: u32 = 3;
-/// The first pause; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// How long the last words of a server that was asked to stop may take.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// `SI_KERNEL` of sigaction(2): a terminal sent it, to all processes of the group.
+const FROM_KERNEL: i32 = 0x80;
 
-/// Supervises servers until one ends orderly.
-///
-/// `ready` is the descriptor on which the first server tells how the mount went.
-pub fn run(arguments: Vec<OsString>, ready: RawFd) -> Result<(), Failure> {
+/// Where a supervisor is.
+#[derive(Debug)]
+pub enum Place {
+    /// In the background: the first server tells on this pipe how the mount went.
+    Background(OwnedFd),
+    /// In the foreground: servers do not outlive it.
+    Foreground,
+}
+
+/// Supervises servers until one ends orderly, and returns how.
+pub fn run(place: Place) -> Result<ExitStatus, Failure> {
     let trouble = |what: &str, error: io::Error| Failure::caused(ExitStatus::Unknown, what, &error);
-    let signals = listen().map_err(|error| trouble("cannot listen to signals", error))?;
-    // As it is on disk, for an upgrade; the running one if that is gone.
-    let on_disk = std::env::current_exe().ok();
-    let mut supervisor = Supervisor {
-        arguments,
-        on_disk,
-        estate: None,
-        short_lives: 0,
-        stopping: None,
-        upgrading: false,
+    let (signals, mask) = listen().map_err(|error| trouble("cannot listen to signals", error))?;
+    let ready = match place {
+        Place::Background(ready) => Some(ready),
+        Place::Foreground => None,
     };
-    let mut server =
-        supervisor.start().map_err(|error| trouble("cannot start the server", error))?;
+    let launcher = launcher(ready.as_ref().map(|pipe| pipe.as_raw_fd()), mask);
+    let mut succession =
+        Succession::start(launcher).map_err(|error| trouble("cannot start the server", error))?;
     // The one who waits must see it when the server ends without a word.
-    nix::unistd::close(ready).map_err(|error| trouble("cannot close a pipe", error.into()))?;
+    drop(ready);
     loop {
-        let ended = supervisor
-            .watch(&mut server, &signals)
+        turn(&mut succession, &signals)
             .map_err(|error| trouble("cannot watch the server", error))?;
-        let Some(status) = ended else { continue };
-        if status.success() || supervisor.stopping.is_some() {
-            return Ok(());
+        match succession.outcome() {
+            None => {}
+            Some(Outcome::Unmounted) => return Ok(ExitStatus::Ok),
+            Some(Outcome::GivenUp(failure)) => return Err(failure),
+            Some(Outcome::Ended(status)) => {
+                // It has told why.
+                let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
+                return code.and_then(ExitStatus::of_code).ok_or_else(|| {
+                    let message = format!("the server died: {}", shown(status));
+                    Failure::new(ExitStatus::FuseLoop, message)
+                });
+            }
         }
-        if supervisor.estate.is_none() {
-            // It told the one who waits for the mount.
-            let message = format!("the server ended before there was a mount: {status}");
-            return Err(Failure::new(ExitStatus::Mount, message));
-        }
-        let upgraded = std::mem::take(&mut supervisor.upgrading);
-        if !upgraded {
-            tracing::warn!(%status, "the server died; a successor takes over");
-            supervisor.count_death(server.started)?;
-        }
-        server = supervisor.succeed()?;
     }
 }
 
-struct Server {
-    child: Child,
-    /// Our end of the connection with it.
-    socket: OwnedFd,
-    started: Instant,
-}
-
-struct Supervisor {
-    arguments: Vec<OsString>,
-    on_disk: Option<PathBuf>,
-    estate: Option<Estate>,
-    /// Servers in a row that lived shortly.
-    short_lives: u32,
-    stopping: Option<Instant>,
-    upgrading: bool,
-}
-
-fn listen() -> io::Result<SignalFd> {
+fn listen() -> io::Result<(SignalFd, SigSet)> {
     let mut wanted = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
         wanted.add(signal);
     }
-    wanted.thread_block()?;
-    Ok(SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    let before = wanted.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    Ok((SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?, before))
 }
 
-impl Supervisor {
-    /// Starts a server; a successor is told so, and gets the estate.
-    fn start(&self) -> io::Result<Server> {
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        let program = match &self.on_disk {
-            Some(program) if self.estate.is_some() && program.is_file() => program.clone(),
-            _ => PathBuf::from("/proc/self/exe"),
-        };
-        let descriptor = theirs.as_raw_fd();
+/// This program with the same arguments.
+fn launcher(ready: Option<RawFd>, mask: SigSet) -> Launcher {
+    let parent = getpid();
+    let dies_with_us = ready.is_none();
+    let own = without_ready_fd(std::env::args_os().skip(1));
+    Box::new(move |program: &Path, extra, order| {
+        let mut arguments = own.clone();
+        insert_arguments(&mut arguments, extra);
+        let told = ready.filter(|_| order == Order::First);
+        if let Some(descriptor) = told {
+            let extra = ["--ready-fd".into(), descriptor.to_string().into()];
+            insert_arguments(&mut arguments, extra);
+        }
         let mut command = Command::new(program);
-        let mut extra: Vec<OsString> = vec!["--server-fd".into(), descriptor.to_string().into()];
-        if self.estate.is_some() {
-            extra.push("--take-over".into());
+        command.arg0("cvmfs-fuse").args(arguments).stdin(Stdio::null());
+        if order == Order::Later {
+            command.stdout(Stdio::null());
         }
-        let mut arguments = self.arguments.clone();
-        // Before `--`, after which all is positional.
-        let at = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
-        arguments.splice(at..at, extra);
-        command.arg0("cvmfs-fuse").args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        inherit(&mut command, descriptor);
-        let child = command.spawn()?;
-        drop(theirs);
-        let server = Server { child, socket: ours, started: Instant::now() };
-        if let Some(estate) = &self.estate {
-            estate.send(&server.socket)?;
-        }
-        Ok(server)
-    }
-
-    /// Waits until something happens; returns how the server ended, if that is it.
-    fn watch(
-        &mut self,
-        server: &mut Server,
-        signals: &SignalFd,
-    ) -> io::Result<Option<std::process::ExitStatus>> {
-        let limit = match self.stopping {
-            None => PollTimeout::NONE,
-            Some(since) => {
-                let left = STOP_DEADLINE.saturating_sub(since.elapsed());
-                if left.is_zero() {
-                    server.child.kill()?;
+        // SAFETY: between fork and exec only system calls are made: sigprocmask, prctl, getppid,
+        // fcntl. No memory is allocated, no lock taken.
+        unsafe {
+            command.pre_exec(move || {
+                mask.thread_set_mask()?;
+                if dies_with_us {
+                    // At once, as when there was one process.
+                    set_pdeathsig(Signal::SIGKILL)?;
+                    if getppid() != parent {
+                        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                    }
                 }
-                PollTimeout::try_from(left.max(FIRST_PAUSE)).unwrap_or(PollTimeout::MAX)
-            }
+                if let Some(descriptor) = told
+                    && libc::fcntl(descriptor, libc::F_SETFD, 0) == -1
+                {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            })
         };
-        let listening = self.estate.is_none();
-        let mut polled = vec![PollFd::new(std::os::fd::AsFd::as_fd(signals), PollFlags::POLLIN)];
-        if listening {
-            polled.push(PollFd::new(std::os::fd::AsFd::as_fd(&server.socket), PollFlags::POLLIN));
-        }
-        match poll(&mut polled, limit) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let has_news = listening
-            && polled.get(1).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
-        if has_news && let Some(estate) = Estate::receive(&server.socket)? {
-            tracing::debug!(mountpoint = %estate.mountpoint.display(), "supervised from now on");
-            self.estate = Some(estate);
-        }
-        while let Ok(Some(signal)) = signals.read_signal() {
-            self.react(i32::try_from(signal.ssi_signo).unwrap_or(0), server);
-        }
-        server.child.try_wait()
-    }
+        Ok(command)
+    })
+}
 
-    fn react(&mut self, signal: RawFd, server: &Server) {
-        let Ok(signal) = Signal::try_from(signal) else { return };
-        let pid = Pid::from_raw(i32::try_from(server.child.id()).unwrap_or(i32::MAX));
-        match signal {
-            Signal::SIGTERM | Signal::SIGINT => {
-                self.stopping.get_or_insert_with(Instant::now);
-                let _ = kill(pid, signal);
+/// The pipe is for the first server only.
+fn without_ready_fd(line: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut own = Vec::new();
+    let mut line = line;
+    while let Some(word) = line.next() {
+        if word == "--ready-fd" {
+            line.next();
+            continue;
+        }
+        let is_last = word == "--";
+        own.push(word);
+        if is_last {
+            break;
+        }
+    }
+    own.extend(line);
+    own
+}
+
+/// Waits until something happens, and lets it follow.
+fn turn(succession: &mut Succession, signals: &SignalFd) -> io::Result<()> {
+    let timeout = succession.due().map_or(PollTimeout::NONE, |due| {
+        // Rounded up, so that it is due then.
+        let left = due.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    });
+    let mut polled = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    polled
+        .extend(succession.descriptors().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    drop(polled);
+    while let Some(signal) = signals.read_signal()? {
+        let from_terminal = signal.ssi_code == FROM_KERNEL;
+        match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())
+        {
+            // The server has it already.
+            Some(signal @ (Signal::SIGTERM | Signal::SIGINT)) => {
+                succession.stop((!from_terminal).then_some(signal));
             }
-            Signal::SIGHUP if self.estate.is_some() => {
-                // What it has read and not answered is sent again to the next one.
-                self.upgrading = true;
-                let _ = kill(pid, Signal::SIGKILL);
-            }
+            // Not when a terminal is closed: a mount outlives it.
+            Some(Signal::SIGHUP) if !from_terminal => succession.upgrade(),
             _ => {}
         }
     }
-
-    /// Waits a little if servers die often, and gives up if they do nothing else.
-    fn count_death(&mut self, started: Instant) -> Result<(), Failure> {
-        if started.elapsed() >= SHORT_LIFE {
-            self.short_lives = 0;
-            return Ok(());
-        }
-        self.short_lives += 1;
-        if self.short_lives > MAX_SHORT_LIVES {
-            let reason = format!("{} servers in a row died at once", self.short_lives);
-            return Err(self.give_up(&reason));
-        }
-        if let Some(more) = self.short_lives.checked_sub(QUICK_STARTS + 1) {
-            let pause = FIRST_PAUSE.saturating_mul(1 << more.min(16)).min(MAX_PAUSE);
-            #[expect(clippy::disallowed_methods, reason = "nothing to wait for: a pause")]
-            std::thread::sleep(pause);
-        }
-        Ok(())
-    }
-
-    fn succeed(&mut self) -> Result<Server, Failure> {
-        self.start().map_err(|error| self.give_up(&format!("no successor can be started: {error}")))
-    }
-
-    /// Ends the mount, so that its users get an error instead of waiting for ever.
-    fn give_up(&mut self, reason: &str) -> Failure {
-        if let Some(estate) = self.estate.take() {
-            if let Err(error) = mount::unmount(&estate.mountpoint, true) {
-                tracing::warn!(%error, "cannot detach the mount");
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                succession.ended(Pid::from_raw(pid.as_raw_nonzero().get()), status);
             }
-            // With the last descriptor the connection ends.
-            drop(estate);
+            Ok(None) | Err(rustix::io::Errno::CHILD) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
-        let message = format!("the mount is given up: {reason}; see the messages before");
-        Failure::new(ExitStatus::FuseLoop, message).advise("mount it again")
     }
-}
-
-/// Lets a child have a descriptor under its number.
-fn inherit(command: &mut Command, descriptor: RawFd) {
-    // SAFETY: between fork and exec only fcntl and sigprocmask are called, which are
-    // async-signal-safe; no memory is allocated, no lock taken.
-    unsafe {
-        command.pre_exec(move || {
-            SigSet::empty().thread_set_mask()?;
-            if libc::fcntl(descriptor, libc::F_SETFD, 0) == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
-        })
-    };
+    succession.turn();
+    Ok(())
 }
 
 /// Takes over the descriptor of the command line.
@@ -265,4 +196,16 @@ pub fn adopt(descriptor: RawFd) -> Result<OwnedFd, Failure> {
     // SAFETY: fcntl just made this descriptor, and nobody else knows it.
     let own: File = unsafe { std::os::fd::FromRawFd::from_raw_fd(own) };
     Ok(own.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_server_is_told_of_the_pipe() {
+        let line = "mount --ready-fd 5 -o ro -- a.b.c --ready-fd".split(' ').map(OsString::from);
+        let expected: Vec<_> = "mount -o ro -- a.b.c --ready-fd".split(' ').collect();
+        assert_eq!(without_ready_fd(line), expected);
+    }
 }

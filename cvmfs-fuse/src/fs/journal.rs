@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::RepoPath;
@@ -20,6 +21,8 @@ use super::Ino;
 const MAX_RECORD_LEN: usize = 64 * 1024;
 /// A journal is written anew when it is longer than this, and mostly about inodes that are gone.
 const COMPACT_ABOVE: u64 = 4 << 20;
+/// Longest journal: some three million inodes.
+const MAX_LEN: u64 = 256 << 20;
 /// Bytes that an inode takes in a journal, more or less.
 const USUAL_RECORD_LEN: u64 = 80;
 
@@ -58,6 +61,28 @@ pub struct Inheritance {
     pub generation: u32,
 }
 
+/// Returns the revision that is shown according to a journal, whose server may be alive.
+pub fn shown(journal: BorrowedFd<'_>) -> io::Result<Option<ContentHash>> {
+    Ok(read(journal)?.0.current)
+}
+
+/// Reads all whole records, and returns the length of these.
+///
+/// The place in the file belongs to whoever writes to it, so it is not used.
+fn read(journal: BorrowedFd<'_>) -> io::Result<(Inheritance, u64)> {
+    let file = File::from(journal.try_clone_to_owned()?);
+    let len = file.metadata()?.len().min(MAX_LEN);
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    let mut inheritance = Inheritance::default();
+    let mut good = 0;
+    while let Some((record, len)) = Record::parse(&bytes[good..]) {
+        inheritance.take(record);
+        good += len;
+    }
+    Ok((inheritance, good as u64))
+}
+
 /// The journal of a mount.
 #[derive(Debug)]
 pub struct Journal {
@@ -73,17 +98,9 @@ impl Journal {
 
     /// Reads the one that a predecessor left, and goes on with it.
     pub fn inherit(file: OwnedFd) -> io::Result<(Self, Inheritance)> {
-        let mut file = File::from(file);
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0))?;
-        file.read_to_end(&mut bytes)?;
-        let mut inheritance = Inheritance::default();
-        let mut good = 0;
-        while let Some((record, len)) = Record::parse(&bytes[good..]) {
-            inheritance.take(record);
-            good += len;
-        }
-        file.set_len(good as u64)?;
+        let (mut inheritance, good) = read(file.as_fd())?;
+        let file = File::from(file);
+        file.set_len(good)?;
         let journal = Self::append_to(file)?;
         journal.write(&Record::Generation);
         inheritance.generation += 1;

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,19 @@ const NOTIFY_RESEND: i32 = 7;
 pub struct Greeting {
     request: Vec<u8>,
     reply: Vec<u8>,
+}
+
+/// A mount that can change hands, apart from what the kernel knows of its inodes.
+#[derive(Debug)]
+pub struct Mount {
+    /// The connection to the kernel.
+    pub connection: OwnedFd,
+    /// The words by which it began.
+    pub greeting: Greeting,
+    /// Where it is mounted; resolved.
+    pub mountpoint: PathBuf,
+    /// Device number, as in [`super::mountinfo::MountEntry`].
+    pub device: Option<String>,
 }
 
 /// Greets a filesystem in the kernel's name, and connects it.

@@ -1,7 +1,7 @@
 //! A mount's life: connect, serve, end.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,7 @@ use fuser::{Config, SessionACL};
 use tokio::sync::oneshot;
 
 use super::adapter::{Adapter, MAX_READAHEAD};
-use super::handover::{self, Greeting};
+use super::handover::{self, Mount};
 use super::mount::{self, MountError};
 use super::mountinfo;
 use crate::config::MountOptions;
@@ -24,8 +24,6 @@ const MAX_THREADS: usize = 16;
 /// A mounted filesystem whose requests are not answered yet.
 pub struct MountedSession<V: Vfs> {
     session: fuser::Session<Adapter<V>>,
-    /// What a supervisor needs to start a successor.
-    estate: Option<(OwnedFd, Greeting)>,
     mountpoint: PathBuf,
     device: Option<String>,
 }
@@ -43,37 +41,14 @@ pub struct ServedMount {
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
-/// Mounts on a resolved directory and greets the kernel.
-pub fn mount_session<V: Vfs>(
-    adapter: Adapter<V>,
-    mountpoint: &Path,
-    options: &MountOptions,
-) -> Result<MountedSession<V>, MountError> {
-    let connection = mount::mount(mountpoint, options)?;
-    let config = config(thread::available_parallelism().map_or(1, usize::from));
-    let acl = acl(options);
-    let session = fuser::Session::from_fd(adapter, connection, acl, config).map_err(|error| {
-        // The connection is gone; do not leave a dead mount behind.
-        if let Err(left_over) = mount::unmount(mountpoint, true) {
-            tracing::warn!(error = %left_over, "cannot remove the failed mount");
-        }
-        MountError::Handshake(error)
-    })?;
-    let device = device_of(mountpoint);
-    if let Some(device) = &device {
-        raise_readahead(device);
-    }
-    Ok(MountedSession { session, estate: None, mountpoint: mountpoint.to_owned(), device })
-}
-
-/// Mounts so that a successor can take the connection over.
+/// Mounts so that a successor can take the connection over; returns what it needs for that.
 pub fn mount_supervised<V: Vfs>(
     adapter: Adapter<V>,
     mountpoint: &Path,
     options: &MountOptions,
-) -> Result<MountedSession<V>, MountError> {
+) -> Result<(MountedSession<V>, Mount), MountError> {
     let connection = mount::mount(mountpoint, options)?;
-    let connected = handover::connect(adapter, &connection, None, acl(options), shared_config());
+    let connected = handover::connect(adapter, &connection, None, acl(options), present_config());
     let (session, greeting) = connected.map_err(|error| {
         if let Err(left_over) = mount::unmount(mountpoint, true) {
             tracing::warn!(error = %left_over, "cannot remove the failed mount");
@@ -84,24 +59,25 @@ pub fn mount_supervised<V: Vfs>(
     if let Some(device) = &device {
         raise_readahead(device);
     }
-    let estate = Some((connection, greeting));
-    Ok(MountedSession { session, estate, mountpoint: mountpoint.to_owned(), device })
+    let mountpoint = mountpoint.to_owned();
+    let left =
+        Mount { connection, greeting, mountpoint: mountpoint.clone(), device: device.clone() };
+    Ok((MountedSession { session, mountpoint, device }, left))
 }
 
 /// Takes over the connection of a dead server.
 pub fn take_over<V: Vfs>(
     adapter: Adapter<V>,
-    mountpoint: &Path,
     options: &MountOptions,
-    connection: &OwnedFd,
-    greeting: &Greeting,
+    mount: &Mount,
 ) -> Result<MountedSession<V>, MountError> {
+    let Mount { connection, greeting, mountpoint, device } = mount;
     let kept = Some(greeting);
-    let connected = handover::connect(adapter, connection, kept, acl(options), shared_config());
+    let connected = handover::connect(adapter, connection, kept, acl(options), present_config());
     let (session, _) = connected.map_err(MountError::Handshake)?;
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
-    let device = device_of(mountpoint);
-    Ok(MountedSession { session, estate: None, mountpoint: mountpoint.to_owned(), device })
+    let device = device.clone();
+    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
 }
 
 fn device_of(mountpoint: &Path) -> Option<String> {
@@ -115,14 +91,9 @@ fn device_of(mountpoint: &Path) -> Option<String> {
 }
 
 impl<V: Vfs> MountedSession<V> {
-    /// Takes out what a supervisor needs to start a successor.
-    pub fn take_estate(&mut self) -> Option<(OwnedFd, Greeting)> {
-        self.estate.take()
-    }
-
     /// Starts the worker threads.
     pub fn serve(self) -> Result<ServedMount, MountError> {
-        let Self { session, mountpoint, device, estate: _ } = self;
+        let Self { session, mountpoint, device } = self;
         let notifier = Arc::new(session.notifier());
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
@@ -154,17 +125,13 @@ impl ServedMount {
 fn config(cores: usize) -> Config {
     let mut config = Config::default();
     config.n_threads = Some(cores.clamp(MIN_THREADS, MAX_THREADS));
-    // Each thread its own descriptor, so that they do not queue for one. Behind a setuid helper
-    // we may be unable to open the device ourselves.
-    config.clone_fd = mount::open_device().is_ok();
+    // For a connection that outlives its server; see [`handover`].
+    config.clone_fd = false;
     config
 }
 
-/// For a connection that outlives its server; see [`handover`].
-fn shared_config() -> Config {
-    let mut config = config(thread::available_parallelism().map_or(1, usize::from));
-    config.clone_fd = false;
-    config
+fn present_config() -> Config {
+    config(thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Whom fuser turns away. Without allow_root nobody: then the kernel itself admits either all

@@ -1,0 +1,140 @@
+//! How a server comes by its mount: it makes one, or goes on with that of another.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cvmfs_core::repository::Repository;
+use tokio::runtime::Handle;
+
+use super::estate::{Bequest, Candidate, Estate};
+use super::serve::StopSignals;
+use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::MountSettings;
+use crate::fs::journal::{Inheritance, Journal};
+use crate::fs::{RepoFs, RepoFsOptions, journal};
+use crate::fuse::adapter::Adapter;
+use crate::fuse::dispatch::REQUEST_DEADLINE;
+use crate::fuse::mount::MountError;
+use crate::fuse::mountinfo::show;
+use crate::fuse::session::{MountedSession, mount_supervised, take_over};
+
+/// A mount whose requests are not answered yet.
+pub(super) struct Begun {
+    pub(super) repository: Arc<Repository>,
+    pub(super) fs: Arc<RepoFs>,
+    pub(super) session: MountedSession<RepoFs>,
+    pub(super) bequest: Bequest,
+    /// Resolved.
+    pub(super) mountpoint: PathBuf,
+}
+
+/// Opens the repository and mounts it on a resolved directory.
+pub(super) async fn first(
+    settings: &MountSettings,
+    bequest: Bequest,
+    resolved: &Path,
+    handle: Handle,
+    stop: &mut StopSignals,
+) -> Result<Begun, Failure> {
+    let repository = tokio::select! {
+        signal = stop.next() => return Err(interrupted(signal)),
+        repository = settings.repository.open() => repository?,
+    };
+    let journal = Journal::new()
+        .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
+    let fs = show_with(&repository, journal, Inheritance::default(), &bequest);
+    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
+    let (session, mount) = mount_supervised(adapter, resolved, &settings.options)
+        .map_err(|error| mount_failed(&settings.mountpoint, &error))?;
+    bequest.mounted(&mount);
+    Ok(Begun { repository, fs, session, bequest, mountpoint: mount.mountpoint })
+}
+
+/// Prepares what it can, waits for the end of the server before, and goes on with its mount.
+pub(super) async fn successor(
+    settings: &MountSettings,
+    candidate: Candidate,
+    handle: Handle,
+    stop: &mut StopSignals,
+) -> Result<Begun, Failure> {
+    let name = settings.repository.fqrn.as_str();
+    let unreadable = |error: std::io::Error| {
+        Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
+    };
+    let shown = candidate.journal(name).map(journal::shown).transpose().map_err(unreadable)?;
+    let open = async {
+        match shown.flatten() {
+            Some(root) => settings.repository.resume(root).await,
+            None => settings.repository.open().await,
+        }
+    };
+    let prepared = tokio::select! {
+        signal = stop.next() => return Err(interrupted(signal)),
+        repository = open => repository?,
+    };
+    let waiting = tokio::task::spawn_blocking(|| candidate.succeed());
+    let estate = tokio::select! {
+        signal = stop.next() => return Err(interrupted(signal)),
+        estate = waiting => estate,
+    };
+    let (Estate { mount, mut journals }, bequest) =
+        estate.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(|error| {
+            Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
+        })?;
+    let inherited: Option<OwnedFd> = journals.remove(name);
+    let (journal, inheritance) = match inherited {
+        Some(journal) => Journal::inherit(journal),
+        None => Journal::new().map(|journal| (journal, Inheritance::default())),
+    }
+    .map_err(unreadable)?;
+    let repository = match inheritance.current {
+        // Updated since.
+        Some(root) if root != prepared.current().root_hash() => {
+            drop(prepared);
+            settings.repository.resume(root).await?
+        }
+        _ => prepared,
+    };
+    let fs = show_with(&repository, journal, inheritance, &bequest);
+    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
+    let session = take_over(adapter, &settings.options, &mount)
+        .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
+    // fuser has its own descriptor of the connection.
+    Ok(Begun { repository, fs, session, bequest, mountpoint: mount.mountpoint })
+}
+
+fn show_with(
+    repository: &Arc<Repository>,
+    journal: Journal,
+    inheritance: Inheritance,
+    bequest: &Bequest,
+) -> Arc<RepoFs> {
+    let name = repository.fqrn().as_str();
+    match journal.descriptor() {
+        Ok(journal) => bequest.journal(name, journal.as_fd()),
+        Err(error) => tracing::warn!(%error, "a successor will know nothing"),
+    }
+    let options = RepoFsOptions::default();
+    Arc::new(RepoFs::with_journal(Arc::clone(repository), options, journal, inheritance))
+}
+
+/// Where reads may wait for the network, only an interruption ends them.
+fn request_deadline(settings: &MountSettings) -> Duration {
+    let patient = settings.repository.parameters.wait_for_network;
+    if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
+}
+
+pub(super) fn interrupted(signal: &str) -> Failure {
+    Failure::new(ExitStatus::Unknown, format!("stopped by {signal} before the mount was usable"))
+}
+
+pub(super) fn mount_failed(mountpoint: &Path, error: &MountError) -> Failure {
+    let what = format!("cannot mount on {}", show(mountpoint));
+    let failure = Failure::caused(ExitStatus::Mount, &what, error);
+    match error.advice() {
+        Some(advice) => failure.advise(advice),
+        None => failure,
+    }
+}

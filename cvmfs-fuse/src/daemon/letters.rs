@@ -1,0 +1,168 @@
+//! What supervisors, servers and holders tell each other: one packet a word, with at most one
+//! descriptor.
+//!
+//! | word | from | descriptor | meaning |
+//! |---|---|---|---|
+//! | `Mounted` | server | connection to the kernel | there is a mount |
+//! | `Journal` | server | journal | of this name; takes the place of an earlier one |
+//! | `Closed` | server | | the journal of this name is needed no more |
+//! | `Present` | supervisor | | to a successor: that is all so far |
+//! | `Ready` | successor | | it waits for the end of the one before |
+//! | `Complete` | supervisor | | to a successor: now it is the server |
+//! | `Serving` | server | | it answers requests |
+//!
+//! A supervisor outlives upgrades, so the two sides may be of different versions: words that one
+//! does not know are passed over, and the present ones keep their meaning.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::fuse::handover::Greeting;
+
+/// Longest message: a path, and a greeting of some hundred bytes as numbers in text.
+pub(super) const MAX_LEN: usize = 64 * 1024;
+/// How long the other side may let us wait with a message. It does nothing but read them.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One thing said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// There is a mount; comes with its connection.
+    Mounted {
+        greeting: Greeting,
+        mountpoint: PathBuf,
+        /// As in [`crate::fuse::mountinfo::MountEntry`].
+        device: Option<String>,
+    },
+    /// Comes with a journal.
+    Journal { name: String },
+    /// The journal is needed no more.
+    Closed { name: String },
+    /// To a successor: it has all so far.
+    Present,
+    /// A successor has prepared what it can.
+    Ready { version: String },
+    /// To a successor: it has all, and nobody else serves.
+    Complete,
+    /// The server answers requests.
+    Serving { version: String },
+}
+
+/// What arrived.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// A message.
+    Word(Word, Option<OwnedFd>),
+    /// Something that is no message, or not of this version.
+    Nonsense,
+    /// Nothing now.
+    Nothing,
+    /// The other side is gone.
+    End,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Line {
+    socket: OwnedFd,
+    /// Of a supervisor, which waits for nobody.
+    hurried: bool,
+}
+
+impl Line {
+    /// Makes a connection: the supervisor's end, and the one that the server is given.
+    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self { socket: ours, hurried: true }, theirs))
+    }
+
+    /// Wraps the end of one that does wait a little.
+    pub(super) fn patient(socket: OwnedFd) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+        Ok(Self { socket, hurried: false })
+    }
+
+    /// Returns the descriptor, to be polled.
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Sends one message.
+    pub(super) fn say(&self, word: &Word, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let letter = serde_json::to_vec(word)?;
+        if letter.len() > MAX_LEN {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = descriptor.as_slice();
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let pieces = [IoSlice::new(&letter)];
+        let mut flags = SendFlags::NOSIGNAL;
+        flags.set(SendFlags::DONTWAIT, self.hurried);
+        rustix::io::retry_on_intr(|| {
+            rustix::net::sendmsg(&self.socket, &pieces, &mut control, flags)
+        })?;
+        Ok(())
+    }
+
+    /// Receives one message, if one arrives in this time; `None`: however long that takes.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<Received> {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => self.hear(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Receives one message, if one is there.
+    pub(super) fn hear(&self) -> io::Result<Received> {
+        let mut letter = vec![0; MAX_LEN];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = rustix::io::retry_on_intr(|| {
+            let pieces = &mut [IoSliceMut::new(&mut letter)];
+            rustix::net::recvmsg(&self.socket, pieces, &mut control, flags)
+        });
+        let received = match received {
+            Ok(received) => received,
+            Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
+            // Servers are killed.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::End),
+            Err(error) => return Err(error.into()),
+        };
+        let mut descriptor = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(sent) = message {
+                descriptor = descriptor.or(sent.into_iter().next());
+            }
+        }
+        if received.bytes == 0 {
+            return Ok(Received::End);
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Ok(Received::Nonsense);
+        }
+        Ok(match serde_json::from_slice(&letter[..received.bytes]) {
+            Ok(word) => Received::Word(word, descriptor),
+            Err(_) => Received::Nonsense,
+        })
+    }
+}
