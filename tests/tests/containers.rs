@@ -11,6 +11,8 @@ mod host;
 mod images;
 #[path = "containers/printed.rs"]
 mod printed;
+#[path = "containers/service.rs"]
+mod service;
 #[path = "containers/shared_cache.rs"]
 mod shared_cache;
 

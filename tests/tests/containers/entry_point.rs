@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fixtures::server::{Network, TestServer};
 use tests::engines::{Checks, Docker, Podman, Said, Shell, alone};
 
 use crate::LIMIT;
@@ -35,6 +36,42 @@ fn refusals(checks: &mut Checks, sh: &Shell, engine: &str) {
     checks.check("--optional runs the command all the same, and says why it is without", || {
         let said = sh.run("$ENGINE run --rm $NET img $RUN --optional -- sh -c 'ls $R; exit 7'");
         fails(&said, 7, &["--device /dev/fuse", "(--optional)", "No such file or directory"]);
+    });
+}
+
+/// A daemon that dies, and a network that goes away.
+fn troubles(checks: &mut Checks, sh: &Shell, server: &TestServer) {
+    checks.check("its server is killed three times, and the command does not notice", || {
+        let script = r#"
+start $NET $GRANT img $RUN -- sh -c 'exec 3<$R/hello.txt; echo ready
+while [ ! -e /tmp/end ]; do cat $R/hello.txt >/dev/null && ls $R/bin >/dev/null || exit 1; done; cat <&3; exit 5'
+servers() { $ENGINE exec box sh -c 'grep -la "[-]-serve" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | tr "\n" " "'; }
+for i in 1 2 3; do
+    old=$(servers)
+    $ENGINE exec box sh -c "kill -9 $old"
+    until now=$(servers) && [ -n "$now" ] && [ "$now" != "$old" ]; do sleep 0.05; done
+done
+$ENGINE exec box touch /tmp/end
+$ENGINE wait box
+$ENGINE logs box
+"#;
+        assert_eq!(sh.ok(&[START, script].concat()), "5\nready\nhello cvmfs");
+    });
+    checks.check("the network goes away and comes back", || {
+        sh.ok(&[START, "start $NET $GRANT img $RUN --set CVMFS_MAX_RETRIES=0 -- sh -c 'cat $R/hello.txt; echo ready; exec sleep 1000'"].concat());
+        let read = |file: &str| {
+            sh.run(&format!("$ENGINE exec box cvmfs-fuse enter -- cat $R/{file} | md5sum"))
+        };
+        let known = read("hello.txt");
+        assert_eq!(known.code, 0, "{known:?}");
+        server.set_network(Network::Refusing);
+        assert_eq!(read("hello.txt").out, known.out, "what is there is served");
+        fails(&read("random.bin"), 1, &["Input/output error"]);
+        server.set_network(Network::Up);
+        let end = Instant::now() + Duration::from_secs(30);
+        while read("random.bin").code != 0 {
+            assert!(Instant::now() < end, "{:?}", read("random.bin"));
+        }
     });
 }
 
@@ -123,6 +160,7 @@ fn docker_with_a_capability() {
             behaviour(checks, &sh, &used);
             visible(checks, &sh, &used, "docker exec", "");
             visible(checks, &sh, &used, "docker exec and enter", "cvmfs-fuse enter --");
+            troubles(checks, &sh, &docker.stage.server);
             refusals(checks, &sh, "docker");
             checks.check("without the capability, the message names its flag", || {
                 let said =
@@ -158,6 +196,7 @@ fn docker_without_capability() {
         Checks::run(|checks| {
             behaviour(checks, &sh, &used);
             visible(checks, &sh, &used, "docker exec and enter", "cvmfs-fuse enter --");
+            troubles(checks, &sh, &docker.stage.server);
             let mut user = sh.clone();
             user.set("GRANT", "--device /dev/fuse --security-opt seccomp=unconfined --user 1001");
             checks.check("an ordinary user is that user in the command", || {
@@ -212,6 +251,7 @@ fn podman_rootless() {
             behaviour(checks, &sh, &used);
             visible(checks, &sh, &used, "podman exec and enter", "cvmfs-fuse enter --");
             visible(checks, &capable, &used, "podman exec", "");
+            troubles(checks, &sh, &podman.stage.server);
             refusals(checks, &sh, "podman");
             checks.check("an ordinary user is that user in the command", || {
                 let line =

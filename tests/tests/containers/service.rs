@@ -1,0 +1,131 @@
+//! A container that mounts for the others.
+
+use std::time::{Duration, Instant};
+
+use tests::engines::{Checks, Docker, Shell, alone};
+
+use crate::LIMIT;
+
+/// `service` starts the container that mounts. `user NAME FLAG...` starts one that uses the mount
+/// without a pause until `$W/end/now` is there, and fails when anything fails.
+const STAGE: &str = r#"
+service() {
+    docker run -d --name service --restart on-failure --cap-add SYS_ADMIN --device /dev/fuse \
+        -v $W/cvmfs:/cvmfs:rshared -v cache:/var/lib/cvmfs-fuse "$@" >/dev/null
+}
+mounts="img cvmfs-fuse mount $F $R --foreground $FLAGS"
+USING='cd $R/bin && exec 3<$R/hello.txt && echo ready
+while [ ! -e /end/now ]; do
+    cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
+done
+cat $R/one-byte && echo && cat <&3 && ls'
+user() {
+    name=$1; shift
+    docker run -d --name $name -v $W/end:/end "$@" img sh -c "$USING" >/dev/null
+    until docker logs $name 2>&1 | grep -q ready; do sleep 0.05; done
+}
+process_1() { docker inspect -f '{{.State.Pid}}' service; }
+
+# The server as this namespace of processes has it.
+server_here() { local one=$(process_1); cat /proc/$one/task/$one/children; }
+"#;
+
+fn script(sh: &Shell, text: &str) -> String {
+    sh.ok(&[STAGE, text].concat())
+}
+
+#[test]
+fn docker() {
+    alone("service::docker", LIMIT, |scratch| {
+        let docker = Docker::start(scratch);
+        let (sh, used) = (&docker.shell, docker.stage.used());
+        Checks::run(|checks| {
+            checks.check("containers that are there before it see what it mounts", || {
+                let said = script(
+                    sh,
+                    r#"
+mkdir -p $W/cvmfs/$F $W/end
+docker run -d --name early -v $W/cvmfs:/cvmfs:rslave img sleep 1000 >/dev/null
+service $mounts
+until docker exec early test -e $R/hello.txt; do sleep 0.05; done
+docker exec early sh -c "$USE"
+"#,
+                );
+                assert_eq!(said, used);
+            });
+            checks.check("and those that come later, as any user, without any privilege", || {
+                let said = script(
+                    sh,
+                    r#"
+docker run --rm --user 1001 --cap-drop ALL -v $W/cvmfs:/cvmfs:rslave img sh -c "$USE"
+docker run --rm --user 1001 --cap-drop ALL -v $W/cvmfs/$F:$R:ro img sh -c "$USE"
+"#,
+                );
+                assert_eq!(said, format!("{used}\n{used}"));
+            });
+            checks.check("its server is killed five times, and nobody notices", || {
+                let said = script(
+                    sh,
+                    r#"
+user slave -v $W/cvmfs:/cvmfs:rslave
+user private -v $W/cvmfs/$F:$R
+for i in 1 2 3 4 5; do
+    old=$(server_here)
+    kill -9 $old
+    until [ -n "$(server_here)" ] && [ "$(server_here)" != "$old" ]; do sleep 0.05; done
+    cat $W/cvmfs/$F/hello.txt >/dev/null
+done
+touch $W/end/now
+docker wait slave private
+docker logs slave
+docker logs private
+rm $W/end/now
+docker rm slave private >/dev/null
+"#,
+                );
+                let each = "ready\nx\nhello cvmfs\nrun.sh\ntrue-elf";
+                assert_eq!(said, format!("0\n0\n{each}\n{each}"));
+            });
+            checks.check("all of it is killed: who looks again finds it again", || {
+                let start = Instant::now();
+                script(
+                    sh,
+                    r#"
+kill -9 $(process_1)
+until docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
+docker exec early sh -c "$USE"
+"#,
+                );
+                assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+            });
+            checks.check("no dead mounts pile up", || {
+                let said = script(
+                    sh,
+                    r#"
+for i in 1 2 3; do
+    kill -9 $(process_1)
+    until docker exec early cat $R/hello.txt >/dev/null 2>&1; do sleep 0.05; done
+done
+docker exec early grep -c " $R fuse" /proc/mounts
+grep -c " $W/cvmfs/$F fuse" /proc/mounts
+"#,
+                );
+                assert_eq!(said, "1\n1");
+            });
+            checks.check("it is stopped in order: no mount stays, here or in others", || {
+                let said = script(
+                    sh,
+                    r#"
+docker stop -t 30 service >/dev/null
+docker inspect -f '{{.State.ExitCode}}' service
+docker exec early ls -A $R
+grep " $W/cvmfs/$F fuse" /proc/mounts || true
+docker start service >/dev/null
+until docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
+"#,
+                );
+                assert_eq!(said, "0\nhello cvmfs");
+            });
+        });
+    });
+}
