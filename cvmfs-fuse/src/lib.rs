@@ -11,6 +11,9 @@
 //! | [`doctor`] | what stands in the way of a mount, and what to do about it |
 //! | [`cli`] | the subcommands and their exit codes |
 
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub mod cli;
 pub mod config;
 pub mod container;

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use super::docker_run::DockerRunArgs;
 use super::help;
 use super::run::{EnterArgs, RunArgs};
+use super::upgrade::UpgradeArgs;
 use crate::config::RepositoryFlags;
 use crate::doctor::DoctorArgs;
 
@@ -41,6 +42,9 @@ pub enum Command {
     /// Unmount a repository and end its server
     #[command(visible_alias = "unmount", after_long_help = help::UMOUNT)]
     Umount(UmountArgs),
+    /// Let the program that is installed now go on with live mounts
+    #[command(after_long_help = help::UPGRADE)]
+    Upgrade(UpgradeArgs),
     /// Run a command with repositories mounted for it, in a container or on a bare node
     #[command(after_long_help = help::RUN)]
     Run(Box<RunArgs>),
@@ -356,6 +360,8 @@ mod tests {
             "mount --symlink-variable A=b --symlink-variable C=d a.b.c /mnt",
             "umount /mnt",
             "umount --lazy /mnt",
+            "upgrade /mnt /mnt2",
+            "upgrade --all",
             "ls a.b.c:/ a.b.c:/x --server http://a",
             "-v ls -l a.b.c:/",
             "cat --public-key k -- a.b.c:/-x",
@@ -401,6 +407,8 @@ mod tests {
             "docker-run a.b.c --engine lxc",
             "stat --xml a.b.c:/",
             "unknown",
+            "upgrade",
+            "upgrade --all /mnt",
             "cache",
             "cache clean",
             "preload",

@@ -16,6 +16,7 @@ Examples:
   cvmfs-fuse demo                                        try it, without network
   cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch        mount with built-in servers and keys
   cvmfs-fuse umount /cvmfs/cms.cern.ch
+  cvmfs-fuse upgrade --all                               after a new version was installed
   cvmfs-fuse run --repo cms.cern.ch -- bash              mount for one command, e.g. in containers
   cvmfs-fuse ls -l cms.cern.ch:/                         look without mounting
   cvmfs-fuse cat cms.cern.ch:/cmsset_default.sh | head
@@ -62,6 +63,18 @@ Examples:
   cvmfs-fuse umount --lazy /cvmfs/cms.cern.ch     even while files are open
 
 umount(8) and fusermount3 -u do the same.";
+
+/// Examples for `cvmfs-fuse upgrade --help`.
+pub(super) const UPGRADE: &str = "\
+Examples:
+  cvmfs-fuse upgrade /cvmfs/cms.cern.ch
+  cvmfs-fuse upgrade --all
+
+Nothing is unmounted, and no call fails: files stay open. The program is the one that has the name \
+now under which the mount was started. It prepares while the old server goes on, and takes over when \
+it is ready. If it fails, the old program goes on, and the exit code is 19. Each mount is told with \
+the versions before and after. Only root and the user who mounted may do that, in the network \
+namespace of the mount's processes (docker exec).";
 
 /// Examples for `cvmfs-fuse run --help`.
 pub(super) const RUN: &str = "\

@@ -12,6 +12,7 @@
 //! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
 //! | [`run`](mod@run) | `run`, `enter` |
+//! | [`upgrade`] | `upgrade` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
@@ -26,6 +27,7 @@ mod progress;
 mod read;
 pub mod run;
 pub(crate) mod shell;
+pub mod upgrade;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -72,6 +74,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Enter(args) => return run::enter(args),
         Command::Mount(args) => crate::daemon::mount(mount_settings(args, environment)?),
         Command::Umount(args) => umount(args),
+        Command::Upgrade(args) => upgrade::run(args),
         Command::Ls(args) => read::ls(args, environment),
         Command::Cat(args) => read::cat(args, environment),
         Command::Stat(args) => read::stat(args, environment),

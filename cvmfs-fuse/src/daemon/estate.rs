@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::letters::{Line, Received, Word};
+use crate::VERSION;
 use crate::fuse::handover::Mount;
 
 /// Longest name of a journal; names of repositories are shorter than file names.
@@ -15,8 +16,6 @@ const MAX_NAME_LEN: usize = 255;
 const MAX_JOURNALS: usize = 512;
 /// How long a successor waits for what is there already.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What `user.version` says, and what servers say of themselves.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What outlives a server.
 #[derive(Debug)]

@@ -13,6 +13,8 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
     let text = match name {
         b"user.fqrn" => repository.fqrn().to_string(),
         b"user.pid" => std::process::id().to_string(),
+        // Ours: of the program that serves.
+        b"user.version" => crate::VERSION.to_owned(),
         b"user.revision" => repository.current().number().to_string(),
         b"user.root_hash" => repository.current().root_hash().to_string(),
         b"user.host" => repository.server(),

@@ -15,11 +15,14 @@
 //! | the next one fails, or does not serve in time | killed; then once more the program before |
 //! | none gets far | the connection is aborted: users get an error instead of waiting |
 
+mod limits;
+mod upgrade;
+
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -31,26 +34,8 @@ use super::control::{Answer, Control};
 use super::estate::Holdings;
 use super::letters::Word;
 use crate::cli::exit::{ExitStatus, Failure};
-
-/// A server that lived longer did not die of what it took over.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// So many short lives in a row, and there is no point in going on: some 20 s of trying.
-const MAX_SHORT_LIVES: u32 = 12;
-/// Short lives after which there is a pause before the next start.
-const QUICK_STARTS: u32 = 3;
-/// The first pause; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// How long a successor may take until it serves. It asks nobody if the cache has what was shown;
-/// else it has to download a catalog.
-const SERVE_DEADLINE: Duration = Duration::from_secs(60);
-/// The same for all successors in a row: so long users wait at most before they get errors.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(180);
-/// How long a killed server may take to end; it does not when it waits for its own mount.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the last words of a server that was asked to stop may take.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+use limits::{Limits, Next};
+use upgrade::Upgrade;
 
 /// How it ended.
 #[derive(Debug)]
@@ -63,15 +48,10 @@ pub(crate) enum Outcome {
     GivenUp(Failure),
 }
 
-/// An upgrade under way.
-#[derive(Debug)]
-struct Upgrade {
-    from: String,
-}
-
 /// The servers of one mount.
 pub(crate) struct Succession {
     launcher: Launcher,
+    limits: Limits,
     /// Where an upgrade finds the program.
     on_disk: Option<PathBuf>,
     /// The program of the next server.
@@ -105,6 +85,7 @@ impl Succession {
         let own = Rc::new(Program::Own);
         let mut succession = Self {
             launcher,
+            limits: Limits::default(),
             on_disk: std::env::current_exe().ok(),
             program: Rc::clone(&own),
             trusted: own,
@@ -142,17 +123,17 @@ impl Succession {
         let server = self.server.as_ref();
         let serve = server.filter(|server| !server.serving).and_then(|server| server.heir_since);
         let candidate = self.candidate.as_ref().filter(|candidate| !candidate.ready);
-        let killed = server.and_then(|server| server.killed).map(|(at, _)| at + KILL_DEADLINE);
+        let killed = server.and_then(|server| server.killed).map(|(at, _)| at + self.limits.kill);
         let overdue = match killed {
             Some(_) => None,
-            None => serve.map(|since| since + SERVE_DEADLINE),
+            None => serve.map(|since| since + self.limits.serve),
         };
         [
             self.pausing,
             killed,
             overdue,
-            candidate.map(|candidate| candidate.started + SERVE_DEADLINE),
-            self.stopping.filter(|_| killed.is_none()).map(|since| since + STOP_DEADLINE),
+            candidate.map(|candidate| candidate.started + self.limits.serve),
+            self.stopping.filter(|_| killed.is_none()).map(|since| since + self.limits.stop),
         ]
         .into_iter()
         .flatten()
@@ -190,39 +171,6 @@ impl Succession {
         self.stopping.get_or_insert_with(Instant::now);
         for child in self.server.iter_mut().chain(&mut self.candidate) {
             child.kill(Reason::Overdue);
-        }
-    }
-
-    /// Replaces the server by the program that is on disk now.
-    pub(crate) fn upgrade(&mut self) {
-        let Some(server) = self.server.as_ref().filter(|_| self.has_mount()) else {
-            return self.answer(Answer::Failed("no server is there to be replaced".to_owned()));
-        };
-        if self.upgrade.is_some() || self.stopping.is_some() {
-            return;
-        }
-        let from = name_of(server);
-        let started = match &self.on_disk {
-            Some(path) => Program::at(path).map_err(|error| format!("{}: {error}", path.display())),
-            None => Err("it is not known where the program is".to_owned()),
-        }
-        .and_then(|program| {
-            if let Some(mut spare) = self.candidate.take() {
-                spare.kill(Reason::Overdue);
-            }
-            self.program = Rc::new(program);
-            self.prepare(Order::Later).map_err(|error| error.to_string())
-        });
-        match started {
-            Ok(candidate) => {
-                self.candidate = Some(candidate);
-                self.upgrade = Some(Upgrade { from });
-            }
-            Err(reason) => {
-                self.program = Rc::clone(&self.trusted);
-                tracing::warn!(reason, "the new program cannot be started");
-                self.answer(Answer::Failed(format!("cannot start the new program: {reason}")));
-            }
         }
     }
 
@@ -268,26 +216,17 @@ impl Succession {
             self.fall_back(&format!("it did not serve: {}", shown(status)));
         }
         let since = server.heir_since.unwrap_or(server.started);
-        if server.serving && since.elapsed() >= SHORT_LIFE {
+        if server.serving && since.elapsed() >= self.limits.short_life {
             self.short_lives = 0;
         } else {
             self.short_lives += 1;
         }
-        if self.short_lives > MAX_SHORT_LIVES {
-            self.give_up(&format!("{} servers in a row died at once", self.short_lives));
-        } else if let Some(more) = self.short_lives.checked_sub(QUICK_STARTS + 1) {
-            let pause = FIRST_PAUSE.saturating_mul(1 << more.min(16)).min(MAX_PAUSE);
-            self.pausing = Some(Instant::now() + pause);
-        } else {
-            self.succeed();
+        match limits::after(self.short_lives) {
+            Next::Now => self.succeed(),
+            Next::After(pause) => self.pausing = Some(Instant::now() + pause),
+            Next::GiveUp(lives) => self.give_up(&format!("{lives} servers in a row died at once")),
         }
         true
-    }
-
-    fn candidate_ended(&mut self, candidate: &Child, status: WaitStatus) {
-        if candidate.program != self.trusted {
-            self.fall_back(&format!("it ended before it was ready: {}", shown(status)));
-        }
     }
 
     /// Takes what the children say; true if there may be more.
@@ -313,10 +252,7 @@ impl Succession {
             self.silent_since = None;
             self.trusted = Rc::clone(&server.program);
             let to = name_of(server);
-            if let Some(Upgrade { from }) = self.upgrade.take() {
-                tracing::info!(from, to, "upgraded");
-                self.answer(Answer::Upgraded { from, to });
-            }
+            self.upgraded(to);
         }
         if self.control.is_none()
             && let Some(device) = self.holdings.mount.as_ref().and_then(|m| m.device.as_deref())
@@ -364,49 +300,32 @@ impl Succession {
         }
     }
 
-    /// Goes back to the program that served before.
-    fn fall_back(&mut self, why: &str) {
-        if self.program == self.trusted {
-            return;
-        }
-        tracing::warn!(program = %self.program, why, "upgrade failed; going on with the old program");
-        self.program = Rc::clone(&self.trusted);
-        self.upgrade = None;
-        self.answer(Answer::Failed(format!("{why}; the mount goes on with the old program")));
-    }
-
-    fn answer(&mut self, answer: Answer) {
-        if let Some(control) = &mut self.control {
-            control.answer(&answer);
-        }
-    }
-
     fn keep_deadlines(&mut self, now: Instant) {
+        let limits = self.limits;
         let late = |since: Option<Instant>, limit| {
             since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
         };
         if let Some(candidate) = &mut self.candidate
             && !candidate.ready
-            && late(Some(candidate.started), SERVE_DEADLINE)
+            && late(Some(candidate.started), limits.serve)
         {
             tracing::warn!("a successor was not ready in time");
             candidate.kill(Reason::Overdue);
         }
         let Some(server) = &mut self.server else { return };
         if let Some((at, _)) = server.killed {
-            if late(Some(at), KILL_DEADLINE) {
+            if late(Some(at), limits.kill) {
                 self.give_up("a killed server does not end");
             }
             return;
         }
-        if late(self.stopping, STOP_DEADLINE) {
+        if late(self.stopping, limits.stop) {
             server.kill(Reason::Overdue);
         }
-        if !server.serving && late(server.heir_since, SERVE_DEADLINE) {
-            let limit = SERVE_DEADLINE.as_secs();
-            tracing::warn!(limit, "a successor does not serve in time; it is killed");
+        if !server.serving && late(server.heir_since, limits.serve) {
+            tracing::warn!(limit = ?limits.serve, "a successor does not serve in time; it is killed");
             server.kill(Reason::Overdue);
-            if late(self.silent_since, GIVE_UP_AFTER) {
+            if late(self.silent_since, limits.silence) {
                 self.give_up("no successor serves");
             }
         }
@@ -460,3 +379,6 @@ pub(crate) fn shown(status: WaitStatus) -> String {
         _ => format!("{status:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Another program in the place of the one that serves.
+
+use std::rc::Rc;
+
+use rustix::process::WaitStatus;
+
+use super::super::child::{Child, Order, Program, Reason};
+use super::super::control::Answer;
+use super::{Succession, name_of, shown};
+
+/// An upgrade under way.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    from: String,
+}
+
+impl Succession {
+    /// Replaces the server by the program that is on disk now.
+    pub(crate) fn upgrade(&mut self) {
+        if !self.has_mount() || self.outcome.is_some() || self.stopping.is_some() {
+            return self.answer(Answer::Failed("there is no mount to go on with".to_owned()));
+        }
+        if self.upgrade.is_some() {
+            return;
+        }
+        let from = self.server.as_ref().map_or_else(|| "a dead server".to_owned(), name_of);
+        let program = match &self.on_disk {
+            Some(path) => Program::at(path).map_err(|error| format!("{}: {error}", path.display())),
+            None => Err("it is not known where the program is".to_owned()),
+        };
+        let started = program.and_then(|program| {
+            self.program = Rc::new(program);
+            self.prepare(Order::Later).map_err(|error| error.to_string())
+        });
+        match started {
+            Ok(candidate) => {
+                if let Some(mut spare) = self.candidate.replace(candidate) {
+                    spare.kill(Reason::Overdue);
+                }
+                self.upgrade = Some(Upgrade { from });
+                if self.server.is_none() {
+                    // In a pause between two that died.
+                    self.pausing = None;
+                    self.promote();
+                }
+            }
+            Err(reason) => {
+                self.program = Rc::clone(&self.trusted);
+                tracing::warn!(reason, "the new program cannot be started");
+                self.answer(Answer::Failed(format!("cannot start the new program: {reason}")));
+            }
+        }
+    }
+
+    /// Tells that the next server serves, who is `to`.
+    pub(super) fn upgraded(&mut self, to: String) {
+        if let Some(Upgrade { from }) = self.upgrade.take() {
+            tracing::info!(from, to, "upgraded");
+            self.answer(Answer::Upgraded { from, to });
+        }
+    }
+
+    pub(super) fn candidate_ended(&mut self, candidate: &Child, status: WaitStatus) {
+        if candidate.program != self.trusted {
+            self.fall_back(&format!("it ended before it was ready: {}", shown(status)));
+        }
+    }
+
+    /// Goes back to the program that served before.
+    pub(super) fn fall_back(&mut self, why: &str) {
+        if self.program == self.trusted {
+            return;
+        }
+        tracing::warn!(program = %self.program, why, "upgrade failed; going on with the old program");
+        self.program = Rc::clone(&self.trusted);
+        self.upgrade = None;
+        self.answer(Answer::Failed(format!("{why}; the mount goes on with the old program")));
+    }
+
+    pub(super) fn answer(&mut self, answer: Answer) {
+        if let Some(control) = &mut self.control {
+            control.answer(&answer);
+        }
+    }
+}
