@@ -45,7 +45,7 @@ fn troubles(checks: &mut Checks, sh: &Shell, server: &TestServer) {
         let script = r#"
 start $NET $GRANT img $RUN -- sh -c 'exec 3<$R/hello.txt; echo ready
 while [ ! -e /tmp/end ]; do cat $R/hello.txt >/dev/null && ls $R/bin >/dev/null || exit 1; done; cat <&3; exit 5'
-servers() { $ENGINE exec box sh -c 'grep -la "[-]-serve" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | tr "\n" " "'; }
+servers() { $ENGINE exec box sh -c 'grep -la "[-]-caller" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | tr "\n" " "'; }
 for i in 1 2 3; do
     old=$(servers)
     $ENGINE exec box sh -c "kill -9 $old"
