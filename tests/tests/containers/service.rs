@@ -112,6 +112,38 @@ grep -c " $W/cvmfs/$F fuse" /proc/mounts
                 );
                 assert_eq!(said, "1\n1");
             });
+            checks.check("a volume that is the mountpoint itself", || {
+                let said = script(
+                    sh,
+                    r#"
+docker rm -f service >/dev/null
+mkdir $W/one
+docker run -d --name before -v $W/one:$R:rslave img sleep 1000 >/dev/null
+volume() {
+    docker run -d --name volume --restart on-failure --cap-add SYS_ADMIN --device /dev/fuse \
+        -v $W/one:$R:rshared -v cache:/var/lib/cvmfs-fuse $mounts >/dev/null
+}
+found() { until docker exec $1 cat $R/hello.txt 2>/dev/null; do sleep 0.05; done; }
+volume
+found before
+docker run -d --name after -v $W/one:$R:rslave img sleep 1000 >/dev/null
+for i in 1 2 3; do
+    kill -9 $(docker inspect -f '{{.State.Pid}}' volume)
+    found before
+    found after
+done
+docker rm -f volume >/dev/null
+volume
+found before
+found after
+docker exec after sh -c "$USE"
+docker rm -f volume before after >/dev/null
+service $mounts
+until docker exec early cat $R/hello.txt >/dev/null 2>&1; do sleep 0.05; done
+"#,
+                );
+                assert_eq!(said, format!("{}{used}", "hello cvmfs\n".repeat(9)));
+            });
             checks.check("it is stopped in order: no mount stays, here or in others", || {
                 let said = script(
                     sh,
