@@ -72,6 +72,17 @@ impl DescriptorBudget {
         }
     }
 
+    /// Returns the share of each of `repositories` that are open at once and have their connections
+    /// in common: `peers` and `idle_of_peer` are those of all together.
+    pub fn of_each(limit: u64, repositories: u64) -> Self {
+        let repositories = repositories.max(1);
+        let each = Self::of_limit(limit / repositories);
+        let count = usize::try_from(repositories).unwrap_or(usize::MAX);
+        let idle = count.saturating_mul(each.peers * each.idle_of_peer);
+        let most = usize::try_from(MAX_PEERS).unwrap_or(usize::MAX);
+        Self { peers: (idle / each.idle_of_peer).min(most), ..each }
+    }
+
     /// Returns the most descriptors that are open at once.
     pub fn most(&self) -> u64 {
         let [objects, catalogs, connections, transfers, peers, idle] = [
@@ -120,6 +131,20 @@ mod tests {
             assert!(budget.objects >= 64 && budget.catalogs >= 16, "{limit}: {budget:?}");
             assert!(budget.transfers >= 8 && budget.peers >= 4, "{limit}: {budget:?}");
             assert!(budget.idle_of_peer >= 1 && budget.connections >= 1, "{limit}: {budget:?}");
+        }
+    }
+
+    #[test]
+    fn the_shares_of_several_repositories_stay_below_every_limit() {
+        for repositories in [1, 2, 4, 16, 64] {
+            let least = MIN_LIMIT * repositories;
+            for limit in (least..least + 5000).step_by(7).chain([131_072, 1 << 20]) {
+                let each = DescriptorBudget::of_each(limit, repositories);
+                let alone = DescriptorBudget { peers: 0, ..each };
+                let idle = (each.peers * each.idle_of_peer) as u64;
+                let most = alone.most() * repositories + idle;
+                assert!(most < limit, "{limit} for {repositories}: {each:?} is {most}");
+            }
         }
     }
 

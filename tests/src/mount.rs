@@ -72,9 +72,11 @@ pub struct MountFailure {
 #[derive(Clone, Debug)]
 pub struct MountSpec {
     client: Client,
-    fqrn: String,
+    /// None: all repositories.
+    fqrn: Option<String>,
     server: String,
-    public_key: PathBuf,
+    /// As for `--public-key`.
+    public_keys: OsString,
     cache_dir: Option<PathBuf>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -86,14 +88,22 @@ impl MountSpec {
     pub fn new(client: &Client, fqrn: &str, server: &str, public_key: &Path) -> Self {
         Self {
             client: client.clone(),
-            fqrn: fqrn.to_owned(),
+            fqrn: Some(fqrn.to_owned()),
             server: server.to_owned(),
-            public_key: public_key.to_owned(),
+            public_keys: public_key.into(),
             cache_dir: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
         }
+    }
+
+    /// Mounts all repositories of `servers` (as for `--server`) on one directory, trusting these
+    /// master keys.
+    pub fn automount(client: &Client, servers: &str, public_keys: &[&Path]) -> Self {
+        let keys: Vec<_> = public_keys.iter().map(|key| key.as_os_str()).collect();
+        let spec = Self::new(client, "", servers, Path::new(&keys.join(OsStr::new(":"))));
+        Self { fqrn: None, ..spec }
     }
 
     /// Mounts a genuine repository from `server`, which serves [`Genuine::dir`].
@@ -176,13 +186,15 @@ impl MountSpec {
     /// Returns the whole command line, for tests that start the program themselves.
     pub fn command(&self, mountpoint: &Path, cache_dir: &Path) -> Command {
         let mut command = self.client.command();
+        match &self.fqrn {
+            Some(fqrn) => command.arg("mount").arg(fqrn),
+            None => command.arg("automount"),
+        };
         command
-            .arg("mount")
-            .arg(&self.fqrn)
             .arg(mountpoint)
             .args(["--server", &self.server])
             .arg("--public-key")
-            .arg(&self.public_key)
+            .arg(&self.public_keys)
             .arg("--cache-dir")
             .arg(self.cache_dir.as_deref().unwrap_or(cache_dir))
             .args(&self.arguments)

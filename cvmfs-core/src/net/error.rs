@@ -204,6 +204,16 @@ pub struct DownloadError {
     pub attempts: Vec<Attempt>,
 }
 
+impl DownloadError {
+    /// Tells whether the server answered that it has no such file: its last word, by whatever way.
+    pub fn is_absence(&self) -> bool {
+        let is_not_found = |attempt: &Attempt| {
+            matches!(attempt.error, AttemptError::Status { code: 404, by_proxy: false, .. })
+        };
+        self.attempts.last().is_some_and(is_not_found)
+    }
+}
+
 impl std::fmt::Display for DownloadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, attempt) in self.attempts.iter().enumerate() {

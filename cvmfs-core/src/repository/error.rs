@@ -87,6 +87,14 @@ pub enum RepositoryError {
 }
 
 impl RepositoryError {
+    /// Tells whether every server answered, and none has such a repository. Anything else, such as
+    /// one server that is silent, may hide that there is one.
+    pub fn is_unknown_repository(&self) -> bool {
+        let Self::NoManifest { servers, .. } = self else { return false };
+        let has_none = |error: &ServerError| matches!(error, ServerError::Manifest(error) if error.is_absence());
+        !servers.is_empty() && servers.iter().all(|(_, error)| has_none(error))
+    }
+
     /// Returns the error with its causes on one line, each server with its own reason.
     pub fn summary(&self) -> String {
         match self {
@@ -96,6 +104,46 @@ impl RepositoryError {
                 servers.iter().map(reason).collect::<Vec<_>>().join("; ")
             }
             other => chain(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Attempt, AttemptError, DownloadError};
+
+    fn status(code: u16, by_proxy: bool) -> AttemptError {
+        AttemptError::Status { code, by_proxy, retry_after: None }
+    }
+
+    #[test]
+    fn only_what_all_servers_say_is_absence() {
+        let manifest = |errors: Vec<AttemptError>| {
+            let attempt = |error| Attempt { url: "u".to_owned(), proxy: None, error };
+            ServerError::Manifest(DownloadError {
+                attempts: errors.into_iter().map(attempt).collect(),
+            })
+        };
+        let silent = || AttemptError::Connect("refused".to_owned());
+        let absent = || manifest(vec![status(404, false)]);
+        for (servers, expected) in [
+            (vec![], false),
+            (vec![absent()], true),
+            (vec![absent(), absent()], true),
+            // One proxy was down, the next one led to the server.
+            (vec![manifest(vec![silent(), status(404, false)])], true),
+            (vec![absent(), manifest(vec![silent()])], false),
+            (vec![manifest(vec![status(404, false), silent()])], false),
+            (vec![manifest(vec![status(404, true)])], false),
+            (vec![manifest(vec![status(403, false)])], false),
+            (vec![manifest(vec![])], false),
+        ] {
+            let described = format!("{servers:?}");
+            let servers = servers.into_iter().map(|error| ("http://a".to_owned(), error));
+            let fqrn = "x.test.repo".parse().unwrap();
+            let error = RepositoryError::NoManifest { fqrn, servers: servers.collect() };
+            assert_eq!(error.is_unknown_repository(), expected, "{described}");
         }
     }
 }

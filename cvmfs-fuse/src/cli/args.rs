@@ -9,7 +9,7 @@ use super::docker_run::DockerRunArgs;
 use super::help;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
-use crate::config::RepositoryFlags;
+use crate::config::{AutomountFlags, ProcessSettings, RepositoryFlags};
 use crate::doctor::DoctorArgs;
 
 /// `cvmfs-fuse [FLAGS] SUBCOMMAND`.
@@ -39,6 +39,9 @@ pub enum Command {
     /// Mount a repository on a directory
     #[command(after_long_help = help::mount())]
     Mount(Box<MountArgs>),
+    /// Mount all repositories on one directory, each at its first use
+    #[command(after_long_help = help::automount())]
+    Automount(Box<AutomountArgs>),
     /// Unmount a repository and end its server
     #[command(visible_alias = "unmount", after_long_help = help::UMOUNT)]
     Umount(UmountArgs),
@@ -98,6 +101,42 @@ pub struct MountArgs {
     #[arg(long, help_heading = "Mount")]
     pub no_auto_update: bool,
 
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub process: ProcessArgs,
+}
+
+/// `automount [DIR]`.
+#[derive(Debug, Args)]
+pub struct AutomountArgs {
+    /// Directory to mount on; must exist
+    #[arg(default_value = "/cvmfs", value_name = "DIR")]
+    pub mountpoint: PathBuf,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repositories: AutomountFlags,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub repository: RepositoryFlags,
+
+    /// Mount options, as for mount(8): noexec, allow_other, fsname=NAME and the like
+    #[arg(short = 'o', value_name = "OPT[,OPT...]", help_heading = "Mount")]
+    pub options: Vec<String>,
+
+    /// Keep the revision that a repository has when it is opened; do not follow new ones
+    #[arg(long, help_heading = "Mount")]
+    pub no_auto_update: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub process: ProcessArgs,
+}
+
+/// Which of the processes of a mount is started.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
     /// Stay in the foreground until unmounted; log to stderr
     #[arg(long, help_heading = "Mount")]
     pub foreground: bool,
@@ -113,6 +152,18 @@ pub struct MountArgs {
     /// This server goes on with the mount of a dead one
     #[arg(long, hide = true, requires = "server_fd")]
     pub take_over: bool,
+}
+
+impl ProcessArgs {
+    /// Returns them as settings.
+    pub fn settings(&self) -> ProcessSettings {
+        ProcessSettings {
+            foreground: self.foreground,
+            ready_fd: self.ready_fd,
+            server_fd: self.server_fd,
+            take_over: self.take_over,
+        }
+    }
 }
 
 /// `umount MOUNTPOINT`.
@@ -358,6 +409,9 @@ mod tests {
             "mount a.b.c /mnt --root-hash x",
             "mount a.b.c /mnt --date 2026-01-01T00:00:00Z --ready-fd 3 -vv",
             "mount --symlink-variable A=b --symlink-variable C=d a.b.c /mnt",
+            "automount",
+            "automount /c --repo a.b.c,d.e.f --repo g.h.i --only-listed --idle-timeout 60 \
+             --server http://a/@fqrn@ --public-key k -o noexec --foreground",
             "umount /mnt",
             "umount --lazy /mnt",
             "upgrade /mnt /mnt2",
@@ -401,6 +455,9 @@ mod tests {
             "mount a.b.c /mnt --tag a --date b",
             "mount a.b.c /mnt --tag a --root-hash b",
             "mount a.b.c /mnt --ready-fd 0",
+            "automount /a /b",
+            "automount --idle-timeout 0",
+            "automount --only-listed",
             "ls",
             "cat",
             "docker-run",

@@ -117,9 +117,7 @@ fn command_lines(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> Str
     }
     match args.mode {
         Mode::Service => {
-            for fqrn in repositories {
-                text.push_str(&service(args, fqrn, host));
-            }
+            text.push_str(&service(args, repositories, host));
             text.push_str(&consumer(args, host));
         }
         Mode::Inside | Mode::Rootless => text.push_str(&inside(args, repositories, host)),
@@ -188,25 +186,33 @@ impl Line {
     }
 }
 
-fn service(args: &DockerRunArgs, fqrn: &Fqrn, host: Host) -> String {
-    let mut line = Line::new(args, &format!("-d --name cvmfs-{fqrn} --restart on-failure"));
+/// One container mounts all repositories, each when it is used.
+fn service(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> String {
+    let mut line = Line::new(args, "-d --name cvmfs --restart on-failure");
     line.sys_admin(host);
     line.device();
     line.selinux(host);
     line.flag(
         "-v /cvmfs:/cvmfs:rshared",
-        "what is mounted in it appears on the host, and in all who have /cvmfs with rslave",
+        "what is mounted there appears on the host, and in all who have /cvmfs with rslave",
     );
     line.cache();
     line.keys(args);
     let image = args.image.as_deref().unwrap_or(OUR_IMAGE);
-    let preparation = format!(
-        "# On the host, as root, once; the second command only where / is not shared (with systemd it is).\n\
-         mkdir -p /cvmfs/{fqrn}\n\
-         mountpoint -q /cvmfs || {{ mount --bind /cvmfs /cvmfs && mount --make-shared /cvmfs; }}\n"
+    let preparation = "\
+        # On the host, as root, once; the second command only where / is not shared (with systemd it is).\n\
+        mkdir -p /cvmfs\n\
+        mountpoint -q /cvmfs || { mount --bind /cvmfs /cvmfs && mount --make-shared /cvmfs; }\n";
+    let names: Vec<_> = repositories.iter().map(Fqrn::as_str).collect();
+    let note = "# --repo: these are listed before they are used; others are there as well, unless \
+                --only-listed is added\n";
+    let tail = format!(
+        "{} automount --foreground --repo {}{}",
+        quote(image),
+        names.join(","),
+        flags(args)
     );
-    let tail = format!("{} mount {fqrn} /cvmfs/{fqrn} --foreground{}", quote(image), flags(args));
-    format!("{preparation}\n{}\n", line.end(&tail))
+    format!("{preparation}\n{note}{}\n", line.end(&tail))
 }
 
 /// How other containers see what a service mounts.
@@ -310,9 +316,9 @@ mod tests {
         let plain = Host::default();
         let service = commands(&lines("cms.cern.ch sft.cern.ch", plain));
         for part in [
-            "docker run -d --name cvmfs-sft.cern.ch --restart on-failure --cap-add SYS_ADMIN \
+            "docker run -d --name cvmfs --restart on-failure --cap-add SYS_ADMIN \
              --device /dev/fuse -v /cvmfs:/cvmfs:rshared -v cvmfs-cache:/var/lib/cvmfs-fuse \
-             cvmfs-fuse mount sft.cern.ch /cvmfs/sft.cern.ch --foreground",
+             cvmfs-fuse automount --foreground --repo cms.cern.ch,sft.cern.ch",
             "docker run --rm -it -v /cvmfs:/cvmfs:rslave debian:12-slim sh",
         ] {
             assert!(service.contains(part), "{part}\n{service}");

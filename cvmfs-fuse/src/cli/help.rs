@@ -16,6 +16,7 @@ Examples:
   cvmfs-fuse demo                                        try it, without network
   cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch        mount with built-in servers and keys
   cvmfs-fuse umount /cvmfs/cms.cern.ch
+  cvmfs-fuse automount                                   all repositories under /cvmfs, when used
   cvmfs-fuse upgrade --all                               after a new version was installed
   cvmfs-fuse run --repo cms.cern.ch -- bash              mount for one command, e.g. in containers
   cvmfs-fuse ls -l cms.cern.ch:/                         look without mounting
@@ -54,6 +55,39 @@ Mounts are always read-only, nosuid and nodev. For root, allow_other is the defa
 /// Examples and parameters for `cvmfs-fuse mount --help`.
 pub(super) fn mount() -> String {
     format!("{MOUNT}\n\n{}", crate::config::parameters::Parameters::help())
+}
+
+/// Examples for `cvmfs-fuse automount --help`.
+const AUTOMOUNT: &str = "\
+Examples:
+  cvmfs-fuse automount                                   /cvmfs/FQRN for all built-in domains
+  cvmfs-fuse automount --repo cms.cern.ch,sft.cern.ch --only-listed
+  cvmfs-fuse automount /cvmfs --server http://s1.example.org/cvmfs/@fqrn@ \\
+                   --public-key /etc/example.org.pub --idle-timeout 3600
+  cvmfs-fuse umount /cvmfs
+
+A service container for all others, which need no privilege:
+  docker run -d --cap-add SYS_ADMIN --device /dev/fuse -v /cvmfs:/cvmfs:rshared \\
+             -v cvmfs-cache:/var/lib/cvmfs-fuse cvmfs-fuse automount --foreground
+  docker run -v /cvmfs:/cvmfs:rslave IMAGE ls /cvmfs/cms.cern.ch
+/cvmfs of the host must be a shared mount; with systemd it is. Neither autofs, nor --privileged, nor \
+the host's pid namespace is needed.
+
+A repository is opened when its name is first used, with servers and keys of its domain, and closed \
+when nobody has used it for --idle-timeout; working directories and names stay what they are. One \
+process with one cache serves all of them; what is wrong with one is not seen in another. A listing \
+shows those of --repo and those that are open.
+
+A name that cannot be a repository, or whose servers all say that there is none, does not exist \
+(ENOENT); the answer is remembered for a minute. A repository that cannot be reached is an \
+input/output error, and is asked for again after 5 s. Nothing is stored about either.
+
+Extended attributes: of a repository as with 'mount'; of the directory itself user.automount (how \
+many are open) and user.repositories (which).";
+
+/// Examples and parameters for `cvmfs-fuse automount --help`.
+pub(super) fn automount() -> String {
+    format!("{AUTOMOUNT}\n\n{}", crate::config::parameters::Parameters::help())
 }
 
 /// Examples for `cvmfs-fuse umount --help`.

@@ -36,8 +36,10 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::environment::absolute;
-use crate::config::{Environment, MountOptions, MountSettings, RepositorySettings, parse_fqrn};
-use args::{Cli, Command, DemoArgs, MountArgs, UmountArgs};
+use crate::config::{
+    AutomountSettings, Environment, MountOptions, MountSettings, RepositorySettings, parse_fqrn,
+};
+use args::{AutomountArgs, Cli, Command, DemoArgs, MountArgs, UmountArgs};
 use exit::{ExitStatus, Failure};
 
 pub use read::for_terminal;
@@ -72,7 +74,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
-        Command::Mount(args) => crate::daemon::mount(mount_settings(args, environment)?),
+        Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
+        Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
         Command::Umount(args) => umount(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::Ls(args) => read::ls(args, environment),
@@ -103,11 +106,28 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         options,
         auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
         repository,
-        foreground: args.foreground,
-        ready_fd: args.ready_fd,
-        server_fd: args.server_fd,
-        take_over: args.take_over,
+        process: args.process.settings(),
     })
+}
+
+fn automount_settings(
+    args: &AutomountArgs,
+    environment: &Environment,
+) -> Result<AutomountSettings, Failure> {
+    let AutomountArgs { mountpoint, repositories, repository, process, .. } = args;
+    let options = MountOptions::parse(args.options.iter().map(String::as_str), environment.is_root)
+        .map_err(|error| Failure::caused(ExitStatus::Options, "-o", &error))?;
+    let process = process.settings();
+    let mut settings = AutomountSettings::resolve(
+        mountpoint,
+        options,
+        repositories,
+        repository,
+        process,
+        environment,
+    )?;
+    settings.auto_update &= !args.no_auto_update;
+    Ok(settings)
 }
 
 fn umount(args: &UmountArgs) -> Result<ExitStatus, Failure> {
@@ -185,13 +205,13 @@ mod tests {
         assert_eq!(plain.repository.fqrn.as_str(), "cms.cern.ch");
         assert_eq!(plain.mountpoint, std::path::Path::new("/mnt/x"));
         assert_eq!(plain.options, MountOptions::defaults(false));
-        assert!(!plain.foreground && plain.ready_fd.is_none());
+        assert!(!plain.process.foreground && plain.process.ready_fd.is_none());
 
         let child = settings("cms.cern.ch rel -o noexec -o fsname=x --foreground --ready-fd 7");
         let child = child.unwrap();
         assert!(child.mountpoint.is_absolute() && child.mountpoint.ends_with("rel"));
         assert!(child.options.noexec && child.options.fs_name == "x");
-        assert_eq!((child.foreground, child.ready_fd), (true, Some(7)));
+        assert_eq!((child.process.foreground, child.process.ready_fd), (true, Some(7)));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use nix::unistd::{AccessFlags, access};
 use super::exit::{ExitStatus, Failure};
 use crate::config::environment::absolute;
 use crate::config::{
-    Environment, MountOptions, MountSettings, RepositoryFlags, RepositorySettings, parse_fqrn,
+    Environment, MountOptions, MountSettings, ProcessSettings, RepositoryFlags, RepositorySettings,
+    parse_fqrn,
 };
 use crate::container::{self, MountsIn, Request};
 
@@ -90,7 +91,7 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
     if let (Some(fqrn), Some(caller)) = (&args.serve, args.caller) {
         // Default directories are those of who called.
         let environment = Environment { is_root: caller == 0, ..environment.clone() };
-        let status = crate::daemon::mount(settings(args, &parse_fqrn(fqrn)?, &environment)?)?;
+        let status = crate::daemon::mount(&settings(args, &parse_fqrn(fqrn)?, &environment)?)?;
         return Ok(status.into());
     }
     let mut names =
@@ -138,10 +139,12 @@ fn settings(
         options: MountOptions { use_helper: false, ..MountOptions::defaults(true) },
         auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
         repository,
-        foreground: false,
-        ready_fd: args.ready_fd,
-        server_fd: args.server_fd,
-        take_over: args.take_over,
+        process: ProcessSettings {
+            foreground: false,
+            ready_fd: args.ready_fd,
+            server_fd: args.server_fd,
+            take_over: args.take_over,
+        },
     })
 }
 

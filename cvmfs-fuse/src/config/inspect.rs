@@ -30,7 +30,8 @@ impl RepositorySettings {
     /// Finds the proxies, if they are to be found.
     pub async fn ways(&self) -> Result<Ways, Failure> {
         let (mut config, transport) = self.connect(1);
-        config.proxy = self.find_proxies(&config, &transport, &MemoryCache::default()).await?;
+        let found = self.find_proxies(&config, &transport, &MemoryCache::default()).await?;
+        config.proxy = found.spec;
         Ok(Ways { config, transport })
     }
 }

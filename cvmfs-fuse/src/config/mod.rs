@@ -12,11 +12,13 @@
 //! | [`known`] | servers and master keys of the well-known domains |
 //! | [`options`] | the `-o` list |
 //! | [`parameters`] | `--set NAME=VALUE` |
+//! | [`automount`] | which repositories one mount shows |
 //! | [`cache`] | where objects are kept: flags, and the open store |
 //! | [`settings`] | everything as values |
 //! | `trust` | which keys and which blocklist |
 //! | [`open`] | from settings to an open repository; the exit code of each failure |
 
+pub mod automount;
 pub mod cache;
 pub mod environment;
 pub mod flags;
@@ -39,8 +41,9 @@ pub fn read_bounded(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u
     Ok(bytes)
 }
 
+pub use automount::{AutomountFlags, AutomountSettings};
 pub use cache::{CacheFlags, CacheSettings};
 pub use environment::Environment;
 pub use flags::RepositoryFlags;
 pub use options::MountOptions;
-pub use settings::{MountSettings, RepositorySettings, parse_fqrn};
+pub use settings::{MountSettings, ProcessSettings, RepositorySettings, parse_fqrn};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
-use cvmfs_core::descriptors::DescriptorBudget;
+use cvmfs_core::descriptors::{DescriptorBudget, MIN_LIMIT};
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::net::AttemptError;
 use cvmfs_core::net::proxy::ProxySpecError;
@@ -19,6 +19,39 @@ use super::settings::RepositorySettings;
 use cvmfs_core::chain::chain;
 
 use crate::cli::exit::{ExitStatus, Failure};
+
+/// What the repositories of one process have in common.
+#[derive(Clone)]
+pub struct Resources {
+    /// Where objects are kept.
+    pub cache: Arc<dyn ObjectCache>,
+    names: Names,
+    transport: Arc<HttpTransport>,
+    /// The share of each.
+    descriptors: DescriptorBudget,
+}
+
+/// Why a repository was not opened.
+#[derive(Debug)]
+pub struct OpenFailure {
+    /// Every server answered that there is no such repository.
+    pub is_unknown: bool,
+    /// For people.
+    pub failure: Failure,
+}
+
+impl From<Failure> for OpenFailure {
+    fn from(failure: Failure) -> Self {
+        Self { is_unknown: false, failure }
+    }
+}
+
+/// The ways to servers.
+pub(super) struct Proxies {
+    pub(super) spec: ProxySpec,
+    /// As it was found just now.
+    list: Option<String>,
+}
 
 impl RepositorySettings {
     /// Opens the repository with the cache directory of the settings.
@@ -63,36 +96,16 @@ impl RepositorySettings {
         repositories: usize,
         resumed: Option<ContentHash>,
     ) -> Result<Arc<Repository>, Failure> {
-        let (mut config, transport) = self.connect(repositories);
-        let in_haste = resumed.is_some() && self.discovery.is_some();
-        config.proxy = match known_proxies(&format!("{}.proxies", self.fqrn), in_haste, &*cache) {
-            Some(known) => known.with_fallback(self.parameters.fallback_proxy.as_ref()),
-            None => self.find_proxies(&config, &transport, &*cache).await?,
-        };
-        if let Some(discovery) = &self.external_discovery {
-            let record = format!("{}.proxies-external", self.fqrn);
-            let servers = &self.external_servers;
-            let found = match known_proxies(&record, resumed.is_some(), &*cache) {
-                Some(known) => known,
-                None => {
-                    discovered(discovery, &record, &transport, &config, servers, &*cache).await?
-                }
-            };
-            let fallback = self.parameters.external_fallback_proxy.as_ref();
-            config.external.proxy = found.with_fallback(fallback);
-        }
-        let clock = Arc::new(SystemClock);
-        match resumed {
-            Some(root) => Repository::resume(config, transport, cache, clock, root).await,
-            None => Repository::open(config, transport, cache, clock).await,
-        }
-        .map(Arc::new)
-        .map_err(|error| failure_of(&error))
+        let resources = self.resources(cache, descriptor_budget(repositories));
+        self.open_among(&resources, resumed).await.map_err(|OpenFailure { failure, .. }| failure)
     }
 
-    /// Makes what talks to the servers; proxies that are to be found are still missing.
-    pub(super) fn connect(&self, repositories: usize) -> (RepositoryConfig, Arc<HttpTransport>) {
-        let descriptors = descriptor_budget(repositories);
+    /// Makes what repositories with the same flags can have in common.
+    pub fn resources(
+        &self,
+        cache: Arc<dyn ObjectCache>,
+        descriptors: DescriptorBudget,
+    ) -> Resources {
         let names = Names::new(self.parameters.names.clone());
         let transport = Arc::new(HttpTransport::new(TransportOptions {
             timeouts: self.parameters.longest_timeouts(),
@@ -101,7 +114,67 @@ impl RepositorySettings {
             names: names.clone(),
             descriptors,
         }));
-        (self.to_config(names, descriptors), transport)
+        Resources { cache, names, transport, descriptors }
+    }
+
+    /// Opens the repository beside others. `resumed` is the root catalog that was shown before, and
+    /// is shown again.
+    pub async fn open_among(
+        &self,
+        resources: &Resources,
+        resumed: Option<ContentHash>,
+    ) -> Result<Arc<Repository>, OpenFailure> {
+        let Resources { cache, names, transport, descriptors } = resources;
+        let mut config = self.to_config(names.clone(), *descriptors);
+        let mut found = Vec::new();
+        let record = format!("{}.proxies", self.fqrn);
+        let in_haste = resumed.is_some() && self.discovery.is_some();
+        config.proxy = match known_proxies(&record, in_haste, &**cache) {
+            Some(known) => known.with_fallback(self.parameters.fallback_proxy.as_ref()),
+            None => {
+                let proxies = self.find_proxies(&config, transport, &**cache).await?;
+                found.extend(proxies.list.map(|list| (record, list)));
+                proxies.spec
+            }
+        };
+        if let Some(discovery) = &self.external_discovery {
+            let record = format!("{}.proxies-external", self.fqrn);
+            let servers = &self.external_servers;
+            let spec = match known_proxies(&record, resumed.is_some(), &**cache) {
+                Some(known) => known,
+                None => {
+                    let proxies =
+                        discovered(discovery, &record, transport, &config, servers, &**cache)
+                            .await?;
+                    found.extend(proxies.list.map(|list| (record, list)));
+                    proxies.spec
+                }
+            };
+            let fallback = self.parameters.external_fallback_proxy.as_ref();
+            config.external.proxy = spec.with_fallback(fallback);
+        }
+        let clock = Arc::new(SystemClock);
+        let (to, kept) = (Arc::clone(transport), Arc::clone(cache));
+        let repository = match resumed {
+            Some(root) => Repository::resume(config, to, kept, clock, root).await,
+            None => Repository::open(config, to, kept, clock).await,
+        };
+        let repository = repository.map_err(|error| OpenFailure {
+            is_unknown: error.is_unknown_repository(),
+            failure: failure_of(&error),
+        })?;
+        // Only now: a name that is no repository leaves nothing behind.
+        for (record, list) in found {
+            remember_proxies(&record, &list, &**cache);
+        }
+        Ok(Arc::new(repository))
+    }
+
+    /// Makes what talks to the servers; proxies that are to be found are still missing.
+    pub(super) fn connect(&self, repositories: usize) -> (RepositoryConfig, Arc<HttpTransport>) {
+        let nowhere = Arc::new(MemoryCache::default());
+        let resources = self.resources(nowhere, descriptor_budget(repositories));
+        (self.to_config(resources.names, resources.descriptors), resources.transport)
     }
 
     /// Finds the proxies to the servers if they are to be found; else returns the ones given.
@@ -110,11 +183,14 @@ impl RepositorySettings {
         config: &RepositoryConfig,
         transport: &HttpTransport,
         cache: &dyn ObjectCache,
-    ) -> Result<ProxySpec, Failure> {
-        let Some(discovery) = &self.discovery else { return Ok(config.proxy.clone()) };
+    ) -> Result<Proxies, Failure> {
+        let Some(discovery) = &self.discovery else {
+            return Ok(Proxies { spec: config.proxy.clone(), list: None });
+        };
         let record = format!("{}.proxies", self.fqrn);
         let found = discovered(discovery, &record, transport, config, &self.servers, cache).await?;
-        Ok(found.with_fallback(self.parameters.fallback_proxy.as_ref()))
+        let spec = found.spec.with_fallback(self.parameters.fallback_proxy.as_ref());
+        Ok(Proxies { spec, ..found })
     }
 
     fn to_config(&self, names: Names, descriptors: DescriptorBudget) -> RepositoryConfig {
@@ -144,10 +220,23 @@ impl RepositorySettings {
     }
 }
 
+fn limit_of_descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(DescriptorBudget::USUAL_LIMIT, |(soft, _)| soft)
+}
+
+/// Divides the limit of this process among as many repositories as make sense, but at most `most`,
+/// which have their connections in common; returns how many, and the share of each.
+pub fn descriptor_budgets(most: usize) -> (usize, DescriptorBudget) {
+    let limit = limit_of_descriptors();
+    let fitting = usize::try_from(limit / MIN_LIMIT).unwrap_or(usize::MAX);
+    let repositories = fitting.clamp(1, most);
+    let count = u64::try_from(repositories).unwrap_or(u64::MAX);
+    (repositories, DescriptorBudget::of_each(limit, count))
+}
+
 /// Divides the limit of this process; the daemon has raised it before.
 fn descriptor_budget(repositories: usize) -> DescriptorBudget {
-    let limit =
-        getrlimit(Resource::RLIMIT_NOFILE).map_or(DescriptorBudget::USUAL_LIMIT, |(soft, _)| soft);
+    let limit = limit_of_descriptors();
     let repositories = u64::try_from(repositories.max(1)).unwrap_or(u64::MAX);
     DescriptorBudget::of_limit(limit / repositories)
 }
@@ -166,18 +255,9 @@ async fn discovered(
     config: &RepositoryConfig,
     servers: &[String],
     cache: &dyn ObjectCache,
-) -> Result<ProxySpec, Failure> {
-    let list = match discovery.find(transport, &config.names, servers).await {
-        Ok(list) => {
-            let bytes = list.clone().into_bytes();
-            let keep = &mut |old: Option<Vec<u8>>| {
-                (old.as_deref() != Some(&*bytes)).then(|| bytes.clone())
-            };
-            if let Err(error) = cache.update_record(record, keep) {
-                tracing::warn!(error = %chain(&error), "cannot record the proxies found");
-            }
-            list
-        }
+) -> Result<Proxies, Failure> {
+    let (list, is_new) = match discovery.find(transport, &config.names, servers).await {
+        Ok(list) => (list, true),
         Err(error) => {
             let known = cache.load_record(record).ok().flatten();
             let known = known.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -191,7 +271,7 @@ async fn discovered(
                 ));
             };
             tracing::warn!(reason, "proxy discovery failed; using the proxies found before");
-            list
+            (list, false)
         }
     };
     let unusable = |error| Failure::caused(ExitStatus::Proxy, "proxies found", &error);
@@ -199,7 +279,16 @@ async fn discovered(
     // Without passwords.
     let shown: Vec<_> = spec.groups().iter().flatten().map(Proxy::display).collect();
     tracing::info!(proxies = ?shown, "proxies found");
-    Ok(spec)
+    Ok(Proxies { spec, list: is_new.then_some(list) })
+}
+
+/// Keeps the proxies found, for a time when none can be found.
+fn remember_proxies(record: &str, list: &str, cache: &dyn ObjectCache) {
+    let bytes = list.as_bytes();
+    let keep = &mut |old: Option<Vec<u8>>| (old.as_deref() != Some(bytes)).then(|| bytes.to_vec());
+    if let Err(error) = cache.update_record(record, keep) {
+        tracing::warn!(error = %chain(&error), "cannot record the proxies found");
+    }
 }
 
 /// Explains why a repository cannot be opened: which check failed, at which server, what to do.

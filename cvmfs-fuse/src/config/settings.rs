@@ -71,6 +71,13 @@ pub struct MountSettings {
     pub options: MountOptions,
     /// Follow new revisions.
     pub auto_update: bool,
+    /// Which of the processes of a mount this is.
+    pub process: ProcessSettings,
+}
+
+/// Which of the processes of a mount this is, and which there are.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessSettings {
     /// Serve in this process until unmounted, instead of in a background process.
     pub foreground: bool,
     /// This is the background process: its parent waits on this descriptor for the outcome.

@@ -77,6 +77,11 @@ fn parse<P: AsRef<[u8]>>(
     })
 }
 
+/// Tells whether this machine has keys of a domain.
+pub(super) fn has_keys(keys_dir: &Path, domain: &str) -> bool {
+    key_files(keys_dir, domain).is_ok_and(|files| !files.is_empty())
+}
+
 /// Finds the keys of a domain as the packages of sites install them.
 fn key_files(keys_dir: &Path, domain: &str) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();

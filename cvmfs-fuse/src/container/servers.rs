@@ -13,6 +13,7 @@ use nix::unistd::getpid;
 use super::command::die_with;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
+use crate::daemon::Service as _;
 use crate::daemon::background;
 use crate::daemon::child::{Launcher, Order};
 use crate::daemon::log;
@@ -62,7 +63,7 @@ impl Server {
         Ok(Self {
             fqrn: settings.repository.fqrn.to_string(),
             mountpoint: settings.mountpoint.clone(),
-            progress: background::progress(settings),
+            progress: settings.progress(),
             succession,
             reader,
             line: Vec::new(),

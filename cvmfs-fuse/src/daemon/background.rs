@@ -23,12 +23,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
+use super::Service;
 use super::estate::{Bequest, Candidate};
 use super::log;
-use super::serve::{Origin, Usable, serve};
+use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::MountSettings;
 
 /// Start of the mount until it is usable. The network has tighter limits for each attempt; this
 /// one covers a long list of servers that are all slow.
@@ -61,8 +61,8 @@ pub(crate) fn outcome_of(line: &[u8]) -> Option<Result<Usable, Failure>> {
 }
 
 /// Starts the background process and waits until its mount is usable.
-pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
-    let (log_path, log_file) = open_log(settings)?;
+pub fn start(service: &impl Service) -> Result<Usable, Failure> {
+    let (log_path, log_file) = open_log(service)?;
     let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
     let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);
     let (reader, writer) = io::pipe().map_err(|error| trouble("cannot make a pipe", &error))?;
@@ -74,13 +74,13 @@ pub fn start(settings: &MountSettings) -> Result<Usable, Failure> {
         .map_err(|error| trouble("cannot start the background process", &error))?;
     drop(writer);
     let waiting = Waiting { child, reader, log_path, log_start };
-    waiting.outcome(settings)
+    waiting.outcome(service)
 }
 
 /// Opens the log of a background mount, and says which file that is.
-pub(crate) fn open_log(settings: &MountSettings) -> Result<(PathBuf, File), Failure> {
-    let places = &settings.repository.cache.log_directories;
-    log::open_background(places, settings.repository.fqrn.as_str())
+pub(crate) fn open_log(service: &impl Service) -> Result<(PathBuf, File), Failure> {
+    let places = &service.model().cache.log_directories;
+    log::open_background(places, service.name())
         .or_else(|error| {
             // A read-only machine is no reason not to mount.
             tracing::warn!(%error, ?places, "no log can be written in any of these directories");
@@ -148,7 +148,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn outcome(mut self, settings: &MountSettings) -> Result<Usable, Failure> {
+    fn outcome(mut self, service: &impl Service) -> Result<Usable, Failure> {
         let start = Instant::now();
         let mut line = Vec::new();
         let mut told = false;
@@ -172,7 +172,7 @@ impl Waiting {
             } else if !told && start.elapsed() >= PATIENCE {
                 told = true;
                 // Nobody may be listening.
-                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", progress(settings));
+                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", service.progress());
             }
         }
         match outcome_of(&line) {
@@ -227,12 +227,6 @@ impl Waiting {
     }
 }
 
-/// Returns what a user is told who waits.
-pub(crate) fn progress(settings: &MountSettings) -> String {
-    let servers = settings.repository.servers.join(", ");
-    format!("contacting {servers} for {}", settings.repository.fqrn)
-}
-
 /// The child: supervises the server, which tells the parent.
 pub fn run(descriptor: RawFd) -> Result<ExitStatus, Failure> {
     let parent = Parent::adopt(descriptor)?;
@@ -243,32 +237,33 @@ pub fn run(descriptor: RawFd) -> Result<ExitStatus, Failure> {
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.
-pub fn serve_supervised(settings: &MountSettings, socket: RawFd) -> Result<(), Failure> {
+pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Failure> {
     let refused = |error: io::Error| {
         Failure::caused(ExitStatus::Options, "--server-fd is for the program itself", &error)
     };
     let socket = supervisor::adopt(socket)?;
-    if !settings.foreground
+    let process = service.process();
+    if !process.foreground
         && let Some(path) = log::path_of_stderr()
     {
         log::bound_stderr(path);
     }
-    let origin = if settings.take_over {
+    let origin = if process.take_over {
         Origin::Successor(Candidate::receive(socket).map_err(|error| {
             Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
         })?)
     } else {
         Origin::First(Bequest::to(socket).map_err(refused)?)
     };
-    let mut parent = settings.ready_fd.map(Parent::adopt).transpose()?;
+    let mut parent = process.ready_fd.map(Parent::adopt).transpose()?;
     if let Some(Err(error)) = parent.as_ref().map(Parent::stop_with_it) {
         tracing::warn!(%error, "cannot watch the parent");
     }
-    let outcome = serve(settings, origin, |usable| match parent.take() {
+    let outcome = service.serve(origin, |usable| match parent.take() {
         Some(parent) => parent.tell(&Report::Usable(usable)),
         None => {
-            if settings.foreground {
-                super::announce(&settings.mountpoint, usable);
+            if process.foreground {
+                super::announce(service.mountpoint(), usable);
             }
             Ok(())
         }

@@ -11,23 +11,71 @@ use tokio::runtime::Handle;
 use super::estate::{Bequest, Candidate, Estate};
 use super::serve::StopSignals;
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::MountSettings;
+use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
-use crate::fs::{RepoFs, RepoFsOptions, journal};
+use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
+use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{MountedSession, mount_supervised, take_over};
 
 /// A mount whose requests are not answered yet.
-pub(super) struct Begun {
-    pub(super) repository: Arc<Repository>,
-    pub(super) fs: Arc<RepoFs>,
-    pub(super) session: MountedSession<RepoFs>,
+pub(super) struct Begun<V: Vfs> {
+    pub(super) session: MountedSession<V>,
     pub(super) bequest: Bequest,
     /// Resolved.
     pub(super) mountpoint: PathBuf,
+    /// It was another server's.
+    pub(super) is_successor: bool,
+}
+
+/// What a mount of one repository shows.
+pub(super) struct Shown {
+    pub(super) repository: Arc<Repository>,
+    pub(super) fs: Arc<RepoFs>,
+}
+
+/// Mounts on a resolved directory.
+pub(super) fn make<V: Vfs>(
+    adapter: Adapter<V>,
+    resolved: &Path,
+    options: &MountOptions,
+    bequest: Bequest,
+) -> Result<Begun<V>, Failure> {
+    let (session, mount) = mount_supervised(adapter, resolved, options)
+        .map_err(|error| mount_failed(resolved, &error))?;
+    bequest.mounted(&mount);
+    Ok(Begun { session, bequest, mountpoint: mount.mountpoint, is_successor: false })
+}
+
+/// Waits for the end of the server before.
+pub(super) async fn await_estate(
+    candidate: Candidate,
+    stop: &mut StopSignals,
+) -> Result<(Estate, Bequest), Failure> {
+    let waiting = tokio::task::spawn_blocking(|| candidate.succeed());
+    let estate = tokio::select! {
+        signal = stop.next() => return Err(interrupted(signal)),
+        estate = waiting => estate,
+    };
+    estate
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|error| Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error))
+}
+
+/// Goes on with the mount of another server.
+pub(super) fn go_on<V: Vfs>(
+    adapter: Adapter<V>,
+    options: &MountOptions,
+    mount: &Mount,
+    bequest: Bequest,
+) -> Result<Begun<V>, Failure> {
+    // fuser has its own descriptor of the connection.
+    let session = take_over(adapter, options, mount)
+        .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
+    Ok(Begun { session, bequest, mountpoint: mount.mountpoint.clone(), is_successor: true })
 }
 
 /// Opens the repository and mounts it on a resolved directory.
@@ -37,7 +85,7 @@ pub(super) async fn first(
     resolved: &Path,
     handle: Handle,
     stop: &mut StopSignals,
-) -> Result<Begun, Failure> {
+) -> Result<(Shown, Begun<RepoFs>), Failure> {
     let repository = tokio::select! {
         signal = stop.next() => return Err(interrupted(signal)),
         repository = settings.repository.open() => repository?,
@@ -45,11 +93,10 @@ pub(super) async fn first(
     let journal = Journal::new()
         .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
     let fs = show_with(&repository, journal, Inheritance::default(), &bequest);
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
-    let (session, mount) = mount_supervised(adapter, resolved, &settings.options)
-        .map_err(|error| mount_failed(&settings.mountpoint, &error))?;
-    bequest.mounted(&mount);
-    Ok(Begun { repository, fs, session, bequest, mountpoint: mount.mountpoint })
+    let patient = settings.repository.parameters.wait_for_network;
+    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let begun = make(adapter, resolved, &settings.options, bequest)?;
+    Ok((Shown { repository, fs }, begun))
 }
 
 /// Prepares what it can, waits for the end of the server before, and goes on with its mount.
@@ -58,7 +105,7 @@ pub(super) async fn successor(
     candidate: Candidate,
     handle: Handle,
     stop: &mut StopSignals,
-) -> Result<Begun, Failure> {
+) -> Result<(Shown, Begun<RepoFs>), Failure> {
     let name = settings.repository.fqrn.as_str();
     let unreadable = |error: std::io::Error| {
         Failure::caused(ExitStatus::RestoreState, "cannot read what the predecessor left", &error)
@@ -74,15 +121,7 @@ pub(super) async fn successor(
         signal = stop.next() => return Err(interrupted(signal)),
         repository = open => repository?,
     };
-    let waiting = tokio::task::spawn_blocking(|| candidate.succeed());
-    let estate = tokio::select! {
-        signal = stop.next() => return Err(interrupted(signal)),
-        estate = waiting => estate,
-    };
-    let (Estate { mount, mut journals }, bequest) =
-        estate.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(|error| {
-            Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
-        })?;
+    let (Estate { mount, mut journals }, bequest) = await_estate(candidate, stop).await?;
     let inherited: Option<OwnedFd> = journals.remove(name);
     let (journal, inheritance) = match inherited {
         Some(journal) => Journal::inherit(journal),
@@ -98,11 +137,10 @@ pub(super) async fn successor(
         _ => prepared,
     };
     let fs = show_with(&repository, journal, inheritance, &bequest);
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
-    let session = take_over(adapter, &settings.options, &mount)
-        .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
-    // fuser has its own descriptor of the connection.
-    Ok(Begun { repository, fs, session, bequest, mountpoint: mount.mountpoint })
+    let patient = settings.repository.parameters.wait_for_network;
+    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let begun = go_on(adapter, &settings.options, &mount, bequest)?;
+    Ok((Shown { repository, fs }, begun))
 }
 
 fn show_with(
@@ -117,12 +155,12 @@ fn show_with(
         Err(error) => tracing::warn!(%error, "a successor will know nothing"),
     }
     let options = RepoFsOptions::default();
-    Arc::new(RepoFs::with_journal(Arc::clone(repository), options, journal, inheritance))
+    let journal = Some(Arc::new(journal));
+    Arc::new(RepoFs::inheriting(Arc::clone(repository), options, journal, inheritance))
 }
 
 /// Where reads may wait for the network, only an interruption ends them.
-fn request_deadline(settings: &MountSettings) -> Duration {
-    let patient = settings.repository.parameters.wait_for_network;
+pub(super) fn request_deadline(patient: bool) -> Duration {
     if patient { Duration::from_secs(u64::from(u32::MAX)) } else { REQUEST_DEADLINE }
 }
 

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`serve`], `begin` | builds everything in order, serves, stops orderly |
+//! | [`automount`] | the same for all repositories on one directory |
 //! | `succession`, `child` | who serves a mount, one after the other |
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
@@ -14,6 +15,7 @@
 //! | [`log`] | where messages go |
 
 mod abort;
+pub mod automount;
 pub mod background;
 mod begin;
 pub(crate) mod child;
@@ -28,35 +30,117 @@ pub mod supervisor;
 pub mod umount;
 mod update;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::MountSettings;
+use crate::config::{AutomountSettings, MountSettings, ProcessSettings, RepositorySettings};
 use crate::fuse::mountinfo::show;
-use serve::Usable;
+use serve::{Origin, Usable};
 
 pub use umount::unmount;
 
-/// Mounts a repository.
+/// What a process can be asked to serve: one repository, or all of them.
+pub trait Service {
+    /// Which of the processes of the mount this is.
+    fn process(&self) -> &ProcessSettings;
+    /// Where, as the user named it; absolute.
+    fn mountpoint(&self) -> &Path;
+    /// Settings of the repository, or of one of them.
+    fn model(&self) -> &RepositorySettings;
+    /// Under which name its log is kept.
+    fn name(&self) -> &str;
+    /// What a user is told who waits.
+    fn progress(&self) -> String;
+    /// Mounts and serves until the end, see [`serve::serve`].
+    fn serve(
+        &self,
+        origin: Origin,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+    ) -> Result<(), Failure>;
+}
+
+impl Service for MountSettings {
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
+    fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    fn model(&self) -> &RepositorySettings {
+        &self.repository
+    }
+
+    fn name(&self) -> &str {
+        self.repository.fqrn.as_str()
+    }
+
+    fn progress(&self) -> String {
+        let servers = self.repository.servers.join(", ");
+        format!("contacting {servers} for {}", self.repository.fqrn)
+    }
+
+    fn serve(
+        &self,
+        origin: Origin,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        serve::serve(self, origin, ready)
+    }
+}
+
+impl Service for AutomountSettings {
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
+    fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    fn model(&self) -> &RepositorySettings {
+        &self.model
+    }
+
+    fn name(&self) -> &str {
+        "automount"
+    }
+
+    fn progress(&self) -> String {
+        format!("mounting on {}", show(&self.mountpoint))
+    }
+
+    fn serve(
+        &self,
+        origin: Origin,
+        ready: impl FnOnce(Usable) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        automount::serve(self, origin, ready)
+    }
+}
+
+/// Mounts.
 ///
-/// In the foreground it returns when the repository was unmounted. Otherwise it starts a
+/// In the foreground it returns when the directory was unmounted. Otherwise it starts a
 /// background process and returns when the mount is usable. Either way the mount is served by a
 /// child, which is this program with the same arguments, so only a command line that mounts may
 /// ask for it.
-pub fn mount(settings: MountSettings) -> Result<ExitStatus, Failure> {
-    if let Some(descriptor) = settings.server_fd {
-        background::serve_supervised(&settings, descriptor)?;
+pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
+    let process = service.process();
+    if let Some(descriptor) = process.server_fd {
+        background::serve_supervised(service, descriptor)?;
         return Ok(ExitStatus::Ok);
     }
-    if let Some(descriptor) = settings.ready_fd {
+    if let Some(descriptor) = process.ready_fd {
         return background::run(descriptor);
     }
-    if settings.foreground {
+    if process.foreground {
         return supervisor::run(supervisor::Place::Foreground);
     }
-    let usable = background::start(&settings)?;
-    announce(&settings.mountpoint, usable);
+    let usable = background::start(service)?;
+    announce(service.mountpoint(), usable);
     Ok(ExitStatus::Ok)
 }
 

@@ -29,8 +29,29 @@ pub enum Place {
     Served,
 }
 
+/// What is to be mounted.
+#[derive(Debug, Clone, Copy)]
+pub enum Expected<'a> {
+    /// A repository.
+    Repository(&'a Fqrn),
+    /// All of them.
+    Automount,
+}
+
+impl Expected<'_> {
+    /// Tells whether that is what is mounted already.
+    fn is_at(self, mountpoint: &Path) -> bool {
+        match self {
+            Self::Repository(fqrn) => {
+                attribute(mountpoint, "user.fqrn").as_deref() == Some(fqrn.as_str())
+            }
+            Self::Automount => attribute(mountpoint, "user.automount").is_some(),
+        }
+    }
+}
+
 /// Checks a mountpoint, and removes mounts of dead servers from it.
-pub fn prepare(mountpoint: &Path, fqrn: &Fqrn) -> Result<Place, Failure> {
+pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failure> {
     let name = show(mountpoint);
     let resolved = mountinfo::resolve(mountpoint).map_err(|error| refused(&name, &error))?;
     for _ in 0..MAX_DEAD_MOUNTS {
@@ -43,7 +64,7 @@ pub fn prepare(mountpoint: &Path, fqrn: &Fqrn) -> Result<Place, Failure> {
         }
         match answer(&resolved) {
             Answer::Alive => {
-                return if attribute(&resolved, "user.fqrn").as_deref() == Some(fqrn.as_str()) {
+                return if expected.is_at(&resolved) {
                     Ok(Place::Served)
                 } else {
                     Err(double_mount(&name, "something else is mounted there"))
@@ -184,7 +205,10 @@ mod tests {
     fn a_directory_is_free() {
         let dir = tempfile::tempdir().unwrap();
         let resolved = dir.path().canonicalize().unwrap();
-        assert_eq!(prepare(dir.path(), &fqrn()).unwrap(), Place::Free(resolved));
+        assert_eq!(
+            prepare(dir.path(), Expected::Repository(&fqrn())).unwrap(),
+            Place::Free(resolved)
+        );
     }
 
     #[test]
@@ -199,7 +223,7 @@ mod tests {
             ("file", "is not a directory"),
             ("file/x", "Not a directory"),
         ] {
-            let failure = prepare(&dir.path().join(name), &fqrn()).unwrap_err();
+            let failure = prepare(&dir.path().join(name), Expected::Automount).unwrap_err();
             assert_eq!(failure.status, ExitStatus::Permission);
             assert!(failure.message.contains(text), "{failure}");
         }

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fuser::Notifier;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::begin::{self, Begun};
+use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
-use super::mountpoint::{self, Answer, Place};
-use super::update;
+use super::mountpoint::{self, Answer, Expected, Place};
+use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::MountSettings;
+use crate::config::{MountSettings, ProcessSettings};
+use crate::fs::Vfs;
 use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::ServedMount;
@@ -50,7 +52,8 @@ pub enum Usable {
     AlreadyMounted,
 }
 
-/// Mounts and serves until the directory is unmounted, or SIGTERM or SIGINT ask to stop.
+/// Mounts a repository and serves it until the directory is unmounted, or SIGTERM or SIGINT ask to
+/// stop.
 ///
 /// `ready` is called once, when the mount is usable; an error from it ends the mount.
 pub fn serve(
@@ -58,15 +61,33 @@ pub fn serve(
     origin: Origin,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let resolved = match &origin {
-        Origin::Successor(_) => PathBuf::new(),
-        Origin::First(_) => {
-            match mountpoint::prepare(&settings.mountpoint, &settings.repository.fqrn)? {
-                Place::Free(resolved) => resolved,
-                Place::Served => return told(ready(Usable::AlreadyMounted)),
-            }
-        }
+    let expected = Expected::Repository(&settings.repository.fqrn);
+    let Some(resolved) = place(&origin, &settings.mountpoint, expected)? else {
+        return told(ready(Usable::AlreadyMounted));
     };
+    in_runtime(|handle| run(settings, origin, resolved, handle, ready))
+}
+
+/// Returns where to mount, which a successor will be told; `None` if what is expected there is
+/// mounted already.
+pub(super) fn place(
+    origin: &Origin,
+    mountpoint: &Path,
+    expected: Expected<'_>,
+) -> Result<Option<PathBuf>, Failure> {
+    if matches!(origin, Origin::Successor(_)) {
+        return Ok(Some(PathBuf::new()));
+    }
+    Ok(match mountpoint::prepare(mountpoint, expected)? {
+        Place::Free(resolved) => Some(resolved),
+        Place::Served => None,
+    })
+}
+
+/// Does the work of a server.
+pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
+    work: impl FnOnce(Handle) -> F,
+) -> Result<(), Failure> {
     prepare_process();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
@@ -78,13 +99,12 @@ pub fn serve(
         .map_err(|error| {
             Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
         })?;
-    let outcome =
-        runtime.block_on(run(settings, origin, &resolved, runtime.handle().clone(), ready));
+    let outcome = runtime.block_on(work(runtime.handle().clone()));
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
     outcome
 }
 
-fn told(report: io::Result<()>) -> Result<(), Failure> {
+pub(super) fn told(report: io::Result<()>) -> Result<(), Failure> {
     report.map_err(|error| {
         Failure::caused(ExitStatus::Unknown, "nobody waits for this mount any more", &error)
     })
@@ -111,32 +131,60 @@ fn prepare_process() {
 async fn run(
     settings: &MountSettings,
     origin: Origin,
-    resolved: &Path,
+    resolved: PathBuf,
     handle: Handle,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
-    // Nothing relative is needed any more, and a daemon should not keep its start directory busy.
-    if !settings.foreground
-        && let Err(error) = std::env::set_current_dir("/")
-    {
-        tracing::debug!(%error, "cannot leave the current directory");
-    }
-    let is_successor = matches!(origin, Origin::Successor(_));
-    let begun = match origin {
+    leave_directory(&settings.process);
+    let (Shown { repository, fs }, begun) = match origin {
         Origin::First(bequest) => {
-            begin::first(settings, bequest, resolved, handle, &mut stop).await?
+            begin::first(settings, bequest, &resolved, handle, &mut stop).await?
         }
         Origin::Successor(candidate) => {
             begin::successor(settings, candidate, handle, &mut stop).await?
         }
     };
-    let Begun { repository, fs, session, bequest, mountpoint: resolved } = begun;
-    let mut mount =
-        session.serve().map_err(|error| begin::mount_failed(&settings.mountpoint, &error))?;
+    let follows = settings.auto_update && repository.follows_updates();
+    let is_successor = begun.is_successor;
+    let follow = |notifier| {
+        let settings = settings.repository.clone();
+        let follow = async move {
+            // Before any switch: what belongs to the present revision must be known.
+            fs.adopt_all().await;
+            if follows {
+                let fs = Arc::downgrade(&fs);
+                update::follow(repository, fs, Kernel::new(notifier), settings).await;
+            }
+        };
+        // A task of its own, so that a defect in it does not end the mount.
+        (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow)))
+    };
+    attend(begun, &mut stop, ready, follow).await
+}
+
+/// Nothing relative is needed any more, and a daemon should not keep its start directory busy.
+pub(super) fn leave_directory(process: &ProcessSettings) {
+    if !process.foreground
+        && let Err(error) = std::env::set_current_dir("/")
+    {
+        tracing::debug!(%error, "cannot leave the current directory");
+    }
+}
+
+/// Serves a mount until its end. `accompany` starts what goes on beside it.
+pub(super) async fn attend<V: Vfs>(
+    begun: Begun<V>,
+    stop: &mut StopSignals,
+    ready: impl FnOnce(Usable) -> io::Result<()>,
+    accompany: impl FnOnce(Arc<Notifier>) -> Option<AbortOnDrop>,
+) -> Result<(), Failure> {
+    let Begun { session, bequest, mountpoint: resolved, is_successor } = begun;
+    let mut mount = session.serve().map_err(|error| begin::mount_failed(&resolved, &error))?;
+    let company = accompany(Arc::clone(&mount.notifier));
     bequest.serving();
 
-    let probed = resolved.to_owned();
+    let probed = resolved.clone();
     let answer = tokio::select! {
         signal = stop.next() => {
             detach(&mount).await;
@@ -152,39 +200,24 @@ async fn run(
         let message = format!("mounted on {}, but it does not answer: {answer:?}", show(&resolved));
         return Err(Failure::new(ExitStatus::FuseLoop, message));
     }
-    tracing::info!(fqrn = %settings.repository.fqrn, mountpoint = show(&resolved), "mounted");
+    tracing::info!(mountpoint = show(&resolved), "mounted");
     if let Err(failure) = told(ready(Usable::Mounted)) {
         detach(&mount).await;
         return Err(failure);
     }
-
-    let follows = settings.auto_update && repository.follows_updates();
-    let follow = (follows || is_successor).then(|| {
-        let notifier = Arc::clone(&mount.notifier);
-        let settings = settings.repository.clone();
-        async move {
-            // Before any switch: what belongs to the present revision must be known.
-            fs.adopt_all().await;
-            if follows {
-                update::follow(repository, fs, notifier, settings).await;
-            }
-        }
-    });
-    // A task of its own, so that a defect in it does not end the mount.
-    let follow = follow.map(|follow| AbortOnDrop(tokio::spawn(follow)));
     let ended = tokio::select! {
         ended = mount.ended() => ended,
         signal = stop.next() => {
             tracing::info!(signal, "stopping");
-            drop(follow);
-            return stop_orderly(mount, &mut stop).await;
+            drop(company);
+            return stop_orderly(mount, stop).await;
         }
     };
     finish(mount, ended).await
 }
 
 /// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -256,7 +289,7 @@ pub(super) struct StopSignals {
 }
 
 impl StopSignals {
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
                 Failure::caused(ExitStatus::Unknown, "cannot listen to signals", &error)

@@ -2,16 +2,16 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::repository::Repository;
 use fuser::{INodeNo, Notifier};
 
 use crate::config::RepositorySettings;
-use crate::fs::RepoFs;
+use crate::fs::root::Slot;
 use crate::fs::switch::Notice;
+use crate::fs::{Ino, RepoFs};
 
 /// Shortest time between two looks, whatever the repository says: servers are shared.
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -22,11 +22,19 @@ const RETRY_REFUSED: Duration = Duration::from_secs(180);
 /// Time to the next look while no server answers. A success of any other request ends it early.
 const RETRY_OFFLINE: Duration = Duration::from_secs(30);
 
-/// Looks for new revisions and switches to them, until the task is dropped.
+/// The kernel, as a repository tells it what to forget.
+#[derive(Clone)]
+pub(super) struct Kernel {
+    notifier: Arc<Notifier>,
+    /// Where the numbers of the repository are, if the mount has several.
+    slot: Option<Slot>,
+}
+
+/// Looks for new revisions and switches to them, until the task is dropped or the filesystem is.
 pub(super) async fn follow(
     repository: Arc<Repository>,
-    fs: Arc<RepoFs>,
-    kernel: Arc<Notifier>,
+    fs: Weak<RepoFs>,
+    kernel: Kernel,
     settings: RepositorySettings,
 ) {
     let mut blocklist = settings.blocklist.clone();
@@ -37,42 +45,57 @@ pub(super) async fn follow(
             blocklist = present;
         }
         if let Ok(Some(update)) = repository.check(&blocklist).await {
-            switch(&fs, &kernel, update, &blocklist).await;
+            let Some(fs) = fs.upgrade() else { return };
+            let notices = fs.switch(update, &blocklist).await;
+            drop(fs);
+            kernel.take_back(notices).await;
         }
     }
 }
 
-async fn switch(
-    fs: &RepoFs,
-    kernel: &Arc<Notifier>,
-    update: cvmfs_core::repository::Update,
-    blocklist: &Blocklist,
-) {
-    let notices = fs.switch(update, blocklist).await;
-    let count = notices.len();
-    let kernel = Arc::clone(kernel);
-    // The kernel may make us wait until a lookup in the same directory has its answer.
-    let told = tokio::task::spawn_blocking(move || tell(&kernel, notices)).await;
-    tracing::debug!(count, ok = told.is_ok(), "took back what the kernel knew");
-}
+impl Kernel {
+    /// For the only repository of a mount.
+    pub(super) fn new(notifier: Arc<Notifier>) -> Self {
+        Self { notifier, slot: None }
+    }
 
-/// Names first: a directory that is asked for its new listing must not find old names.
-fn tell(kernel: &Notifier, notices: Vec<Notice>) {
-    let (names, directories): (Vec<_>, Vec<_>) =
-        notices.into_iter().partition(|notice| matches!(notice, Notice::Name { .. }));
-    for notice in names.into_iter().chain(directories) {
-        let told = match &notice {
-            Notice::Name { parent, name } => {
-                kernel.inval_entry(INodeNo(*parent), OsStr::from_bytes(name))
+    /// For one of several.
+    pub(super) fn of_slot(notifier: Arc<Notifier>, slot: Slot) -> Self {
+        Self { notifier, slot: Some(slot) }
+    }
+
+    /// Makes the kernel forget what changed.
+    pub(super) async fn take_back(&self, notices: Vec<Notice>) {
+        let count = notices.len();
+        let kernel = self.clone();
+        // The kernel may make us wait until a lookup in the same directory has its answer.
+        let told = tokio::task::spawn_blocking(move || kernel.tell(notices)).await;
+        tracing::debug!(count, ok = told.is_ok(), "took back what the kernel knew");
+    }
+
+    /// Names first: a directory that is asked for its new listing must not find old names.
+    fn tell(&self, notices: Vec<Notice>) {
+        let (names, directories): (Vec<_>, Vec<_>) =
+            notices.into_iter().partition(|notice| matches!(notice, Notice::Name { .. }));
+        for notice in names.into_iter().chain(directories) {
+            let told = match &notice {
+                Notice::Name { parent, name } => {
+                    let name = OsStr::from_bytes(name);
+                    self.notifier.inval_entry(self.number(*parent), name)
+                }
+                Notice::Directory(ino) => self.notifier.inval_inode(self.number(*ino), 0, 0),
+            };
+            // ENOENT: the kernel does not know it, which is as good.
+            if let Err(error) = told
+                && error.raw_os_error() != Some(libc::ENOENT)
+            {
+                tracing::warn!(?notice, %error, "the kernel did not take a notice");
             }
-            Notice::Directory(ino) => kernel.inval_inode(INodeNo(*ino), 0, 0),
-        };
-        // ENOENT: the kernel does not know it, which is as good.
-        if let Err(error) = told
-            && error.raw_os_error() != Some(libc::ENOENT)
-        {
-            tracing::warn!(?notice, %error, "the kernel did not take a notice");
         }
+    }
+
+    fn number(&self, ino: Ino) -> INodeNo {
+        INodeNo(self.slot.map_or(ino, |slot| slot.outward(ino)))
     }
 }
 

@@ -52,6 +52,15 @@ impl DirectoryTable {
         drop(old);
     }
 
+    /// Returns how many servers there were before.
+    pub(super) fn generation(&self) -> u32 {
+        u32::try_from(self.last.load(Ordering::Relaxed) >> 32).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
     pub(super) fn remove(&self, handle: u64) {
         let closed = self.open.lock().remove(&handle);
         drop(closed);

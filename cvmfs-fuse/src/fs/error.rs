@@ -4,16 +4,18 @@ use std::io;
 use std::sync::Arc;
 
 use cvmfs_core::fetch::FetchError;
+use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::RevisionError;
 
 use super::Ino;
 
-/// Why a call failed. Rules: [`FsError::NotFound`] is said only when a verified catalog says so;
-/// whatever could not be fetched, verified or read is EIO, never absence.
+/// Why a call failed. Rules: [`FsError::NotFound`] is said only when a verified catalog says so, or,
+/// of a repository, when all its servers say so; whatever could not be fetched, verified or read is
+/// EIO, never absence.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// A verified catalog has no such entry.
+    /// A verified catalog has no such entry, or there is no such repository.
     #[error("no such entry")]
     NotFound,
     /// A directory was needed.
@@ -80,9 +82,45 @@ pub enum FsError {
         /// The cause.
         source: io::Error,
     },
+    /// A repository could not be opened, and may be there all the same.
+    #[error("cannot open {fqrn}: {reason}")]
+    Repository {
+        /// The repository.
+        fqrn: Fqrn,
+        /// For people.
+        reason: Arc<str>,
+    },
+    /// Opening one more repository would take what the others need.
+    #[error(
+        "cannot open {fqrn}: {most} repositories are in use, which is all that the limit of descriptors allows"
+    )]
+    TooManyRepositories {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The limit.
+        most: usize,
+    },
+    /// A call to one of several repositories failed.
+    #[error("in {fqrn}")]
+    Within {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The cause.
+        source: Box<FsError>,
+    },
 }
 
 impl FsError {
+    /// Names the repository, where a mount has several. What callers may expect stays as it is.
+    pub(super) fn within(self, fqrn: &Fqrn) -> Self {
+        match self {
+            Self::NotFound | Self::NoSuchAttribute | Self::Interrupted | Self::StaleInode(_) => {
+                self
+            }
+            other => Self::Within { fqrn: fqrn.clone(), source: Box::new(other) },
+        }
+    }
+
     /// Returns the errno for the kernel. No catch-all: a new variant does not compile until
     /// somebody decides.
     pub fn errno(&self) -> i32 {
@@ -98,7 +136,10 @@ impl FsError {
             Self::Broken { .. }
             | Self::TargetTooLong { .. }
             | Self::Fetch { .. }
-            | Self::Read { .. } => libc::EIO,
+            | Self::Read { .. }
+            | Self::Repository { .. } => libc::EIO,
+            Self::TooManyRepositories { .. } => libc::EMFILE,
+            Self::Within { source, .. } => source.errno(),
             Self::Revision { source, .. } => match source {
                 RevisionError::NotFound(_) => libc::ENOENT,
                 RevisionError::NotADirectory(_) => libc::ENOTDIR,

@@ -10,8 +10,10 @@
 //! So nothing about a non-directory inode ever changes, and what the kernel keeps of it (pages,
 //! attributes) is never stale; an unchanged file keeps its number over revisions, remounts,
 //! crashes and machines; and a process that takes over a live mount finds an inode by scanning the
-//! rows of the catalogs that were loaded, with nothing else recorded. The price: numbers use 64
-//! bits, so a 32-bit program without large-file support gets EOVERFLOW from `stat`, as on XFS.
+//! rows of the catalogs that were loaded, with nothing else recorded. The price: numbers use more than
+//! 32 bits, so a 32-bit program without large-file support gets EOVERFLOW from `stat`, as on XFS.
+//! The 12 bits above [`NUMBER_BITS`] stay free for the repository, where a mount has several
+//! ([`super::root`]).
 //!
 //! Two live entries with one number are told apart by 128 bits of the hash; the later one takes
 //! the next number of a fixed sequence.
@@ -27,6 +29,8 @@ use parking_lot::Mutex;
 use super::journal::{Heir, Journal};
 use super::{FsError, Ino, ROOT_INO};
 
+/// Bits of a number within its repository.
+pub const NUMBER_BITS: u32 = 52;
 /// Numbers up to here are special to kernels, tools and upstream.
 const LAST_RESERVED: Ino = 255;
 /// Numbers of the sequence that a predecessor may have been pushed to by others.
@@ -93,7 +97,7 @@ pub struct InodeTable {
     numbering: Numbering,
     slots: Mutex<HashMap<Ino, Slot>>,
     /// Written before the kernel hears of an inode; `None` where nobody would succeed us.
-    journal: Option<Journal>,
+    journal: Option<Arc<Journal>>,
     /// Inodes of a predecessor that nobody asked for yet.
     heirs: Mutex<HashMap<Ino, Heir>>,
 }
@@ -110,15 +114,35 @@ impl InodeTable {
     }
 
     /// Keeps a journal, and knows what a predecessor left.
-    pub fn with_journal(mut self, journal: Journal, heirs: HashMap<Ino, Heir>) -> Self {
-        self.journal = Some(journal);
+    pub fn with_journal(
+        mut self,
+        journal: Option<Arc<Journal>>,
+        heirs: HashMap<Ino, Heir>,
+    ) -> Self {
+        self.journal = journal;
         self.heirs = Mutex::new(heirs);
         self
     }
 
     /// Returns the journal.
-    pub fn journal(&self) -> Option<&Journal> {
+    pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.journal.as_ref()
+    }
+
+    /// Returns all inodes that the kernel knows, as a successor needs them; `None` if one is of an
+    /// earlier revision, which might not be had again.
+    pub fn heritage(&self) -> Option<HashMap<Ino, Heir>> {
+        let slots = self.slots.lock();
+        if slots.values().any(|slot| slot.inode.earlier.is_some()) {
+            return None;
+        }
+        let known = slots
+            .iter()
+            .map(|(ino, slot)| (*ino, Heir { path: slot.inode.path.clone(), revision: None }));
+        let mut all: HashMap<_, _> = known.collect();
+        drop(slots);
+        all.extend(self.heirs.lock().iter().map(|(ino, heir)| (*ino, heir.clone())));
+        Some(all)
     }
 
     /// Returns what a predecessor left about an inode.
@@ -376,7 +400,7 @@ fn number(identity: &Identity, attempt: u32) -> Ino {
         hasher.update(identity).update(&attempt.to_le_bytes());
         bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     }
-    Ino::from_le_bytes(bytes)
+    Ino::from_le_bytes(bytes) >> (Ino::BITS - NUMBER_BITS)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, OFlags};
 
 use super::Ino;
+use super::root::Slot;
 
 /// Longest record: a path of 4 KiB, and then some.
 const MAX_RECORD_LEN: usize = 64 * 1024;
@@ -39,6 +40,10 @@ enum Record {
     Current(ContentHash),
     /// A server took over.
     Generation,
+    /// The repository has this slot, where a mount has several, and is open.
+    Slot(Slot),
+    /// It was closed, since nobody used it.
+    Closed,
 }
 
 /// An inode of a predecessor.
@@ -51,7 +56,7 @@ pub struct Heir {
 }
 
 /// What a predecessor left.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Inheritance {
     /// The revision that was shown.
     pub current: Option<ContentHash>,
@@ -59,6 +64,10 @@ pub struct Inheritance {
     pub inodes: HashMap<Ino, Heir>,
     /// How many servers there were before.
     pub generation: u32,
+    /// The slot of the repository, where a mount has several.
+    pub slot: Option<Slot>,
+    /// It was closed.
+    pub is_closed: bool,
 }
 
 /// Returns the revision that is shown according to a journal, whose server may be alive.
@@ -137,6 +146,16 @@ impl Journal {
         self.write(&Record::Current(revision));
     }
 
+    /// Notes the slot of the repository, and that it is open.
+    pub fn slot(&self, slot: Slot) {
+        self.write(&Record::Slot(slot));
+    }
+
+    /// Notes that the repository was closed.
+    pub fn closed(&self) {
+        self.write(&Record::Closed);
+    }
+
     /// Tells whether most of it is about inodes that are gone.
     pub fn is_stale(&self, inodes: usize) -> bool {
         let len = self.file.lock().metadata().map_or(0, |found| found.len());
@@ -167,6 +186,8 @@ impl Inheritance {
             }
             Record::Current(revision) => self.current = Some(revision),
             Record::Generation => self.generation += 1,
+            Record::Slot(slot) => (self.slot, self.is_closed) = (Some(slot), false),
+            Record::Closed => self.is_closed = true,
         }
     }
 }
@@ -180,6 +201,8 @@ impl Record {
             Self::Bound(ino, hash) => (3, *ino, hash.to_string().into_bytes()),
             Self::Current(hash) => (4, 0, hash.to_string().into_bytes()),
             Self::Generation => (5, 0, Vec::new()),
+            Self::Slot(slot) => (6, Ino::from(slot.number()), Vec::new()),
+            Self::Closed => (7, 0, Vec::new()),
         };
         let len = u32::try_from(text.len() + 9).unwrap_or(u32::MAX);
         let mut bytes = len.to_le_bytes().to_vec();
@@ -205,6 +228,8 @@ impl Record {
             3 => Self::Bound(ino, hash()?),
             4 => Self::Current(hash()?),
             5 => Self::Generation,
+            6 => Self::Slot(Slot::new(u16::try_from(ino).ok()?)?),
+            7 => Self::Closed,
             _ => return None,
         };
         Some((record, len + 4))
@@ -225,6 +250,8 @@ mod tests {
         let hash = |text: &[u8]| ContentHash::of(HashAlgorithm::Sha1, text);
         let journal = Journal::new().unwrap();
         journal.current(hash(b"one"));
+        journal.slot(Slot::new(4095).unwrap());
+        journal.closed();
         journal.known(1000, &path("/a"));
         journal.known(1001, &path("/a/b"));
         journal.known(1002, &path("/c"));
@@ -240,6 +267,7 @@ mod tests {
             let (_, inheritance) = Journal::inherit(journal.descriptor().unwrap()).unwrap();
             assert_eq!(inheritance.current, Some(hash(b"two")));
             assert_eq!(inheritance.generation, generation);
+            assert_eq!((inheritance.slot, inheritance.is_closed), (Slot::new(4095), true));
             let expected = [
                 (1000, Heir { path: path("/a"), revision: None }),
                 (1001, Heir { path: path("/a/b"), revision: Some(hash(b"one")) }),

@@ -11,6 +11,7 @@
 //! | `directory` | open directories |
 //! | [`gate`], [`switch`] | from one revision to the next while the kernel keeps what it was told |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
+//! | [`root`] | [`RootFs`]: all repositories as one filesystem, each opened at its first use |
 
 use std::future::Future;
 use std::time::Duration;
@@ -27,12 +28,14 @@ pub mod journal;
 mod magic;
 mod objects;
 pub mod repo;
+pub mod root;
 pub mod switch;
 
 pub use attributes::Attributes;
 pub use error::FsError;
 pub use gate::Gate;
 pub use repo::{RepoFs, RepoFsOptions};
+pub use root::RootFs;
 
 /// An inode number.
 pub type Ino = u64;
@@ -140,8 +143,8 @@ pub trait Vfs: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), FsError>> + Send;
     /// Closes a directory.
     fn releasedir(&self, ino: Ino, handle: u64);
-    /// Returns what `df` shows.
-    fn statfs(&self) -> impl Future<Output = Result<FsStatistics, FsError>> + Send;
+    /// Returns what `df` shows where this inode is.
+    fn statfs(&self, ino: Ino) -> impl Future<Output = Result<FsStatistics, FsError>> + Send;
     /// Returns the value of an extended attribute.
     fn getxattr(
         &self,
@@ -152,10 +155,15 @@ pub trait Vfs: Send + Sync + 'static {
     fn listxattr(&self, ino: Ino) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
     /// Returns the gate that replies pass.
     fn gate(&self) -> &Gate;
-    /// Returns an attribute that tells about the repository or its server, not about an entry.
-    fn server_attribute(&self, name: &[u8]) -> Option<Vec<u8>>;
-    /// Returns how long the kernel may remember that a name does not exist.
-    fn negative_ttl(&self) -> Duration;
+    /// Returns an attribute that tells about the repository of an inode or its server, not about
+    /// an entry. It never waits; what is not known without is left to [`Vfs::getxattr`].
+    fn server_attribute(&self, ino: Ino, name: &[u8]) -> Option<Vec<u8>>;
+    /// Returns how long the kernel may remember that a name does not exist in a directory.
+    fn negative_ttl(&self, parent: Ino) -> Duration;
+    /// Tells whether the kernel may keep the listing of a directory until it is told of a change.
+    fn keeps_listing(&self, _ino: Ino) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

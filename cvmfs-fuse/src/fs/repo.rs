@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use cvmfs_core::cache::CacheUsage;
 use cvmfs_core::catalog::xattr::Xattrs;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::chain::chain;
@@ -56,7 +57,7 @@ pub struct RepoFs {
     inodes: InodeTable,
     contents: ContentTable,
     directories: DirectoryTable,
-    gate: Gate,
+    gate: Arc<Gate>,
     /// The revision before the current one, for requests that overlap with the switch.
     previous: ArcSwapOption<Revision>,
     /// Revisions that a predecessor had bound inodes to.
@@ -72,7 +73,7 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(repository.descriptors().objects),
             directories: DirectoryTable::default(),
-            gate: Gate::default(),
+            gate: Arc::default(),
             previous: ArcSwapOption::empty(),
             ancestors: Mutex::default(),
             lookups: AtomicU64::new(0),
@@ -82,23 +83,48 @@ impl RepoFs {
     }
 
     /// Shows a repository to a successor; `inheritance` is what a predecessor left, if there was
-    /// one.
-    pub fn with_journal(
+    /// one. What the next one needs goes to the journal, if there may be one.
+    pub fn inheriting(
         repository: Arc<Repository>,
         options: RepoFsOptions,
-        journal: Journal,
+        journal: Option<Arc<Journal>>,
         inheritance: Inheritance,
     ) -> Self {
         let mut fs = Self::new(repository, options);
-        journal.current(fs.repository.current().root_hash());
+        if let Some(journal) = &journal {
+            journal.current(fs.repository.current().root_hash());
+        }
         fs.directories = DirectoryTable::of_generation(inheritance.generation);
         let fqrn = fs.repository.fqrn().as_str();
         fs.inodes = InodeTable::new(fqrn).with_journal(journal, inheritance.inodes);
         fs
     }
 
+    /// Shares the gate of a mount that has several repositories.
+    pub fn behind(mut self, gate: Arc<Gate>) -> Self {
+        self.gate = gate;
+        self
+    }
+
+    /// Returns the repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Returns what another one of this repository needs to take its place; `None` while that
+    /// could be noticed: a directory is open, or something of an earlier revision is in use.
+    pub fn heritage(&self) -> Option<Inheritance> {
+        if !self.directories.is_empty() {
+            return None;
+        }
+        let inodes = self.inodes.heritage()?;
+        let current = Some(self.repository.current().root_hash());
+        let generation = self.directories.generation();
+        Some(Inheritance { current, inodes, generation, slot: None, is_closed: true })
+    }
+
     /// Returns the journal, for the supervisor.
-    pub fn journal(&self) -> Option<&Journal> {
+    pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.inodes.journal()
     }
 
@@ -428,18 +454,10 @@ impl Vfs for RepoFs {
         self.directories.remove(handle);
     }
 
-    async fn statfs(&self) -> Result<FsStatistics, FsError> {
-        let usage = self.repository.cache().usage();
+    async fn statfs(&self, _ino: Ino) -> Result<FsStatistics, FsError> {
         let entries = self.repository.current().statistics();
-        let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK_SIZE);
-        Ok(FsStatistics {
-            block_size: STATFS_BLOCK_SIZE,
-            blocks: blocks(usage.limit),
-            free_blocks: blocks(usage.limit.saturating_sub(usage.used)),
-            files: entries.total_entries,
-            free_files: entries.total_entries.saturating_sub(entries.loaded_entries),
-            name_len: u32::try_from(MAX_NAME_LEN).unwrap_or(u32::MAX),
-        })
+        let loaded = entries.loaded_entries;
+        Ok(statistics(self.repository.cache().usage(), entries.total_entries, loaded))
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
@@ -467,7 +485,7 @@ impl Vfs for RepoFs {
         &self.gate
     }
 
-    fn server_attribute(&self, name: &[u8]) -> Option<Vec<u8>> {
+    fn server_attribute(&self, _ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
         match name {
             // Ours: what kernel-cached names are worth is seen by this standing still.
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
@@ -475,8 +493,21 @@ impl Vfs for RepoFs {
         }
     }
 
-    fn negative_ttl(&self) -> Duration {
+    fn negative_ttl(&self, _parent: Ino) -> Duration {
         self.options.negative_ttl
+    }
+}
+
+/// Returns what `df` shows: how full the cache is, and how many entries are known.
+pub(super) fn statistics(usage: CacheUsage, entries: u64, loaded: u64) -> FsStatistics {
+    let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK_SIZE);
+    FsStatistics {
+        block_size: STATFS_BLOCK_SIZE,
+        blocks: blocks(usage.limit),
+        free_blocks: blocks(usage.limit.saturating_sub(usage.used)),
+        files: entries,
+        free_files: entries.saturating_sub(loaded),
+        name_len: u32::try_from(MAX_NAME_LEN).unwrap_or(u32::MAX),
     }
 }
 

@@ -21,7 +21,7 @@ async fn serve(published: &Published) -> RepoFs {
     RepoFs::new(repository, RepoFsOptions::default())
 }
 
-async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> Arc<Repository> {
+pub(super) async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> Arc<Repository> {
     let key = std::fs::read(published.public_key()).unwrap();
     let config = RepositoryConfig {
         fqrn: published.fqrn().parse().unwrap(),
@@ -70,7 +70,13 @@ impl DirectoryReplier for Page {
     fn finish(&mut self) {}
 }
 
-async fn list(fs: &RepoFs, ino: Ino, handle: u64, room: usize, plus: bool) -> Vec<(Vec<u8>, Ino)> {
+pub(super) async fn list<V: Vfs>(
+    fs: &V,
+    ino: Ino,
+    handle: u64,
+    room: usize,
+    plus: bool,
+) -> Vec<(Vec<u8>, Ino)> {
     let (mut offset, mut all) = (0, Vec::new());
     loop {
         let mut page = Page { room, plus, taken: Vec::new() };
@@ -189,7 +195,7 @@ async fn questions_about_the_wrong_thing_get_the_right_errno() {
     assert_eq!(fs.listxattr(f).await.unwrap(), b"");
     assert_eq!(fs.lookup(d, b"..").await.unwrap().attributes.ino, ROOT_INO);
     assert_eq!(fs.lookup(d, b".").await.unwrap().attributes.ino, d);
-    assert_eq!(fs.statfs().await.unwrap().name_len, 255);
+    assert_eq!(fs.statfs(ROOT_INO).await.unwrap().name_len, 255);
 }
 
 #[tokio::test]

@@ -131,8 +131,8 @@ impl<V: Vfs> Filesystem for Adapter<V> {
             let (ttl, attr) =
                 match operation.unless_interrupted(shared.vfs.lookup(parent.0, &name)).await {
                     Ok(entry) => (entry.ttl, file_attr(&entry.attributes)),
-                    Err(FsError::NotFound) if !shared.vfs.negative_ttl().is_zero() => {
-                        (shared.vfs.negative_ttl(), negative_attr())
+                    Err(FsError::NotFound) if !shared.vfs.negative_ttl(parent.0).is_zero() => {
+                        (shared.vfs.negative_ttl(parent.0), negative_attr())
                     }
                     Err(error) => return reply.error(shared.failed(operation, &error)),
                 };
@@ -233,10 +233,12 @@ impl<V: Vfs> Filesystem for Adapter<V> {
             match operation.unless_interrupted(shared.vfs.opendir(ino.0)).await {
                 // The kernel keeps the listing as long as the inode: it must be told when a
                 // directory changes (`inval_inode`), as it must for entries and attributes.
-                Ok(handle) => reply.opened(
-                    FileHandle(handle),
-                    FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-                ),
+                Ok(handle) => {
+                    let keeps = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                    let mut flags = FopenFlags::empty();
+                    flags.set(keeps, shared.vfs.keeps_listing(ino.0));
+                    reply.opened(FileHandle(handle), flags);
+                }
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
         });
@@ -298,7 +300,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let (operation, shared) = self.begin("statfs", req, ino);
         self.dispatcher.run(operation, async move {
-            match shared.vfs.statfs().await {
+            match operation.unless_interrupted(shared.vfs.statfs(ino.0)).await {
                 Ok(s) => reply.statfs(
                     s.blocks,
                     s.free_blocks,
@@ -316,7 +318,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (operation, shared) = self.begin("getxattr", req, ino);
-        if let Some(value) = shared.vfs.server_attribute(name.as_bytes()) {
+        if let Some(value) = shared.vfs.server_attribute(ino.0, name.as_bytes()) {
             return reply_xattr(reply, &value, size);
         }
         let name = name.as_bytes().to_vec();
