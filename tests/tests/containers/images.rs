@@ -12,8 +12,8 @@ const MAX_IMAGE: u64 = 20 << 20;
 /// Compose files that put the repository of the test in the place of the one that is named.
 const OVERRIDE: &str = r#"
 services:
-  cms:
-    command: [mount, FQRN, /cvmfs/FQRN, --foreground, --server, "SERVER/@fqrn@", --public-key, /key.pub]
+  cvmfs:
+    command: [automount, --foreground, --server, "SERVER/@fqrn@", --public-key, /key.pub]
     volumes: ["SCRATCH/cvmfs:/cvmfs:rshared", "KEY:/key.pub:ro"]
   analysis:
     command: [sh, -c, "until [ -e $$R/hello.txt ]; do sleep 0.1; done; cat $$R/hello.txt"]
@@ -65,14 +65,13 @@ docker build -q -f $PROJECT/packaging/Containerfile.analysis -t analysis $PROJEC
             });
             checks.check("the services of compose.yaml", || {
                 let text = OVERRIDE
-                    .replace("FQRN", "small.test.repo")
                     .replace("SERVER", &docker.stage.server.url())
                     .replace("SCRATCH", &docker.scratch.display().to_string())
                     .replace("KEY", &docker.stage.genuine.public_key().display().to_string());
                 fs::write(docker.scratch.join("override.yaml"), text).unwrap();
                 let said = sh.ok(r#"
 command -v docker-compose >/dev/null || { echo "apt-get install docker-compose" >&2; exit 1; }
-mkdir -p $W/cvmfs/$F
+mkdir -p $W/cvmfs
 compose() { docker-compose -p test -f $PROJECT/packaging/compose.yaml -f $W/override.yaml "$@"; }
 compose run --rm analysis
 compose down -v >&2

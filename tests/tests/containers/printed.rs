@@ -10,7 +10,7 @@ const PRINTED: &str = r#"
 printed() {
     "$CLIENT" docker-run $F --server "$URL/@fqrn@" --public-key $KEY "$@" >$W/printed
     sed -i "s|-v /cvmfs:|-v $W/cvmfs:|; /^mkdir\|^mountpoint/s|/cvmfs|$W/cvmfs|g" $W/printed
-    script -qec "bash -eu $W/printed" /dev/null | tr -d '\r' | sed '1s/^\^@//'
+    script -qec "bash -eu $W/printed" /dev/null | tr -d '\r' | sed 's/^\^@//'
 }
 "#;
 
@@ -31,8 +31,18 @@ fn docker() {
         sh.set("URL", docker.stage.server.url());
         install(&sh);
         sh.ok("docker tag img debian:12-slim");
+        sh.ok("docker build -q -f $PROJECT/packaging/Containerfile -t cvmfs-fuse $PROJECT");
         let used = docker.stage.used();
         Checks::run(|checks| {
+            checks.check("--mode service", || {
+                // The first container is in the background, the second one uses what it mounts.
+                let wait = "until [ -e $R/hello.txt ]; do sleep 0.1; done";
+                let said =
+                    sh.ok(&[PRINTED, &format!("printed -- sh -c '{wait}; '\"$USE\" | tail -n 3")]
+                        .concat());
+                assert_eq!(said, used);
+                sh.ok("docker stop -t 30 cvmfs");
+            });
             for mode in ["inside", "rootless"] {
                 checks.check(&format!("--mode {mode}"), || {
                     let said = printed(&sh, &format!("printed --mode {mode} -- sh -c \"$USE\""));

@@ -30,6 +30,16 @@ process_1() { docker inspect -f '{{.State.Pid}}' service; }
 server_here() { local one=$(process_1); cat /proc/$one/task/$one/children; }
 "#;
 
+/// The same for all repositories: `automounter` mounts on `/cvmfs` itself.
+const AUTOMOUNT: &str = r#"
+automounter() {
+    docker run -d --name service --restart on-failure --cap-add SYS_ADMIN --device /dev/fuse \
+        -v $W/all:/cvmfs:rshared -v cache:/var/lib/cvmfs-fuse img \
+        cvmfs-fuse automount --foreground $FLAGS >/dev/null
+}
+found() { until docker exec $1 cat $R/hello.txt 2>/dev/null; do sleep 0.05; done; }
+"#;
+
 fn script(sh: &Shell, text: &str) -> String {
     sh.ok(&[STAGE, text].concat())
 }
@@ -157,6 +167,76 @@ until docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
 "#,
                 );
                 assert_eq!(said, "0\nhello cvmfs");
+            });
+        });
+    });
+}
+
+#[test]
+fn docker_automount() {
+    alone("service::docker_automount", LIMIT, |scratch| {
+        let docker = Docker::start(scratch);
+        let (sh, used) = (&docker.shell, docker.stage.used());
+        let script = |text: &str| script(sh, &[AUTOMOUNT, text].concat());
+        Checks::run(|checks| {
+            checks.check("containers before and after it see repositories when they ask", || {
+                let said = script(r#"
+mkdir -p $W/all $W/end
+docker run -d --name early -v $W/all:/cvmfs:rslave img sleep 1000 >/dev/null
+automounter
+found early
+docker run -d --name late --user 1001 --cap-drop ALL -v $W/all:/cvmfs:rslave img sleep 1000 >/dev/null
+docker exec early sh -c "$USE"
+docker exec late sh -c "$USE"
+docker run --rm -v $W/all:/cvmfs img sh -c "$USE"
+docker exec early ls /cvmfs
+docker exec early ls /cvmfs/none.of.these 2>&1 || echo "code $?"
+"#);
+                let none = "ls: /cvmfs/none.of.these: No such file or directory\ncode 1";
+                let expected = format!("hello cvmfs\n{used}\n{used}\n{used}\nsmall.test.repo\n{none}");
+                assert_eq!(said, expected);
+            });
+            checks.check("its server is killed five times, and nobody notices", || {
+                let said = script(
+                    r#"
+user slave -v $W/all:/cvmfs:rslave
+user private -v $W/all:/cvmfs
+for i in 1 2 3 4 5; do
+    old=$(server_here)
+    kill -9 $old
+    until [ -n "$(server_here)" ] && [ "$(server_here)" != "$old" ]; do sleep 0.05; done
+    cat $W/all/$F/hello.txt >/dev/null
+done
+touch $W/end/now
+docker wait slave private
+docker logs slave
+docker logs private
+rm $W/end/now
+docker rm slave private >/dev/null
+"#,
+                );
+                let each = "ready\nx\nhello cvmfs\nrun.sh\ntrue-elf";
+                assert_eq!(said, format!("0\n0\n{each}\n{each}"));
+            });
+            checks.check("the container is killed: all who follow the host find it again", || {
+                let start = Instant::now();
+                let said = script(
+                    r#"
+for i in 1 2 3; do
+    kill -9 $(process_1)
+    found early
+    found late
+done
+"#,
+                );
+                assert_eq!(said, ["hello cvmfs"; 6].join("\n"));
+                assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+            });
+            checks.check("another container takes its place", || {
+                let said = script(
+                    "docker rm -f service >/dev/null\nautomounter\nfound early\nfound late\n",
+                );
+                assert_eq!(said, "hello cvmfs\nhello cvmfs");
             });
         });
     });
