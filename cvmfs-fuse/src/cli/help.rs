@@ -71,7 +71,8 @@ A service container for all others, which need no privilege:
              -v cvmfs-cache:/var/lib/cvmfs-fuse cvmfs-fuse automount --foreground
   docker run -v /cvmfs:/cvmfs:rslave IMAGE ls /cvmfs/cms.cern.ch
 /cvmfs of the host must be a shared mount; with systemd it is. Neither autofs, nor --privileged, nor \
-the host's pid namespace is needed.
+the host's pid namespace is needed. A server that dies is replaced, and nobody notices; 'cvmfs-fuse \
+upgrade' replaces it by a new version.
 
 A repository is opened when its name is first used, with servers and keys of its domain, and closed \
 when nobody has used it for --idle-timeout; working directories and names stay what they are. One \

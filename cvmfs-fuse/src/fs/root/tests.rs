@@ -69,7 +69,7 @@ impl Opener for Arc<Shelf> {
 impl Shelf {
     fn with(names: &[&str]) -> Arc<Self> {
         let publish = |name: &&str| {
-            let mut repo = TestRepo::new(*name);
+            let mut repo = TestRepo::new(name);
             repo.dir("/d");
             repo.file("/d/f", name.as_bytes());
             (name.to_string(), repo.publish())
@@ -292,7 +292,7 @@ async fn a_repository_that_was_closed_comes_back_the_same_whatever_the_kernel_ho
     fs.releasedir(d, handle);
     assert!(!fs.close(&name), "a file is open");
     fs.release(f, 0);
-    assert_eq!(fs.unused(Duration::ZERO), [name.clone()]);
+    assert_eq!(fs.unused(Duration::ZERO), std::slice::from_ref(&name));
     assert!(fs.unused(SOON).is_empty());
     assert!(fs.close(&name));
     assert!(fs.unused(Duration::ZERO).is_empty());
