@@ -204,9 +204,8 @@ fn service(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> String {
         mkdir -p /cvmfs\n\
         mountpoint -q /cvmfs || { mount --bind /cvmfs /cvmfs && mount --make-shared /cvmfs; }\n";
     let names: Vec<_> = repositories.iter().map(Fqrn::as_str).collect();
-    let note = "# If this container is killed as a whole: umount -l /cvmfs on the host, start it again, and \
-                restart\n# containers that were started while the old mount was there. A server \
-                that dies is replaced inside.\n\
+    let note = "# A server that dies is replaced inside, and nobody notices. If the container is killed as a \
+                whole,\n# containers with rslave go on when it has been started again.\n\
                 # --repo: these are listed before they are used; others are there as well, unless \
                 --only-listed is added\n";
     let tail = format!(
