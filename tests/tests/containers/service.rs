@@ -24,7 +24,8 @@ user() {
     docker run -d --name $name -v $W/end:/end "$@" img sh -c "$USING" >/dev/null
     until docker logs $name 2>&1 | grep -q ready; do sleep 0.05; done
 }
-process_1() { docker inspect -f '{{.State.Pid}}' service; }
+# Never 0, which is what a container without processes has.
+process_1() { docker inspect -f '{{.State.Pid}}' ${1:-service} | grep -v '^0$'; }
 
 # The server as this namespace of processes has it.
 server_here() { local one=$(process_1); cat /proc/$one/task/$one/children; }
@@ -138,7 +139,7 @@ volume
 found before
 docker run -d --name after -v $W/one:$R:rslave img sleep 1000 >/dev/null
 for i in 1 2 3; do
-    kill -9 $(docker inspect -f '{{.State.Pid}}' volume)
+    kill -9 $(process_1 volume)
     found before
     found after
 done
@@ -237,6 +238,100 @@ done
                     "docker rm -f service >/dev/null\nautomounter\nfound early\nfound late\n",
                 );
                 assert_eq!(said, "hello cvmfs\nhello cvmfs");
+            });
+        });
+    });
+}
+
+/// A container without any privilege keeps the mount for the next one that serves it.
+const HOLDER: &str = r#"
+holder() {
+    mkdir -p $W/hold && chown 1001 $W/hold
+    docker run -d --name holder --user 1001 --cap-drop ALL --network none --read-only \
+        -v $W/hold:/hold img cvmfs-fuse hold --socket /hold/socket --allow 0 >/dev/null
+    until [ -S $W/hold/socket ]; do sleep 0.05; done
+}
+# What serves needs privileges the first time only.
+GRANT="--cap-add SYS_ADMIN --device /dev/fuse"
+held() {
+    docker run -d --name service --restart on-failure $GRANT -v $W/hold:/hold \
+        -v $W/cvmfs:/cvmfs:rshared -v cache:/var/lib/cvmfs-fuse $mounts --holder /hold/socket >/dev/null
+}
+count() { cat $W/end/count.$1 2>/dev/null || echo 0; }
+# Somebody has read everything since now.
+goes_on() {
+    for name in "$@"; do
+        before=$(count $name)
+        while [ $(count $name) -le $((before + 1)) ]; do sleep 0.05; done
+    done
+}
+USING='n=0; cd $R/bin && exec 3<$R/hello.txt && echo ready
+while [ ! -e /end/now ]; do
+    cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
+    n=$((n + 1)); echo $n >/end/count.$HOSTNAME
+done
+cat $R/one-byte && echo && cat <&3 && ls'
+"#;
+
+#[test]
+fn docker_with_a_holder() {
+    alone("service::docker_with_a_holder", LIMIT, |scratch| {
+        let docker = Docker::start(scratch);
+        let sh = &docker.shell;
+        let script = |text: &str| script(sh, &[HOLDER, text].concat());
+        Checks::run(|checks| {
+            checks.check("containers use a mount that is held", || {
+                script(
+                    r#"
+mkdir -p $W/cvmfs/$F $W/end
+holder
+held
+until [ -e $W/cvmfs/$F/hello.txt ]; do sleep 0.05; done
+user slave -h slave -v $W/cvmfs:/cvmfs:rslave
+user private -h private -v $W/cvmfs/$F:$R
+goes_on slave private
+"#,
+                );
+            });
+            checks.check(
+                "the container that serves is killed three times, and nobody notices",
+                || {
+                    script(
+                        r#"
+for i in 1 2 3; do
+    kill -9 $(process_1)
+    goes_on slave private
+done
+"#,
+                    );
+                },
+            );
+            checks.check("it is stopped and removed; the next one needs no privilege", || {
+                script(
+                    r#"
+docker stop -t 30 service >/dev/null
+docker rm service >/dev/null
+GRANT="--cap-drop ALL"
+held
+goes_on slave private
+"#,
+                );
+            });
+            checks.check("the holder is restarted, and keeps the mount after that", || {
+                script(
+                    r#"
+docker restart -t 20 holder >/dev/null
+goes_on slave private
+until docker logs holder 2>&1 | tail -n 1 | grep -q "held from now on"; do sleep 0.05; done
+kill -9 $(process_1)
+goes_on slave private
+"#,
+                );
+            });
+            checks.check("no container noticed any of it", || {
+                let said = script("touch $W/end/now; docker wait slave private; docker logs slave; docker logs private");
+                let each = "ready\nx\nhello cvmfs\nrun.sh\ntrue-elf";
+                assert_eq!(said, format!("0\n0\n{each}\n{each}"));
             });
         });
     });
