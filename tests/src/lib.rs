@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`apart`] | mounts, processes and users apart from those of the machine |
+//! | [`engines`] | Docker and rootless Podman, with images, networks and mounts of their own |
 //! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
 //! | [`mountinfo`] | what the kernel says about a mount |
 //! | [`walk`] | a mounted tree as data, and how it differs from the truth |
@@ -27,6 +28,7 @@
 //! ```
 
 pub mod apart;
+pub mod engines;
 pub mod mount;
 pub mod mountinfo;
 pub mod stop;

@@ -1,4 +1,5 @@
-//! What `packaging/` and `docker-run` promise, as far as it can be tried without a registry.
+//! What `packaging/` and `docker-run` promise, as far as it can be tried without an engine;
+//! `containers.rs` has the rest.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::fs;
@@ -7,8 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use clap::Parser as _;
+use cvmfs_fuse::cli::args::Cli;
 use fixtures::genuine::Genuine;
 use fixtures::server::TestServer;
+use serde_json::Value;
 use tests::{client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -79,7 +83,7 @@ fn what_docker_run_prints_is_a_script() {
             let printed = client!()
                 .command()
                 .args(["docker-run", "--mode", mode, "--engine", engine, "cms.cern.ch"])
-                .args(["--", "python3", "-c", "print('it''s')"])
+                .args(["--", "python3", "-c", "print('its')"])
                 .output()
                 .unwrap();
             assert!(printed.status.success(), "{printed:?}");
@@ -94,11 +98,158 @@ fn what_docker_run_prints_is_a_script() {
                 "<run><--rm><-it>",
                 "<--device></dev/fuse>",
                 "<debian:12-slim>",
-                "<sh><-c><mkdir -p /cvmfs/cms.cern.ch && cvmfs-fuse mount cms.cern.ch \
-                 /cvmfs/cms.cern.ch && exec python3 -c ",
+                "<cvmfs-fuse><run><--repo><cms.cern.ch><--><python3><-c><print('its')>",
             ] {
                 assert!(called.contains(part), "no {part} in {called}");
             }
         }
     });
+}
+
+/// Runs a script in a mount namespace of its own, and returns what it printed.
+#[track_caller]
+fn in_private_mounts(script: &str) -> String {
+    let stage = tempfile::tempdir().unwrap();
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", "90", "unshare", "--mount", "bash", "-euc", script])
+        .env("STAGE", stage.path())
+        .env("PROJECT", tests::engines::project())
+        .env("CLIENT", tests::engines::program())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (shown, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{}\n{shown}\n{errors}", output.status);
+    shown + &errors
+}
+
+/// The package is installed into a root of its own, where its program runs.
+#[test]
+fn a_debian_package_is_made_and_installed() {
+    deadline(LIMIT, || {
+        let shown = in_private_mounts(
+            r#"
+mount -t tmpfs tmpfs "$STAGE"
+deb=$("$PROJECT/.ci/deb" "$STAGE")
+dpkg-deb --contents "$deb"
+dpkg-deb --field "$deb" Package Version Depends Recommends
+mkdir -p "$STAGE/root/var/lib/dpkg/info" "$STAGE/root/var/lib/dpkg/updates"
+touch "$STAGE/root/var/lib/dpkg/status"
+dpkg --root="$STAGE/root" --install "$deb"
+chroot "$STAGE/root" /usr/bin/cvmfs-fuse --version
+dpkg --root="$STAGE/root" --remove cvmfs-fuse
+[ ! -e "$STAGE/root/usr/bin" ]
+"#,
+        );
+        for part in [
+            "-rwxr-xr-x root/root ",
+            "./usr/bin/cvmfs-fuse\n",
+            "./usr/sbin/mount.cvmfs-fuse\n",
+            "./lib/systemd/system/cvmfs-fuse@.service\n",
+            "./usr/share/doc/cvmfs-fuse/copyright\n",
+            "Package: cvmfs-fuse\n",
+            "Recommends: fuse3, ca-certificates\n",
+            concat!("\ncvmfs-fuse ", env!("CARGO_PKG_VERSION"), "\n"),
+        ] {
+            assert!(shown.contains(part), "no {part:?} in {shown}");
+        }
+        // One static program: nothing has to be there before.
+        assert!(!shown.contains("Depends:"), "{shown}");
+    });
+}
+
+/// systemd understands the unit, and finds in it what is installed.
+#[test]
+fn systemd_accepts_the_unit() {
+    deadline(LIMIT, || {
+        in_private_mounts(
+            r#"
+command -v systemd-analyze >/dev/null || { echo "apt-get install systemd" >&2; exit 1; }
+mount -t tmpfs tmpfs "$STAGE"
+mkdir "$STAGE/upper" "$STAGE/work"
+mount -t overlay overlay -o "lowerdir=/usr/bin,upperdir=$STAGE/upper,workdir=$STAGE/work" /usr/bin
+cp "$CLIENT" /usr/bin/cvmfs-fuse
+systemd-analyze verify --man=no "$PROJECT/packaging/systemd/"*.service
+"#,
+        );
+    });
+}
+
+/// The documents of a YAML file.
+fn yaml(file: &str) -> Vec<Value> {
+    let script =
+        "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", script])
+        .arg(packaging(file))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{file}: {errors} (apt-get install python3-yaml)");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn words(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().map(|word| word.as_str().unwrap().to_owned()).collect()
+}
+
+/// Kubernetes is not here to be asked. What it would refuse, or what would not mount, is looked for.
+#[test]
+fn manifests_of_kubernetes_fit_together() {
+    let mut images = 0;
+    for entry in fs::read_dir(packaging("kubernetes")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        for document in yaml(&format!("kubernetes/{name}")) {
+            let spec = match document["kind"].as_str() {
+                Some("Pod") => {
+                    assert_eq!(document["apiVersion"], "v1", "{name}");
+                    &document["spec"]
+                }
+                Some("DaemonSet") => {
+                    assert_eq!(document["apiVersion"], "apps/v1", "{name}");
+                    let (spec, labels) = (&document["spec"], "labels");
+                    let template = &spec["template"];
+                    assert_eq!(spec["selector"]["matchLabels"], template["metadata"][labels]);
+                    &template["spec"]
+                }
+                other => panic!("{name}: {other:?}"),
+            };
+            let volumes: Vec<_> =
+                spec["volumes"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+            let lists = ["initContainers", "containers"].map(|list| spec[list].as_array());
+            for container in lists.into_iter().flatten().flatten() {
+                let of = format!("{name}, container {}", container["name"]);
+                let mounts: Vec<_> =
+                    container["volumeMounts"].as_array().into_iter().flatten().collect();
+                for mount in &mounts {
+                    assert!(volumes.contains(&&mount["name"]), "{of}: {mount}");
+                    if mount["mountPropagation"] == "Bidirectional" {
+                        let privileged = &container["securityContext"]["privileged"];
+                        assert_eq!(privileged, true, "{of}: Kubernetes refuses it");
+                    }
+                }
+                let line = [words(&container["command"]), words(&container["args"])].concat();
+                let is_ours = container["image"].as_str().unwrap().starts_with("cvmfs-fuse");
+                let line = match (is_ours, line.first().map(String::as_str)) {
+                    // The entry point of packaging/Containerfile.
+                    (true, first) if first != Some("cvmfs-fuse") => {
+                        [vec!["cvmfs-fuse".to_owned()], line].concat()
+                    }
+                    (_, Some("cvmfs-fuse")) => line,
+                    _ => continue,
+                };
+                images += 1;
+                let parsed = Cli::try_parse_from(&line);
+                assert!(parsed.is_ok(), "{of}: {line:?}: {}", parsed.unwrap_err());
+                let context = &container["securityContext"];
+                let capable = words(&context["capabilities"]["add"]).contains(&"SYS_ADMIN".into());
+                assert!(capable || context["privileged"] == true, "{of} may not mount");
+                let device = container["resources"]["limits"]["squat.ai/fuse"] == 1;
+                assert!(device || context["privileged"] == true, "{of} has no device");
+                let cache = mounts.iter().any(|one| one["mountPath"] == "/var/lib/cvmfs-fuse");
+                assert!(cache, "{of}: its cache goes with it");
+            }
+        }
+    }
+    assert!(images >= 3, "only {images} containers of ours");
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cvmfs_core::fqrn::Fqrn;
 
 use super::exit::{ExitStatus, Failure};
 use super::shell::{join, quote};
+use crate::config::environment::absolute;
 use crate::config::known::KnownDomain;
 use crate::config::{parse_fqrn, read_bounded};
 
@@ -16,6 +17,8 @@ use crate::config::{parse_fqrn, read_bounded};
 const OUR_IMAGE: &str = "cvmfs-fuse";
 /// Any image with a shell will do.
 const USER_IMAGE: &str = "debian:12-slim";
+/// Where containers find the keys that were given.
+const KEYS: &str = "/keys";
 /// Most bytes of a switch of the kernel.
 const SWITCH_LEN: u64 = 16;
 
@@ -37,6 +40,18 @@ pub struct DockerRunArgs {
     /// Image [default: cvmfs-fuse for a service, otherwise debian:12-slim]
     #[arg(long)]
     pub image: Option<String>,
+
+    /// Servers of the repositories, as for 'mount'
+    #[arg(long, value_name = "URLS")]
+    pub server: Option<String>,
+
+    /// File or directory with master keys on the host, as for 'mount'
+    #[arg(long, value_name = "PATH")]
+    pub public_key: Option<PathBuf>,
+
+    /// Proxies, as for 'mount'
+    #[arg(long, value_name = "PROXIES")]
+    pub proxy: Option<String>,
 
     /// What runs in the container of the user [default: sh]
     #[arg(last = true)]
@@ -93,15 +108,10 @@ pub(super) fn run(args: &DockerRunArgs) -> Result<ExitStatus, Failure> {
 fn command_lines(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> String {
     let mut text = String::new();
     for fqrn in repositories {
-        if KnownDomain::find(fqrn.domain()).is_none() {
-            let verb = match args.mode {
-                Mode::Service => "automount".to_owned(),
-                Mode::Inside | Mode::Rootless => format!("mount {fqrn} /cvmfs/{fqrn}"),
-            };
+        let is_known = KnownDomain::find(fqrn.domain()).is_some();
+        if !is_known && (args.server.is_none() || args.public_key.is_none()) {
             text.push_str(&format!(
-                "# {fqrn}: no server is built in. Behind '{verb}' add --server \
-                 'http://HOST/cvmfs/@fqrn@'\n# --public-key /keys/KEY.pub, and before the image -v \
-                 DIRECTORY:/keys:ro.\n"
+                "# {fqrn}: no server is built in. Give it: --server URL --public-key FILE\n"
             ));
         }
     }
@@ -162,6 +172,15 @@ impl Line {
         self.flag("-v cvmfs-cache:/var/lib/cvmfs-fuse", reason);
     }
 
+    /// Keys are given by the host.
+    fn keys(&mut self, args: &DockerRunArgs) {
+        if let Some(path) = &args.public_key {
+            let path = absolute(path).unwrap_or_else(|_| path.clone());
+            let flag = format!("-v {}:{KEYS}:ro", quote(&path.display().to_string()));
+            self.flag(&flag, "the master keys that decide whom to trust");
+        }
+    }
+
     fn end(self, tail: &str) -> String {
         format!("{}{} \\\n    {tail}\n", self.reasons, self.words.join(" \\\n    "))
     }
@@ -178,18 +197,23 @@ fn service(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> String {
         "what is mounted there appears on the host, and in all who have /cvmfs with rslave",
     );
     line.cache();
+    line.keys(args);
     let image = args.image.as_deref().unwrap_or(OUR_IMAGE);
     let preparation = "\
         # On the host, as root, once; the second command only where / is not shared (with systemd it is).\n\
         mkdir -p /cvmfs\n\
         mountpoint -q /cvmfs || { mount --bind /cvmfs /cvmfs && mount --make-shared /cvmfs; }\n";
     let names: Vec<_> = repositories.iter().map(Fqrn::as_str).collect();
-    let note = "# If this container is killed as a whole: umount -l /cvmfs on the host, start it again, and \
-                restart\n# containers that were started while the old mount was there. A server \
-                that dies is replaced inside.\n\
+    let note = "# A server that dies is replaced inside, and nobody notices. If the container is killed as a \
+                whole,\n# containers with rslave go on when it has been started again.\n\
                 # --repo: these are listed before they are used; others are there as well, unless \
                 --only-listed is added\n";
-    let tail = format!("{} automount --foreground --repo {}", quote(image), names.join(","));
+    let tail = format!(
+        "{} automount --foreground --repo {}{}",
+        quote(image),
+        names.join(","),
+        flags(args)
+    );
     format!("{preparation}\n{note}{}\n", line.end(&tail))
 }
 
@@ -229,30 +253,34 @@ fn inside(args: &DockerRunArgs, repositories: &[Fqrn], host: Host) -> String {
         "the static program (.ci/dist); not needed if the image has it",
     );
     line.cache();
-    let mut script = String::new();
-    for fqrn in repositories {
-        script.push_str(&format!(
-            "mkdir -p /cvmfs/{fqrn} && cvmfs-fuse mount {fqrn} /cvmfs/{fqrn} && "
-        ));
-    }
-    script.push_str(&format!("exec {}", command(args)));
+    line.keys(args);
     let image = quote(args.image.as_deref().unwrap_or(USER_IMAGE));
+    let names: Vec<_> = repositories.iter().map(Fqrn::as_str).collect();
     let mut note = String::new();
     if args.mode == Mode::Rootless && args.engine == Engine::Podman {
         note.push_str(
             "# As an ordinary user: root and SYS_ADMIN are those of your user namespace, not the host's.\n",
         );
     }
-    let enter = if in_namespace {
+    if in_namespace {
         note.push_str(
-            "# unshare -Urm: a user namespace that may mount. 'docker exec' does not see /cvmfs, which \
-             only\n# programs started in it do.\n",
+            "# 'docker exec' does not see the mount, which is made in a user namespace:\n\
+             # docker exec CONTAINER cvmfs-fuse enter -- COMMAND\n",
         );
-        "unshare -Urm "
-    } else {
-        ""
-    };
-    note + &line.end(&format!("{image} {enter}sh -c {}", quote(&script)))
+    }
+    let run = format!("cvmfs-fuse run --repo {}{}", names.join(","), flags(args));
+    note + &line.end(&format!("{image} {run} -- {}", command(args)))
+}
+
+/// What the client is told in the container.
+fn flags(args: &DockerRunArgs) -> String {
+    let given = [
+        ("--server", args.server.as_deref()),
+        ("--public-key", args.public_key.as_ref().map(|_| KEYS)),
+        ("--proxy", args.proxy.as_deref()),
+    ];
+    let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    given.map(|(name, value)| format!(" {name} {}", quote(value))).collect()
 }
 
 fn command(args: &DockerRunArgs) -> String {
@@ -303,16 +331,15 @@ mod tests {
             inside,
             "docker run --rm -it --device /dev/fuse --cap-add SYS_ADMIN \
              -v /usr/local/bin/cvmfs-fuse:/usr/bin/cvmfs-fuse:ro \
-             -v cvmfs-cache:/var/lib/cvmfs-fuse alpine sh -c \
-             'mkdir -p /cvmfs/cms.cern.ch && cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch && \
-             exec ls -l '\\''a;b'\\'''"
+             -v cvmfs-cache:/var/lib/cvmfs-fuse alpine \
+             cvmfs-fuse run --repo cms.cern.ch -- ls -l 'a;b'"
         );
         let docker = commands(&lines("--mode rootless cms.cern.ch", plain));
-        assert!(docker.contains("seccomp=unconfined") && docker.contains("unshare -Urm sh -c"));
+        assert!(docker.contains("seccomp=unconfined") && docker.contains(" run --repo "));
         assert!(!docker.contains("SYS_ADMIN"), "{docker}");
         let podman = commands(&lines("--mode rootless --engine podman cms.cern.ch", plain));
         assert!(podman.starts_with("podman run --rm -it --device /dev/fuse --cap-add SYS_ADMIN"));
-        assert!(!podman.contains("seccomp") && !podman.contains("unshare"), "{podman}");
+        assert!(!podman.contains("seccomp"), "{podman}");
     }
 
     #[test]
@@ -327,6 +354,18 @@ mod tests {
                 assert_eq!(text.contains("apparmor=unconfined"), apparmor, "{text}");
                 assert_eq!(text.contains("label=disable"), selinux, "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn servers_and_keys_are_passed_on() {
+        for mode in ["service", "inside", "rootless"] {
+            let line =
+                "--server http://h/@fqrn@;http://i --public-key /etc/keys --proxy DIRECT x.org";
+            let text = commands(&lines(&format!("--mode {mode} {line}"), Host::default()));
+            let flags = "--server 'http://h/@fqrn@;http://i' --public-key /keys --proxy DIRECT";
+            assert!(text.contains(flags), "{text}");
+            assert!(text.contains("-v /etc/keys:/keys:ro") && !text.contains('#'), "{text}");
         }
     }
 

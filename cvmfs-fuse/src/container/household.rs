@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpgid};
+use nix::unistd::{ForkResult, Pid, fork, getpgid, getpid};
 use rustix::process::{WaitOptions, wait};
 
 use super::servers::Server;
@@ -21,6 +21,8 @@ use crate::fuse::mount;
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// How long a killed process may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// The process that a container begins with.
+const INIT: Pid = Pid::from_raw(1);
 /// What shells add to the number of a signal.
 const SIGNAL_BASE: i32 = 128;
 
@@ -37,6 +39,20 @@ impl Household {
     /// Nobody yet.
     pub(super) fn new(signals: Signals) -> Self {
         Self { signals, servers: Vec::new(), command: None, ended: None }
+    }
+
+    /// Leaves process 1 where the engine put it, and goes on in a child. Returns the exit code of
+    /// the child in process 1, `None` in the child and in any other process. The process must have
+    /// one thread.
+    pub(super) fn stay_outside(&mut self) -> io::Result<Option<u8>> {
+        if getpid() != INIT {
+            return Ok(None);
+        }
+        // SAFETY: this process has one thread, so the child finds no lock held by another one.
+        match unsafe { fork() }? {
+            ForkResult::Child => Ok(None),
+            ForkResult::Parent { child } => self.wait_for_command(child).map(Some),
+        }
     }
 
     /// Waits until every server has told how its mount went. Returns the exit code if a signal

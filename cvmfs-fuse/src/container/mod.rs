@@ -13,7 +13,8 @@
 //! | `signals`, `household` | process 1: signals, children, the end |
 //!
 //! ```text
-//! run (process 1)             root of the user namespace U1, or with CAP_SYS_ADMIN where it is
+//! run (process 1)             where the engine put it; passes signals on; only where U1 is made
+//! run                         root of the user namespace U1, or with CAP_SYS_ADMIN where it is
 //!  ├─ server of repository a  the same; ends when run ends, however that happens
 //!  ├─ server of repository b
 //!  └─ command                 the caller's uid, in a user namespace U2 below U1; no capabilities
@@ -21,6 +22,9 @@
 //!
 //! FUSE lets those in who are in the user namespace of the mount or in one below it. So the command
 //! has to be below U1, and U2 is there to give it the caller's uid back.
+//!
+//! Engines `exec` in the namespaces of process 1, and not all of them can get into one that it has
+//! made: crun joins U1 first, and then has no right to the others.
 
 mod command;
 pub mod diagnosis;
@@ -92,6 +96,10 @@ pub fn run(request: Request) -> Result<u8, Failure> {
     let mounted = (|| {
         way = Some(find_way(&request, caller)?);
         if way == Some(Way::OwnUser) {
+            let outside = household.stay_outside().map_err(trouble("cannot fork"))?;
+            if outside.is_some() {
+                return Ok(outside);
+            }
             namespaces::own_user_namespace(caller).map_err(|refusal| explained(&refusal))?;
         } else if way == Some(Way::OwnMounts) {
             namespaces::own_mount_namespace().map_err(|refusal| explained(&refusal))?;
@@ -238,6 +246,7 @@ fn server_line(fqrn: &str, caller: Identity) -> Vec<OsString> {
 /// only if that is not possible.
 pub fn enter(pid: i32, line: Vec<OsString>) -> Result<u8, Failure> {
     let directory = std::env::current_dir().ok();
+    let pid = namespaces::resident_of(pid);
     let user = namespaces::identity_of(pid);
     let joined = namespaces::join(pid).map_err(|error| {
         let what = format!("cannot enter the namespaces of process {pid}");

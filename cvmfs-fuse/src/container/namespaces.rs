@@ -123,6 +123,26 @@ pub(super) fn join(pid: i32) -> io::Result<Joined> {
     Ok(if user.is_some() { Joined::User } else { Joined::Mounts })
 }
 
+/// Returns the process that is in the namespaces which a `run` has made: `pid` itself or, for a
+/// process 1 that stayed outside, its child there.
+pub(super) fn resident_of(pid: i32) -> i32 {
+    /// Some hundred children.
+    const LIMIT: u64 = 4096;
+    let user = |process: &str| std::fs::read_link(namespace(process, "user")).ok();
+    let own = user("self");
+    if user(&pid.to_string()) != own {
+        return pid;
+    }
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let children = crate::config::read_bounded(children.as_ref(), LIMIT).unwrap_or_default();
+    let children = String::from_utf8_lossy(&children).into_owned();
+    let mut inside = children.split_whitespace().filter(|child| {
+        let namespace = user(child);
+        namespace.is_some() && namespace != own
+    });
+    inside.next().and_then(|child| child.parse().ok()).unwrap_or(pid)
+}
+
 /// Returns who runs a process.
 pub(super) fn identity_of(pid: i32) -> io::Result<Identity> {
     let found = std::fs::metadata(format!("/proc/{pid}"))?;
@@ -167,6 +187,13 @@ mod tests {
         assert_eq!((maps.users.as_str(), maps.groups.as_str()), ("0 1001 1\n", "0 50 1\n"));
         let back = Maps::new(caller, ROOT);
         assert_eq!((back.users.as_str(), back.groups.as_str()), ("1001 0 1\n", "50 0 1\n"));
+    }
+
+    #[test]
+    fn who_made_no_namespace_is_in_none() {
+        let ours = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(resident_of(ours), ours);
+        assert_eq!(resident_of(i32::MAX), i32::MAX);
     }
 
     #[test]

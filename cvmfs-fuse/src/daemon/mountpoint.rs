@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fuse::mount;
-use crate::fuse::mountinfo::{self, is_dead, show};
+use crate::fuse::mountinfo::{self, MountEntry, is_dead, show};
 
 /// How long an existing mount may take to answer before it counts as hanging.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,6 +75,11 @@ pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failu
                     Err(double_mount(&name, "something else is mounted there"))
                 };
             }
+            Answer::Dead if is_volume(&entry) => {
+                let message = "mounting over the mount of a dead server, which is a volume";
+                tracing::warn!(mountpoint = name, message);
+                return Ok(Place::Free(resolved));
+            }
             Answer::Dead => {
                 tracing::warn!(mountpoint = name, "removing the mount of a dead server");
                 mount::unmount(&resolved, true).map_err(|error| {
@@ -111,6 +116,12 @@ fn is_automounted(place: &Path, expected: Expected<'_>) -> bool {
         && is_fuse()
         && Expected::Automount.is_at(parent)
         && expected.is_at(place)
+}
+
+/// Without the volume, what is mounted would be seen by nobody else. A table that cannot be read
+/// has been complained about before.
+fn is_volume(entry: &MountEntry) -> bool {
+    mountinfo::all().is_ok_and(|mounts| mountinfo::is_shared_from_outside(&mounts, entry))
 }
 
 fn refused(mountpoint: &str, error: &io::Error) -> Failure {

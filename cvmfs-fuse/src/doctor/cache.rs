@@ -1,4 +1,4 @@
-//! The directory of objects: there, writable, shared with whom, how full.
+//! The directory of objects: there, writable, shared with whom, how full, and how long it lasts.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,44 @@ use indicatif::BinaryBytes;
 use nix::unistd::{AccessFlags, access};
 
 use super::Finding;
+use super::surroundings::{Grant, Surroundings};
 use crate::config::CacheSettings;
+use crate::fuse::mountinfo::{self, MountEntry};
 
 const CHECK: &str = "cache";
 /// Below this share of the partition, others who write there are the next to fail.
 const LITTLE: u64 = 20;
 
 /// Looks at the cache of the settings, without making one.
-pub(super) fn check(settings: &CacheSettings) -> Finding {
+pub(super) fn check(settings: &CacheSettings, here: Surroundings) -> Vec<Finding> {
+    let directory = settings.alien.as_ref().unwrap_or(&settings.directory);
+    let mounts = mountinfo::all().unwrap_or_default();
+    let mut findings = vec![state(settings)];
+    findings.extend(goes_with_the_container(&mounts, directory, here));
+    findings
+}
+
+/// The root file system of a container is removed with it, and so is a cache there.
+fn goes_with_the_container(
+    mounts: &[MountEntry],
+    directory: &Path,
+    here: Surroundings,
+) -> Option<Finding> {
+    let holder = mounts
+        .iter()
+        .filter(|mount| directory.starts_with(&mount.mountpoint))
+        .max_by_key(|mount| mount.mountpoint.as_os_str().len())?;
+    if here == Surroundings::Host || holder.mountpoint != Path::new("/") {
+        return None;
+    }
+    let shown = directory.display();
+    let message =
+        format!("{shown} is part of this container: all is downloaded again by the next one");
+    let fix = here.how_to(Grant::Volume).replace("DIR", &shown.to_string());
+    Some(Finding::warning(CHECK, message).fix(fix))
+}
+
+fn state(settings: &CacheSettings) -> Finding {
     let directory = settings.alien.as_ref().unwrap_or(&settings.directory);
     if !directory.exists() {
         return missing(directory);
@@ -142,6 +172,25 @@ mod tests {
             assert_eq!(found.severity, severity, "{found:?}");
             let all = format!("{} {}", found.message, found.fix.unwrap_or_default());
             assert!(all.contains(part), "{all}");
+        }
+    }
+
+    #[test]
+    fn only_a_volume_outlives_a_container() {
+        let table = b"1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /v /cache rw - ext4 /dev/a rw";
+        let mounts = mountinfo::parse(table);
+        for (directory, here, part) in [
+            ("/var/x", Surroundings::Docker, Some("-v cvmfs-cache:/var/x")),
+            ("/var/x", Surroundings::Podman, Some("-v cvmfs-cache:/var/x")),
+            ("/var/x", Surroundings::Kubernetes, Some("hostPath")),
+            ("/var/x", Surroundings::Host, None),
+            ("/cache", Surroundings::Docker, None),
+            ("/cache/y", Surroundings::Docker, None),
+        ] {
+            let found = goes_with_the_container(&mounts, Path::new(directory), here);
+            let fix = found.and_then(|found| found.fix);
+            assert_eq!(fix.is_some(), part.is_some(), "{directory} {here:?}");
+            assert!(fix.unwrap_or_default().contains(part.unwrap_or_default()));
         }
     }
 

@@ -93,7 +93,7 @@ pub fn run(args: &DoctorArgs, environment: &Environment) -> Result<ExitStatus, F
     match settings {
         None => {
             match CacheSettings::resolve(&args.repository.cache, environment) {
-                Ok(settings) => findings.push(cache::check(&settings)),
+                Ok(settings) => findings.extend(cache::check(&settings, here)),
                 Err(failure) => findings.push(refused("cache", failure)),
             }
             findings.push(network::blocklist(environment));
@@ -106,7 +106,7 @@ pub fn run(args: &DoctorArgs, environment: &Environment) -> Result<ExitStatus, F
             findings.push(refused("configuration", failure.advise(&format!("needed for {fqrn}"))));
         }
         Some(Ok(settings)) => {
-            findings.push(cache::check(&settings.cache));
+            findings.extend(cache::check(&settings.cache, here));
             findings.push(network::blocklist(environment));
             findings.extend(network::check(&settings)?);
         }

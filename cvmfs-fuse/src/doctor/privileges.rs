@@ -91,7 +91,7 @@ fn who_may_mount(
             format!("{without}: only programs started in a user namespace will see the mount"),
         )
         .fix(format!(
-            "unshare -Urm sh -c 'cvmfs-fuse mount FQRN DIR && exec COMMAND'; or {}",
+            "cvmfs-fuse run --repo FQRN -- COMMAND, which makes one; or {}",
             here.how_to(Grant::Mount)
         )),
         (None, false) => Finding::problem(

@@ -34,6 +34,8 @@ pub enum Grant {
     SeLinux,
     /// Seeing mounts of others, and showing them ours.
     Propagation,
+    /// A directory that outlives the container.
+    Volume,
 }
 
 impl Surroundings {
@@ -125,6 +127,13 @@ impl Surroundings {
             }
             (Self::Kubernetes, Grant::SeLinux) => {
                 "securityContext: {seLinuxOptions: {type: spc_t}}"
+            }
+            (Self::Host, Grant::Volume) => "mount with --cache-dir DIR",
+            (Self::Docker | Self::Podman, Grant::Volume) => {
+                "start the container with -v cvmfs-cache:DIR, or with a directory of the host"
+            }
+            (Self::Kubernetes, Grant::Volume) => {
+                "volumeMounts: mountPath: DIR, of a volume with a hostPath or a claim"
             }
             (Self::Host, Grant::Propagation) => {
                 "as root, before mounting: mount --bind DIR DIR && mount --make-shared DIR"

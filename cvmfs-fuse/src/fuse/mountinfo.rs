@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
+    /// Number of the mount.
+    pub id: u64,
+    /// Number of the mount that it was made on.
+    pub parent: u64,
     /// Device number as `MAJOR:MINOR`; also the name under `/sys/class/bdi`.
     pub device: String,
     /// Where it is mounted.
@@ -41,6 +45,15 @@ impl MountEntry {
     }
 }
 
+/// Tells whether others see what is mounted on top of a mount, but not what takes its place: a
+/// volume that an engine has bound into this container. Its peers are outside, what is below it is
+/// in here.
+pub fn is_shared_from_outside(mounts: &[MountEntry], mount: &MountEntry) -> bool {
+    let below = mounts.iter().find(|entry| entry.id == mount.parent);
+    mount.propagation == Propagation::Shared
+        && below.is_some_and(|below| below.propagation != Propagation::Shared)
+}
+
 /// Returns the topmost mount at exactly this (resolved) path.
 pub fn topmost_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     Ok(find(&std::fs::read("/proc/self/mountinfo")?, mountpoint))
@@ -68,7 +81,10 @@ fn find(table: &[u8], mountpoint: &Path) -> Option<MountEntry> {
 /// `ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS`
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
+    let id = text(fields.next()?)?.parse().ok()?;
+    let parent = text(fields.next()?)?.parse().ok()?;
+    let device = text(fields.next()?)?;
     let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     let _options = fields.next()?;
     let mut propagation = Propagation::Private;
@@ -82,7 +98,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut rest = fields;
     let fs_type = String::from_utf8(rest.next()?.to_vec()).ok()?;
     let source = OsString::from_vec(unescape(rest.next()?));
-    Some(MountEntry { device, mountpoint, fs_type, source, propagation })
+    Some(MountEntry { id, parent, device, mountpoint, fs_type, source, propagation })
 }
 
 /// Blanks, tabs, line ends and backslashes are written as `\ooo`.
@@ -166,6 +182,20 @@ garbage
             found,
             [Propagation::Private, Propagation::Slave, Propagation::Shared, Propagation::Private]
         );
+    }
+
+    #[test]
+    fn volumes_of_a_container() {
+        let table = b"\
+1 99 0:40 / / rw - overlay overlay rw
+2 1 8:1 /v /volume rw shared:3 - ext4 /dev/a rw
+3 2 0:45 / /volume/x ro shared:4 - fuse cvmfs2 ro
+4 1 0:46 / /cvmfs ro shared:5 - fuse cvmfs2 ro
+5 1 0:47 / /slave ro master:5 - fuse cvmfs2 ro
+";
+        let mounts = parse(table);
+        let volumes = mounts.iter().filter(|mount| is_shared_from_outside(&mounts, mount));
+        assert_eq!(volumes.map(|mount| mount.id).collect::<Vec<_>>(), [2, 4]);
     }
 
     #[test]
