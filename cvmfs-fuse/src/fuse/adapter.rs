@@ -24,34 +24,12 @@ use super::attributes::{file_attr, negative_attr};
 use super::directory::{PlainListing, PlusListing};
 use super::dispatch::{Dispatcher, Operation};
 use super::failure::Failures;
+use super::greeting;
 use crate::fs::{FsError, Vfs};
-
-/// Read-ahead and largest read request, measured best in facts/fuse.md. The kernel's own limit
-/// may be lower; `session` raises it where it may.
-pub const MAX_READAHEAD: u32 = 1 << 20;
-/// Read-ahead requests the kernel may have under way; 16, the default, leaves a fast server idle.
-const MAX_BACKGROUND: u16 = 64;
-/// Above this number the kernel stops starting new read-ahead: three quarters, as libfuse does.
-const CONGESTION_THRESHOLD: u16 = 48;
-/// Writes are refused; but the kernel has one limit of pages for requests of both directions, and
-/// fuser asks for the larger of this and the read-ahead the kernel offered (128 KiB).
-const MAX_WRITE: u32 = MAX_READAHEAD;
 
 /// An attribute of ours: how many requests the kernel has made. What it answers by itself is seen by
 /// this standing still.
 const REQUESTS: &str = "user.requests";
-
-/// Wished for, taken as far as the kernel has them. Locks are not among them: the kernel then
-/// keeps flock and fcntl locks itself, local to the machine.
-const CAPABILITIES: [InitFlags; 6] = [
-    InitFlags::FUSE_ASYNC_READ,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    // Safe, because an inode number stands for one version of one link.
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_MAX_PAGES,
-];
 
 /// A filesystem, as fuser wants it.
 #[derive(Debug)]
@@ -119,20 +97,7 @@ fn asks_to_write(flags: OpenFlags) -> bool {
 
 impl<V: Vfs> Filesystem for Adapter<V> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                tracing::debug!(?capability, "not known to this kernel");
-            }
-        }
-        // Each setter refuses what the kernel cannot, and names the nearest value it can.
-        if let Err(nearest) = config.set_max_readahead(MAX_READAHEAD) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
-            let _ = config.set_max_write(nearest);
-        }
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = config.set_congestion_threshold(CONGESTION_THRESHOLD);
+        greeting::negotiate(config);
         // An inode number stands for one version of one content, so there is nothing to say at an
         // open: the kernel may keep all pages. It asks once, and never again (facts: 14 times
         // faster than opens with a message).

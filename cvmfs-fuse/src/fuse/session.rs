@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use fuser::{Config, SessionACL};
 use tokio::sync::oneshot;
 
-use super::adapter::{Adapter, MAX_READAHEAD};
+use super::adapter::Adapter;
+use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
 use super::mount::{self, MountError};
 use super::mountinfo;
