@@ -113,7 +113,8 @@ fn show_with(
 ) -> Arc<RepoFs> {
     let name = repository.fqrn().as_str();
     match journal.descriptor() {
-        Ok(journal) => bequest.journal(name, journal.as_fd()),
+        // It has said so if it did not arrive.
+        Ok(journal) => drop(bequest.journal(name, journal.as_fd())),
         Err(error) => tracing::warn!(%error, "a successor will know nothing"),
     }
     let options = RepoFsOptions::default();

@@ -157,9 +157,10 @@ impl Bequest {
         self.leave(&mounted(mount), &[mount.connection.as_fd()]);
     }
 
-    /// Leaves the journal of a repository, in place of an earlier one of that name.
-    pub fn journal(&self, name: &str, journal: BorrowedFd<'_>) {
-        self.leave(&Word::Journals { names: vec![name.to_owned()] }, &[journal]);
+    /// Leaves the journal of a repository, in place of an earlier one of that name; tells whether
+    /// that is with the supervisor now.
+    pub fn journal(&self, name: &str, journal: BorrowedFd<'_>) -> bool {
+        self.leave(&Word::Journals { names: vec![name.to_owned()] }, &[journal])
     }
 
     /// Takes a journal back: the kernel knows nothing of that repository any more.
@@ -173,12 +174,13 @@ impl Bequest {
     }
 
     /// Without its supervisor a mount works and dies with its server.
-    fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) {
-        if let Some(line) = &self.0
-            && let Err(error) = line.say(word, descriptors)
-        {
+    fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let Some(line) = &self.0 else { return false };
+        let said = line.say(word, descriptors);
+        if let Err(error) = &said {
             tracing::warn!(%error, "the supervisor does not listen; the mount dies with its server");
         }
+        said.is_ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,6 +159,9 @@ async fn run(
         return Err(failure);
     }
 
+    let name = settings.repository.fqrn.to_string();
+    let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);
+    let _tended = AbortOnDrop(tokio::spawn(Arc::clone(&fs).tend_journal(keep)));
     let follows = settings.auto_update && repository.follows_updates();
     let follow = (follows || is_successor).then(|| {
         let notifier = Arc::clone(&mount.notifier);

@@ -154,6 +154,10 @@ impl Succession {
 
     /// Takes out how it ended, once it did.
     pub(crate) fn outcome(&mut self) -> Option<Outcome> {
+        // It was killed then, and nobody else takes leave of it.
+        if self.candidate.is_some() {
+            return None;
+        }
         self.outcome.take()
     }
 
@@ -307,6 +311,8 @@ impl Succession {
         if self.is_unmounted() {
             return self.end(Outcome::Unmounted);
         }
+        // One that was killed is only not reaped yet.
+        drop(self.candidate.take_if(|candidate| candidate.killed.is_some()));
         if self.candidate.is_none() {
             match self.prepare(Order::Later) {
                 Ok(candidate) => self.candidate = Some(candidate),
