@@ -321,6 +321,54 @@ fn a_request_that_waits_for_the_network_is_answered_by_the_successor() {
 }
 
 #[test]
+fn what_kills_its_server_twice_is_refused_until_an_upgrade() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new("deadly.test.repo");
+        repo.file("/deadly", vec![7; 100_000]);
+        repo.file("/slow", vec![8; 100_000]);
+        repo.file("/other", vec![9; 100_000]);
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let spec = MountSpec::published(&client!(), &published, &[&server]);
+        let mount = Background::start(&spec);
+        let pattern = |path: &str| {
+            let object = published.object_path(&published.file_object(path).unwrap());
+            format!("*/{}", object.file_name().unwrap().to_str().unwrap())
+        };
+        let gate = fixtures::server::Gate::new();
+        let deadly = pattern("/deadly");
+        let rule = server.rule(fixtures::server::Rule::on(deadly.clone()).gate(&gate));
+        let slow = server.rule(fixtures::server::Rule::on(pattern("/slow")).gate(&gate));
+        let read = |name: &str| std::fs::read(mount.mountpoint.join(name));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read("deadly"));
+            assert!(server.wait_for(&deadly, 1, Duration::from_secs(20)));
+            kill_and_wait(&mount);
+            // Its successor meets the same.
+            assert!(server.wait_for(&deadly, 2, Duration::from_secs(20)));
+            // What is under way for the first time is not blamed.
+            let innocent = scope.spawn(|| read("slow"));
+            assert!(server.wait_for(&pattern("/slow"), 1, Duration::from_secs(20)));
+            kill_and_wait(&mount);
+            let error = reader.join().unwrap().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+            assert_eq!(read("other").unwrap(), vec![9; 100_000]);
+            server.remove(slow);
+            gate.release();
+            assert_eq!(innocent.join().unwrap().unwrap(), vec![8; 100_000]);
+        });
+        server.remove(rule);
+        assert_eq!(read("deadly").unwrap_err().raw_os_error(), Some(libc::EIO));
+        assert!(mount.log().contains("this file was being opened"), "{}", mount.log());
+        assert_eq!(server.count(&deadly), 2);
+        let upgraded = mount.client.command().arg("upgrade").arg(&mount.mountpoint).output();
+        assert!(upgraded.unwrap().status.success());
+        assert_eq!(read("deadly").unwrap(), vec![7; 100_000]);
+        mount.unmount();
+    });
+}
+
+#[test]
 fn an_upgrade_replaces_the_server_and_a_stop_ends_both() {
     deadline(LIMIT, || {
         let genuine = Genuine::small();

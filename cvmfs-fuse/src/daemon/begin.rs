@@ -13,6 +13,7 @@ use super::serve::StopSignals;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 use crate::fs::journal::{Inheritance, Journal};
+use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, journal};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
@@ -44,7 +45,10 @@ pub(super) async fn first(
     };
     let journal = Journal::new()
         .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
-    let fs = show_with(&repository, journal, Inheritance::default(), &bequest);
+    let suspects = Suspects::new().map_err(|error| {
+        Failure::caused(ExitStatus::SaveState, "cannot note what is under way", &error)
+    })?;
+    let fs = show_with(&repository, (journal, Inheritance::default()), suspects, &bequest);
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
     let (session, mount) = mount_supervised(adapter, resolved, &settings.options)
         .map_err(|error| mount_failed(&settings.mountpoint, &error))?;
@@ -79,7 +83,7 @@ pub(super) async fn successor(
         signal = stop.next() => return Err(interrupted(signal)),
         estate = waiting => estate,
     };
-    let (Estate { mount, mut journals }, bequest) =
+    let (Estate { mount, mut journals, died }, bequest) =
         estate.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(|error| {
             Failure::caused(ExitStatus::RestoreState, "nothing to take over", &error)
         })?;
@@ -87,6 +91,11 @@ pub(super) async fn successor(
     let (journal, inheritance) = match inherited {
         Some(journal) => Journal::inherit(journal),
         None => Journal::new().map(|journal| (journal, Inheritance::default())),
+    }
+    .map_err(unreadable)?;
+    let suspects = match journals.remove(&under_way(name)) {
+        Some(page) => Suspects::inherit(page, died),
+        None => Suspects::new(),
     }
     .map_err(unreadable)?;
     let repository = match inheritance.current {
@@ -97,7 +106,7 @@ pub(super) async fn successor(
         }
         _ => prepared,
     };
-    let fs = show_with(&repository, journal, inheritance, &bequest);
+    let fs = show_with(&repository, (journal, inheritance), suspects, &bequest);
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(settings));
     let session = take_over(adapter, &settings.options, &mount)
         .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
@@ -107,8 +116,8 @@ pub(super) async fn successor(
 
 fn show_with(
     repository: &Arc<Repository>,
-    journal: Journal,
-    inheritance: Inheritance,
+    (journal, inheritance): (Journal, Inheritance),
+    suspects: Suspects,
     bequest: &Bequest,
 ) -> Arc<RepoFs> {
     let name = repository.fqrn().as_str();
@@ -117,8 +126,17 @@ fn show_with(
         Ok(journal) => drop(bequest.journal(name, journal.as_fd())),
         Err(error) => tracing::warn!(%error, "a successor will know nothing"),
     }
+    match suspects.descriptor() {
+        Ok(page) => drop(bequest.journal(&under_way(name), page.as_fd())),
+        Err(error) => tracing::warn!(%error, "a successor will not know what was under way"),
+    }
     let options = RepoFsOptions::default();
-    Arc::new(RepoFs::with_journal(Arc::clone(repository), options, journal, inheritance))
+    Arc::new(RepoFs::with_journal(Arc::clone(repository), options, journal, inheritance, suspects))
+}
+
+/// The name of the page of what is under way, which is kept like a journal.
+fn under_way(name: &str) -> String {
+    format!("{name}/under-way")
 }
 
 /// Where reads may wait for the network, only an interruption ends them.

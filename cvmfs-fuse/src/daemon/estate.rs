@@ -24,6 +24,8 @@ pub struct Estate {
     pub mount: Mount,
     /// Which inodes the kernel holds ([`crate::fs::journal`]), by name of the repository.
     pub journals: BTreeMap<String, OwnedFd>,
+    /// The server before was not replaced on purpose.
+    pub died: bool,
 }
 
 /// What is kept of an estate, as it grows.
@@ -31,6 +33,7 @@ pub struct Estate {
 pub(super) struct Holdings {
     pub(super) mount: Option<Mount>,
     pub(super) journals: BTreeMap<String, OwnedFd>,
+    pub(super) died: bool,
 }
 
 impl Holdings {
@@ -46,6 +49,10 @@ impl Holdings {
             Word::Journals { names } => {
                 let complete = names.len() == descriptors.len() && !names.is_empty();
                 complete && names.into_iter().zip(descriptors).all(|one| self.take_journal(one))
+            }
+            Word::Died => {
+                self.died = true;
+                true
             }
             Word::Closed { name } => {
                 self.journals.remove(&name);
@@ -113,9 +120,9 @@ impl Candidate {
     pub fn succeed(mut self) -> io::Result<(Estate, Bequest)> {
         self.line.say(&Word::Ready { version: VERSION.to_owned() }, &[])?;
         self.listen(&Word::Complete, None)?;
-        let Holdings { mount, journals } = self.holdings;
+        let Holdings { mount, journals, died } = self.holdings;
         let mount = mount.ok_or_else(|| io::Error::other("there is no mount to take over"))?;
-        Ok((Estate { mount, journals }, Bequest(Some(Arc::new(self.line)))))
+        Ok((Estate { mount, journals, died }, Bequest(Some(Arc::new(self.line)))))
     }
 
     fn listen(&mut self, last: &Word, limit: Option<Duration>) -> io::Result<()> {
@@ -283,7 +290,7 @@ mod tests {
     #[test]
     fn an_estate_without_a_mount_or_an_end_is_none() {
         let (ours, theirs) = Line::pair().unwrap();
-        let holdings = Holdings { mount: Some(mount()), journals: BTreeMap::new() };
+        let holdings = Holdings { mount: Some(mount()), ..Holdings::default() };
         holdings.send(&ours).unwrap();
         let candidate = Candidate::receive(theirs).unwrap();
         drop(ours);

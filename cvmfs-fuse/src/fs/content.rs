@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::inode::Inode;
 use super::objects::{OpenObjects, Piece};
+use super::suspects::Suspects;
 use super::{FsError, Ino};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
@@ -27,6 +28,8 @@ const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 pub struct ContentTable {
     objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
+    /// `None` where nobody would succeed us.
+    suspects: Option<Suspects>,
 }
 
 impl ContentTable {
@@ -36,7 +39,14 @@ impl ContentTable {
         Self {
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
+            suspects: None,
         }
+    }
+
+    /// Notes what is under way for a successor, and refuses what killed predecessors.
+    pub fn with_suspects(mut self, suspects: Suspects) -> Self {
+        self.suspects = Some(suspects);
+        self
     }
 
     /// Prepares a file for reading: fetches a whole object, loads a chunk list.
@@ -105,10 +115,16 @@ impl ContentTable {
         }
         let label = inode.path.to_string();
         let options = FetchOptions::content(&inode.entry, &inode.path, chunk, label);
-        let object = fetcher
-            .open_with(id, &options)
-            .await
-            .map_err(|source| FsError::Fetch { path: inode.path.clone(), source })?;
+        let under_way = match &self.suspects {
+            Some(suspects) => Some(suspects.begin(inode).await?),
+            None => None,
+        };
+        let opened = fetcher.open_with(id, &options).await;
+        if let Some(under_way) = under_way {
+            under_way.survived();
+        }
+        let object =
+            opened.map_err(|source| FsError::Fetch { path: inode.path.clone(), source })?;
         let closed = self.objects.lock().insert(inode.ino, piece, object.clone());
         drop(closed);
         Ok(object)

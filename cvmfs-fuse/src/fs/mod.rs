@@ -8,6 +8,7 @@
 //! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
 //! | `objects` | which objects are open, and how many may be |
+//! | [`suspects`] | what was under way when a server died |
 //! | `directory` | open directories |
 //! | [`gate`], [`switch`] | from one revision to the next while the kernel keeps what it was told |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
@@ -27,6 +28,7 @@ pub mod journal;
 mod magic;
 mod objects;
 pub mod repo;
+pub mod suspects;
 pub mod switch;
 
 pub use attributes::Attributes;

@@ -22,6 +22,7 @@ use super::directory::{DOTS, DirectoryTable, Listing, Position, position};
 use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
+use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
     Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
@@ -89,8 +90,10 @@ impl RepoFs {
         options: RepoFsOptions,
         journal: Journal,
         inheritance: Inheritance,
+        suspects: Suspects,
     ) -> Self {
         let mut fs = Self::new(repository, options);
+        fs.contents = fs.contents.with_suspects(suspects);
         journal.current(fs.repository.current().root_hash());
         fs.directories = DirectoryTable::of_generation(inheritance.generation);
         let fqrn = fs.repository.fqrn().as_str();
