@@ -95,6 +95,82 @@ fn kills() -> usize {
     std::env::var("CVMFS_FUSE_TEST_TAKEOVERS").map_or(15, |text| text.parse().unwrap())
 }
 
+/// 20 for a full run.
+#[expect(clippy::disallowed_methods, reason = "how long a test runs is no setting of the program")]
+fn upgrades() -> usize {
+    std::env::var("CVMFS_FUSE_TEST_UPGRADES").map_or(5, |text| text.parse().unwrap())
+}
+
+/// A file mapped into memory.
+struct Mapping {
+    file: File,
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping is read-only, and stays until it is dropped.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn of(file: File, len: usize) -> Self {
+        let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
+        // SAFETY: a new mapping at a place that the kernel chooses.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, read, private, descriptor, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        Self { file, start, len }
+    }
+
+    /// Compares some bytes with what they should be. The kernel forgets the pages before, so that
+    /// the server is asked.
+    fn compare(&self, expected: &[u8], offset: usize, len: usize) {
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&self.file);
+        // SAFETY: both only drop clean pages, which come back when they are touched.
+        unsafe {
+            libc::madvise(self.start, self.len, libc::MADV_DONTNEED);
+            libc::posix_fadvise(descriptor, 0, 0, libc::POSIX_FADV_DONTNEED);
+        }
+        assert!(offset + len <= self.len);
+        // SAFETY: within the mapping, which nobody writes to.
+        let bytes = unsafe { std::slice::from_raw_parts(self.start.cast::<u8>().add(offset), len) };
+        assert!(bytes == &expected[offset..offset + len], "wrong bytes in a mapping");
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by mmap with this length; nobody has a reference.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+/// Another container: a mount namespace with private propagation, with its working directory and an
+/// open file inside, that reads until its input ends, and fails if anything fails.
+fn container_in(directory: &Path) -> Child {
+    const SCRIPT: &str = r#"
+exec 3<f7; n=0
+while ! read -t 0.01 line; do
+    [ "$(cat f$((n % 190 + 2)))" = "file $((n % 190 + 2))" ] || exit 9
+    [ $(ls | wc -l) -ge 3000 ] || exit 8
+    n=$((n + 1))
+done
+cat <&3; pwd -P"#;
+    Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c"])
+        .arg(format!("cd '{}' && {{ {SCRIPT}\n}}", directory.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn say_go(child: Child) -> (bool, String) {
+    let mut child = child;
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    let said = child.wait_with_output().unwrap();
+    (said.status.success(), String::from_utf8(said.stdout).unwrap())
+}
+
 /// A shell with its working directory inside.
 fn shell_in(directory: &Path) -> Child {
     Command::new("sh")
@@ -122,18 +198,22 @@ fn no_call_fails_and_no_byte_is_wrong_while_servers_are_killed() {
         let large = std::fs::read(at("big-chunked.bin")).unwrap();
         let held = File::open(at("big-chunked.bin")).unwrap();
         let shell = shell_in(&at("many"));
+        let container = container_in(&at("many"));
         let (stop, calls, worst) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        let mut pauses = Vec::new();
+        let (mut pauses, mut upgraded) = (Vec::new(), Vec::new());
         std::thread::scope(|scope| {
-            for reader in 0..16 {
+            for reader in 0..32 {
                 let (expected, large, held, stop, calls, worst) =
                     (&expected, &large, &held, &stop, &calls, &worst);
                 let root = mount.mountpoint.clone();
+                let mapping =
+                    Mapping::of(File::open(root.join("big-chunked.bin")).unwrap(), large.len());
                 scope.spawn(move || {
+                    let mapping = mapping;
                     let mut round = reader;
                     while !stop.load(Ordering::Relaxed) {
                         let start = Instant::now();
-                        match round % 4 {
+                        match reader % 5 {
                             0 => {
                                 let n = round % expected.len();
                                 let path = root.join(format!("many/f{}", n + 2));
@@ -147,6 +227,10 @@ fn no_call_fails_and_no_byte_is_wrong_while_servers_are_killed() {
                                 assert_eq!(piece, large[offset..offset + 5000]);
                             }
                             2 => {
+                                let offset = (round * 7919) % (large.len() - 5000);
+                                mapping.compare(large, offset, 5000);
+                            }
+                            3 => {
                                 let names = std::fs::read_dir(root.join("many")).unwrap();
                                 let names = names.map(Result::unwrap).count();
                                 assert!(names >= 3000, "{names}");
@@ -161,7 +245,7 @@ fn no_call_fails_and_no_byte_is_wrong_while_servers_are_killed() {
                         let took = u64::try_from(start.elapsed().as_millis()).unwrap();
                         worst.fetch_max(took, Ordering::Relaxed);
                         calls.fetch_add(1, Ordering::Relaxed);
-                        round += 16;
+                        round += 32;
                     }
                 });
             }
@@ -170,25 +254,38 @@ fn no_call_fails_and_no_byte_is_wrong_while_servers_are_killed() {
                 std::thread::sleep(LIFE);
                 pauses.push(kill_and_wait(&mount));
             }
+            for _ in 0..upgrades() {
+                let old = mount.server();
+                let start = Instant::now();
+                let output = mount.client.command().arg("upgrade").arg(&mount.mountpoint).output();
+                let output = output.unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                upgraded.push(start.elapsed());
+                assert_ne!(mount.server(), old);
+            }
             stop.store(true, Ordering::Relaxed);
         });
         pauses.sort();
+        upgraded.sort();
         #[allow(clippy::print_stdout, reason = "figures for the reader of the log")]
         {
             println!(
-                "{} kills, {} calls without an error; pause median {:?}, longest {:?}; slowest call {} ms",
+                "{} kills, {} calls without an error; pause median {:?}, longest {:?}; slowest call {} ms; \
+                 {} upgrades, command median {:?}",
                 pauses.len(),
                 calls.load(Ordering::Relaxed),
                 pauses[pauses.len() / 2],
                 pauses[pauses.len() - 1],
-                worst.load(Ordering::Relaxed)
+                worst.load(Ordering::Relaxed),
+                upgraded.len(),
+                upgraded.get(upgraded.len() / 2)
             );
         }
-        let mut shell = shell;
-        std::io::Write::write_all(shell.stdin.as_mut().unwrap(), b"go\n").unwrap();
-        let said = shell.wait_with_output().unwrap();
-        let said = String::from_utf8(said.stdout).unwrap();
-        assert!(said.contains("/mount/many") && said.starts_with("file 7"), "{said}");
+        for user in [shell, container] {
+            let (success, said) = say_go(user);
+            assert!(success && said.contains("/mount/many"), "{said}");
+            assert!(said.starts_with("file 7"), "{said}");
+        }
         assert_equal(&truth, &mount.mountpoint);
         assert_eq!(mount.supervisor(), supervisor);
         drop(held);
@@ -219,6 +316,54 @@ fn a_request_that_waits_for_the_network_is_answered_by_the_successor() {
             gate.release();
             assert_eq!(reader.join().unwrap().unwrap(), vec![7; 100_000]);
         });
+        mount.unmount();
+    });
+}
+
+#[test]
+fn what_kills_its_server_twice_is_refused_until_an_upgrade() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new("deadly.test.repo");
+        repo.file("/deadly", vec![7; 100_000]);
+        repo.file("/slow", vec![8; 100_000]);
+        repo.file("/other", vec![9; 100_000]);
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let spec = MountSpec::published(&client!(), &published, &[&server]);
+        let mount = Background::start(&spec);
+        let pattern = |path: &str| {
+            let object = published.object_path(&published.file_object(path).unwrap());
+            format!("*/{}", object.file_name().unwrap().to_str().unwrap())
+        };
+        let gate = fixtures::server::Gate::new();
+        let deadly = pattern("/deadly");
+        let rule = server.rule(fixtures::server::Rule::on(deadly.clone()).gate(&gate));
+        let slow = server.rule(fixtures::server::Rule::on(pattern("/slow")).gate(&gate));
+        let read = |name: &str| std::fs::read(mount.mountpoint.join(name));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read("deadly"));
+            assert!(server.wait_for(&deadly, 1, Duration::from_secs(20)));
+            kill_and_wait(&mount);
+            // Its successor meets the same.
+            assert!(server.wait_for(&deadly, 2, Duration::from_secs(20)));
+            // What is under way for the first time is not blamed.
+            let innocent = scope.spawn(|| read("slow"));
+            assert!(server.wait_for(&pattern("/slow"), 1, Duration::from_secs(20)));
+            kill_and_wait(&mount);
+            let error = reader.join().unwrap().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+            assert_eq!(read("other").unwrap(), vec![9; 100_000]);
+            server.remove(slow);
+            gate.release();
+            assert_eq!(innocent.join().unwrap().unwrap(), vec![8; 100_000]);
+        });
+        server.remove(rule);
+        assert_eq!(read("deadly").unwrap_err().raw_os_error(), Some(libc::EIO));
+        assert!(mount.log().contains("this file was being opened"), "{}", mount.log());
+        assert_eq!(server.count(&deadly), 2);
+        let upgraded = mount.client.command().arg("upgrade").arg(&mount.mountpoint).output();
+        assert!(upgraded.unwrap().status.success());
+        assert_eq!(read("deadly").unwrap(), vec![7; 100_000]);
         mount.unmount();
     });
 }

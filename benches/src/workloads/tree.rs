@@ -118,7 +118,10 @@ fn enter(repo: &mut TestRepo, root: &Path, path: &[u8], depth: usize) -> io::Res
         } else {
             let content = std::fs::read(entry.path())?;
             let len = content.len() as u64;
+            let nanoseconds = u32::try_from(meta.mtime_nsec()).unwrap_or(0);
             let file = repo.file(&path, content).mode(meta.mode() & 0o777);
+            // Python compares it with what its compiled files say.
+            file.mtime(meta.mtime(), nanoseconds);
             if len > CHUNK {
                 file.chunked(CHUNK);
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,10 +13,13 @@ use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::repository::Repository;
 use fuser::Notifier;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::begin::{await_estate, go_on, make, request_deadline};
+use super::begin::{
+    UNDER_WAY, await_estate, go_on, keep_suspects, make, request_deadline, under_way,
+};
 use super::estate::{Bequest, Estate};
 use super::mountpoint::Expected;
 use super::serve::{
@@ -28,6 +31,7 @@ use crate::config::open::{OpenFailure, Resources, descriptor_budgets};
 use crate::config::{AutomountSettings, RepositorySettings};
 use crate::fs::journal::Journal;
 use crate::fs::root::{Former, OpenError, Opened, Opener, RootFsOptions, Slot, Wanted};
+use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, RootFs};
 use crate::fuse::adapter::Adapter;
 
@@ -66,17 +70,29 @@ async fn run(
     let (most, descriptors) = descriptor_budgets(MAX_OPEN);
     let resources = settings.model.resources(settings.model.cache.open()?, descriptors);
     leave_directory(&settings.process);
+    let mut pages = Pages::default();
     let (taken_over, bequest, inherited) = match origin {
         Origin::First(bequest) => (None, bequest, Vec::new()),
         Origin::Successor(candidate) => {
-            let (Estate { mount, journals }, bequest) = await_estate(candidate, &mut stop).await?;
+            let (Estate { mount, journals, died }, bequest) =
+                await_estate(candidate, &mut stop).await?;
+            let is_page = |(name, _): &(String, OwnedFd)| name.ends_with(UNDER_WAY);
+            let (under_way, journals): (BTreeMap<_, _>, _) =
+                journals.into_iter().partition(is_page);
+            pages = Pages { died, under_way };
             let inherited = read(journals, &bequest);
             (Some(mount), bequest, inherited)
         }
     };
     let (notifier, notified) = watch::channel(None);
     let (bequeathed, settings_of_each) = (bequest.clone(), settings.clone());
-    let doorman = Doorman { settings: settings_of_each, resources, bequest: bequeathed, notified };
+    let doorman = Doorman {
+        settings: settings_of_each,
+        resources,
+        bequest: bequeathed,
+        notified,
+        pages: Mutex::new(pages),
+    };
     let options = RootFsOptions {
         listed: settings.listed.clone(),
         only_listed: settings.only_listed,
@@ -134,6 +150,14 @@ struct Doorman {
     resources: Resources,
     bequest: Bequest,
     notified: watch::Receiver<Option<Arc<Notifier>>>,
+    pages: Mutex<Pages>,
+}
+
+/// What a predecessor left of what was under way, by repository.
+#[derive(Default)]
+struct Pages {
+    died: bool,
+    under_way: BTreeMap<String, OwnedFd>,
 }
 
 impl Opener for Doorman {
@@ -155,12 +179,18 @@ impl Opener for Doorman {
             resources: self.resources.clone(),
             bequest: self.bequest.clone(),
             notified: self.notified.clone(),
+            left_under_way: {
+                let mut pages = self.pages.lock();
+                let died = pages.died;
+                pages.under_way.remove(&under_way(wanted.fqrn.as_str())).map(|page| (page, died))
+            },
         };
         Box::pin(opening.open(wanted))
     }
 
     fn dismissed(&self, fqrn: &Fqrn) {
         self.bequest.closed(fqrn.as_str());
+        self.bequest.closed(&under_way(fqrn.as_str()));
     }
 
     fn usage(&self) -> CacheUsage {
@@ -176,6 +206,8 @@ struct Opening {
     resources: Resources,
     bequest: Bequest,
     notified: watch::Receiver<Option<Arc<Notifier>>>,
+    /// The page of a predecessor, and whether that died.
+    left_under_way: Option<(OwnedFd, bool)>,
 }
 
 impl Opening {
@@ -200,7 +232,9 @@ impl Opening {
             None => self.journal(&fqrn)?,
         };
         let options = RepoFsOptions { ttl: self.ttl, negative_ttl: self.ttl };
-        let fs = RepoFs::inheriting(Arc::clone(&repository), options, journal, left).behind(gate);
+        let suspects = self.suspects(&fqrn)?;
+        let shown = Arc::clone(&repository);
+        let fs = RepoFs::inheriting(shown, options, journal, left, suspects).behind(gate);
         let fs = Arc::new(fs);
         let kernel = self.kernel(slot).await?;
         let follows = self.follows && repository.follows_updates();
@@ -218,7 +252,11 @@ impl Opening {
                 update::follow(repository, weak, kernel, settings).await;
             }
         };
-        Ok(Opened { fs, attendant: Box::new(AbortOnDrop(tokio::spawn(follow))) })
+        let bequest = self.bequest;
+        let keep = move |journal: BorrowedFd<'_>| bequest.journal(fqrn.as_str(), journal);
+        let tended = AbortOnDrop(tokio::spawn(Arc::clone(&fs).tend_journal(keep)));
+        let attendant = Box::new((tended, AbortOnDrop(tokio::spawn(follow))));
+        Ok(Opened { fs, attendant })
     }
 
     async fn newest(&self) -> Result<Arc<Repository>, OpenError> {
@@ -238,6 +276,22 @@ impl Opening {
         let journal = Journal::new().map_err(failed)?;
         self.bequest.journal(fqrn.as_str(), journal.descriptor().map_err(failed)?.as_fd());
         Ok(Some(Arc::new(journal)))
+    }
+
+    /// Goes on with the page of what is under way, or makes one, if there is a supervisor to keep it.
+    fn suspects(&mut self, fqrn: &Fqrn) -> Result<Option<Suspects>, OpenError> {
+        if !self.bequest.is_kept() {
+            return Ok(None);
+        }
+        let suspects = match self.left_under_way.take() {
+            Some((page, died)) => Suspects::inherit(page, died),
+            None => Suspects::new(),
+        };
+        let suspects = suspects.map_err(|error| {
+            OpenError::Failed(format!("cannot note what is under way: {error}"))
+        })?;
+        keep_suspects(&suspects, fqrn.as_str(), &self.bequest);
+        Ok(Some(suspects))
     }
 
     async fn kernel(&mut self, slot: Slot) -> Result<Kernel, OpenError> {

@@ -13,6 +13,7 @@ use super::serve::StopSignals;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
+use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
@@ -20,6 +21,9 @@ use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{MountedSession, mount_supervised, take_over};
+
+/// Behind the name of a repository: its page of what is under way.
+pub(super) const UNDER_WAY: &str = "/under-way";
 
 /// A mount whose requests are not answered yet.
 pub(super) struct Begun<V: Vfs> {
@@ -92,7 +96,10 @@ pub(super) async fn first(
     };
     let journal = Journal::new()
         .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
-    let fs = show_with(&repository, journal, Inheritance::default(), &bequest);
+    let suspects = Suspects::new().map_err(|error| {
+        Failure::caused(ExitStatus::SaveState, "cannot note what is under way", &error)
+    })?;
+    let fs = show_with(&repository, (journal, Inheritance::default()), suspects, &bequest);
     let patient = settings.repository.parameters.wait_for_network;
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
     let begun = make(adapter, resolved, &settings.options, bequest)?;
@@ -121,11 +128,16 @@ pub(super) async fn successor(
         signal = stop.next() => return Err(interrupted(signal)),
         repository = open => repository?,
     };
-    let (Estate { mount, mut journals }, bequest) = await_estate(candidate, stop).await?;
+    let (Estate { mount, mut journals, died }, bequest) = await_estate(candidate, stop).await?;
     let inherited: Option<OwnedFd> = journals.remove(name);
     let (journal, inheritance) = match inherited {
         Some(journal) => Journal::inherit(journal),
         None => Journal::new().map(|journal| (journal, Inheritance::default())),
+    }
+    .map_err(unreadable)?;
+    let suspects = match journals.remove(&under_way(name)) {
+        Some(page) => Suspects::inherit(page, died),
+        None => Suspects::new(),
     }
     .map_err(unreadable)?;
     let repository = match inheritance.current {
@@ -136,7 +148,7 @@ pub(super) async fn successor(
         }
         _ => prepared,
     };
-    let fs = show_with(&repository, journal, inheritance, &bequest);
+    let fs = show_with(&repository, (journal, inheritance), suspects, &bequest);
     let patient = settings.repository.parameters.wait_for_network;
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
     let begun = go_on(adapter, &settings.options, &mount, bequest)?;
@@ -145,18 +157,34 @@ pub(super) async fn successor(
 
 fn show_with(
     repository: &Arc<Repository>,
-    journal: Journal,
-    inheritance: Inheritance,
+    (journal, inheritance): (Journal, Inheritance),
+    suspects: Suspects,
     bequest: &Bequest,
 ) -> Arc<RepoFs> {
     let name = repository.fqrn().as_str();
     match journal.descriptor() {
-        Ok(journal) => bequest.journal(name, journal.as_fd()),
+        // It has said so if it did not arrive.
+        Ok(journal) => drop(bequest.journal(name, journal.as_fd())),
         Err(error) => tracing::warn!(%error, "a successor will know nothing"),
     }
+    keep_suspects(&suspects, name, bequest);
     let options = RepoFsOptions::default();
-    let journal = Some(Arc::new(journal));
-    Arc::new(RepoFs::inheriting(Arc::clone(repository), options, journal, inheritance))
+    let (repository, journal) = (Arc::clone(repository), Some(Arc::new(journal)));
+    Arc::new(RepoFs::inheriting(repository, options, journal, inheritance, Some(suspects)))
+}
+
+/// Leaves the page of what is under way to a successor.
+pub(super) fn keep_suspects(suspects: &Suspects, name: &str, bequest: &Bequest) {
+    match suspects.descriptor() {
+        // It has said so if it did not arrive.
+        Ok(page) => drop(bequest.journal(&under_way(name), page.as_fd())),
+        Err(error) => tracing::warn!(%error, "a successor will not know what was under way"),
+    }
+}
+
+/// The name of the page of what is under way, which is kept like a journal.
+pub(super) fn under_way(name: &str) -> String {
+    format!("{name}{UNDER_WAY}")
 }
 
 /// Where reads may wait for the network, only an interruption ends them.

@@ -24,6 +24,8 @@ pub struct Estate {
     pub mount: Mount,
     /// Which inodes the kernel holds ([`crate::fs::journal`]), by name of the repository.
     pub journals: BTreeMap<String, OwnedFd>,
+    /// The server before was not replaced on purpose.
+    pub died: bool,
 }
 
 /// What is kept of an estate, as it grows.
@@ -31,6 +33,7 @@ pub struct Estate {
 pub(super) struct Holdings {
     pub(super) mount: Option<Mount>,
     pub(super) journals: BTreeMap<String, OwnedFd>,
+    pub(super) died: bool,
 }
 
 impl Holdings {
@@ -46,6 +49,10 @@ impl Holdings {
             Word::Journals { names } => {
                 let complete = names.len() == descriptors.len() && !names.is_empty();
                 complete && names.into_iter().zip(descriptors).all(|one| self.take_journal(one))
+            }
+            Word::Died => {
+                self.died = true;
+                true
             }
             Word::Closed { name } => {
                 self.journals.remove(&name);
@@ -113,9 +120,9 @@ impl Candidate {
     pub fn succeed(mut self) -> io::Result<(Estate, Bequest)> {
         self.line.say(&Word::Ready { version: VERSION.to_owned() }, &[])?;
         self.listen(&Word::Complete, None)?;
-        let Holdings { mount, journals } = self.holdings;
+        let Holdings { mount, journals, died } = self.holdings;
         let mount = mount.ok_or_else(|| io::Error::other("there is no mount to take over"))?;
-        Ok((Estate { mount, journals }, Bequest(Some(Arc::new(self.line)))))
+        Ok((Estate { mount, journals, died }, Bequest(Some(Arc::new(self.line)))))
     }
 
     fn listen(&mut self, last: &Word, limit: Option<Duration>) -> io::Result<()> {
@@ -157,9 +164,10 @@ impl Bequest {
         self.leave(&mounted(mount), &[mount.connection.as_fd()]);
     }
 
-    /// Leaves the journal of a repository, in place of an earlier one of that name.
-    pub fn journal(&self, name: &str, journal: BorrowedFd<'_>) {
-        self.leave(&Word::Journals { names: vec![name.to_owned()] }, &[journal]);
+    /// Leaves the journal of a repository, in place of an earlier one of that name; tells whether
+    /// that is with the supervisor now.
+    pub fn journal(&self, name: &str, journal: BorrowedFd<'_>) -> bool {
+        self.leave(&Word::Journals { names: vec![name.to_owned()] }, &[journal])
     }
 
     /// Takes a journal back: the kernel knows nothing of that repository any more.
@@ -173,12 +181,13 @@ impl Bequest {
     }
 
     /// Without its supervisor a mount works and dies with its server.
-    fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) {
-        if let Some(line) = &self.0
-            && let Err(error) = line.say(word, descriptors)
-        {
+    fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let Some(line) = &self.0 else { return false };
+        let said = line.say(word, descriptors);
+        if let Err(error) = &said {
             tracing::warn!(%error, "the supervisor does not listen; the mount dies with its server");
         }
+        said.is_ok()
     }
 }
 
@@ -281,7 +290,7 @@ mod tests {
     #[test]
     fn an_estate_without_a_mount_or_an_end_is_none() {
         let (ours, theirs) = Line::pair().unwrap();
-        let holdings = Holdings { mount: Some(mount()), journals: BTreeMap::new() };
+        let holdings = Holdings { mount: Some(mount()), ..Holdings::default() };
         holdings.send(&ours).unwrap();
         let candidate = Candidate::receive(theirs).unwrap();
         drop(ours);

@@ -7,6 +7,7 @@
 //! | `Closed` | server | | the journal of this name is needed no more |
 //! | `Present` | supervisor | | to a successor: that is all so far |
 //! | `Ready` | successor | | it waits for the end of the one before |
+//! | `Died` | supervisor | | to a successor: the one before was not replaced on purpose |
 //! | `Complete` | supervisor | | to a successor: now it is the server |
 //! | `Serving` | server | | it answers requests |
 //! | `Deposit` | supervisor | | to a holder: I look after this mount; is there an estate? |
@@ -59,6 +60,8 @@ pub(super) enum Word {
     Present,
     /// A successor has prepared what it can.
     Ready { version: String },
+    /// To a successor: the server before was not replaced on purpose.
+    Died,
     /// To a successor: it has all, and nobody else serves.
     Complete,
     /// The server answers requests.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,7 +148,10 @@ async fn run(
     };
     let follows = settings.auto_update && repository.follows_updates();
     let is_successor = begun.is_successor;
+    let (name, bequest) = (settings.repository.fqrn.to_string(), begun.bequest.clone());
     let follow = |notifier| {
+        let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);
+        let tended = AbortOnDrop(tokio::spawn(Arc::clone(&fs).tend_journal(keep)));
         let settings = settings.repository.clone();
         let follow = async move {
             // Before any switch: what belongs to the present revision must be known.
@@ -158,7 +162,7 @@ async fn run(
             }
         };
         // A task of its own, so that a defect in it does not end the mount.
-        (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow)))
+        (tended, (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow))))
     };
     attend(begun, &mut stop, ready, follow).await
 }
@@ -173,11 +177,11 @@ pub(super) fn leave_directory(process: &ProcessSettings) {
 }
 
 /// Serves a mount until its end. `accompany` starts what goes on beside it.
-pub(super) async fn attend<V: Vfs>(
+pub(super) async fn attend<V: Vfs, C>(
     begun: Begun<V>,
     stop: &mut StopSignals,
     ready: impl FnOnce(Usable) -> io::Result<()>,
-    accompany: impl FnOnce(Arc<Notifier>) -> Option<AbortOnDrop>,
+    accompany: impl FnOnce(Arc<Notifier>) -> C,
 ) -> Result<(), Failure> {
     let Begun { session, bequest, mountpoint: resolved, is_successor } = begun;
     let mut mount = session.serve().map_err(|error| begin::mount_failed(&resolved, &error))?;

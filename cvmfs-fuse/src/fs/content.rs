@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use super::inode::Inode;
 use super::objects::{OpenObjects, Piece};
 use super::repeats::Repeats;
+use super::suspects::Suspects;
 use super::{FsError, Ino};
 use crate::prefetch::{Prefetcher, Use};
 
@@ -31,6 +32,8 @@ pub struct ContentTable {
     objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
     repeats: Repeats,
+    /// `None` where nobody would succeed us.
+    suspects: Option<Suspects>,
 }
 
 impl ContentTable {
@@ -42,7 +45,14 @@ impl ContentTable {
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
             repeats: Repeats::default(),
+            suspects: None,
         }
+    }
+
+    /// Notes what is under way for a successor, and refuses what killed predecessors.
+    pub fn with_suspects(mut self, suspects: Suspects) -> Self {
+        self.suspects = Some(suspects);
+        self
     }
 
     /// Prepares a file for reading: fetches a whole object, loads a chunk list.
@@ -125,6 +135,10 @@ impl ContentTable {
                 prefetcher.used(inode, revision, how);
             }
         };
+        let under_way = match &self.suspects {
+            Some(suspects) => Some(suspects.begin(inode).await?),
+            None => None,
+        };
         let here = fetcher.open_here(id, &options).map_err(|error| failed(Arc::new(error)))?;
         let object = match here {
             Some((object, was_fetched_ahead)) => {
@@ -138,12 +152,19 @@ impl ContentTable {
                     return Err(failed(error));
                 }
                 used(Use::Missed);
-                fetcher.open_missing(id, &options).await.map_err(|error| {
+                let opened = fetcher.open_missing(id, &options).await;
+                if let (Err(_), Some(under_way)) = (&opened, &under_way) {
+                    under_way.survived();
+                }
+                opened.map_err(|error| {
                     self.repeats.note((inode.ino, piece), &error);
                     failed(error)
                 })?
             }
         };
+        if let Some(under_way) = &under_way {
+            under_way.survived();
+        }
         let closed = self.objects.lock().insert(inode.ino, piece, object.clone());
         drop(closed);
         Ok(object)

@@ -50,6 +50,14 @@ pub enum FsError {
         /// What is wrong with its row.
         reason: &'static str,
     },
+    /// It was under way each time when a server died.
+    #[error("{path} was being opened when {deaths} servers died, and is refused")]
+    Refused {
+        /// The file.
+        path: RepoPath,
+        /// How many.
+        deaths: u64,
+    },
     /// A link target that no kernel follows.
     #[error("link target of {path} has {len} bytes")]
     TargetTooLong {
@@ -134,6 +142,7 @@ impl FsError {
             Self::NoSuchAttribute => libc::ENODATA,
             Self::Interrupted => libc::EINTR,
             Self::Broken { .. }
+            | Self::Refused { .. }
             | Self::TargetTooLong { .. }
             | Self::Fetch { .. }
             | Self::Read { .. }

@@ -404,7 +404,7 @@ fn number(identity: &Identity, attempt: u32) -> Ino {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use cvmfs_core::catalog::Content;
 
@@ -431,6 +431,12 @@ mod tests {
             external: false,
             identity: [identity; 16],
         })
+    }
+
+    /// A file with this number.
+    pub(in crate::fs) fn inode(ino: Ino) -> Inode {
+        let entry = entry("f", EntryKind::Regular, 1, 0);
+        Inode { ino, path: path("/f"), entry, earlier: None }
     }
 
     fn path(text: &str) -> RepoPath {

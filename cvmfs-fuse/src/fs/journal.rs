@@ -14,18 +14,20 @@ use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::RepoPath;
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, OFlags};
+use tokio::sync::Notify;
 
 use super::Ino;
 use super::root::Slot;
 
 /// Longest record: a path of 4 KiB, and then some.
 const MAX_RECORD_LEN: usize = 64 * 1024;
-/// A journal is written anew when it is longer than this, and mostly about inodes that are gone.
+/// A journal is written anew when it is longer than this, and then when it has doubled: so most of
+/// what is removed is about inodes that are gone, and the work is in proportion to what was noted.
 const COMPACT_ABOVE: u64 = 4 << 20;
-/// Longest journal: some three million inodes.
-const MAX_LEN: u64 = 256 << 20;
-/// Bytes that an inode takes in a journal, more or less.
-const USUAL_RECORD_LEN: u64 = 80;
+/// No more inodes are noted in a journal of this length, some 1.5 million; it is memory.
+const FULL_ABOVE: u64 = 128 << 20;
+/// Longest journal that is read: what else is noted about inodes goes on in a full one.
+const MAX_LEN: u64 = 2 * FULL_ABOVE;
 
 /// Something that a successor must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,15 +74,15 @@ pub struct Inheritance {
 
 /// Returns the revision that is shown according to a journal, whose server may be alive.
 pub fn shown(journal: BorrowedFd<'_>) -> io::Result<Option<ContentHash>> {
-    Ok(read(journal)?.0.current)
+    Ok(read(journal, MAX_LEN)?.0.current)
 }
 
 /// Reads all whole records, and returns the length of these.
 ///
 /// The place in the file belongs to whoever writes to it, so it is not used.
-fn read(journal: BorrowedFd<'_>) -> io::Result<(Inheritance, u64)> {
+fn read(journal: BorrowedFd<'_>, limit: u64) -> io::Result<(Inheritance, u64)> {
     let file = File::from(journal.try_clone_to_owned()?);
-    let len = file.metadata()?.len().min(MAX_LEN);
+    let len = file.metadata()?.len().min(limit);
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, 0)?;
     let mut inheritance = Inheritance::default();
@@ -95,19 +97,32 @@ fn read(journal: BorrowedFd<'_>) -> io::Result<(Inheritance, u64)> {
 /// The journal of a mount.
 #[derive(Debug)]
 pub struct Journal {
-    file: Mutex<File>,
+    state: Mutex<State>,
+    /// Rung when it should be written anew.
+    due: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    len: u64,
+    /// Length at which it should be written anew.
+    limit: u64,
+    /// What is noted while that is done.
+    meanwhile: Option<Vec<u8>>,
+    /// Inodes were left out.
+    full: bool,
 }
 
 impl Journal {
     /// Makes an empty one.
     pub fn new() -> io::Result<Self> {
-        let file = rustix::fs::memfd_create("cvmfs-inodes", MemfdFlags::CLOEXEC)?;
-        Self::append_to(file.into())
+        Self::append_to(memory_file()?)
     }
 
     /// Reads the one that a predecessor left, and goes on with it.
     pub fn inherit(file: OwnedFd) -> io::Result<(Self, Inheritance)> {
-        let (mut inheritance, good) = read(file.as_fd())?;
+        let (mut inheritance, good) = read(file.as_fd(), MAX_LEN)?;
         let file = File::from(file);
         file.set_len(good)?;
         let journal = Self::append_to(file)?;
@@ -118,12 +133,14 @@ impl Journal {
 
     fn append_to(file: File) -> io::Result<Self> {
         rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
-        Ok(Self { file: Mutex::new(file) })
+        let len = file.metadata()?.len();
+        let state = State { file, len, limit: COMPACT_ABOVE, meanwhile: None, full: false };
+        Ok(Self { state: Mutex::new(state), due: Notify::new() })
     }
 
     /// Returns a descriptor for the supervisor.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.file.lock().as_fd().try_clone_to_owned()
+        self.state.lock().file.as_fd().try_clone_to_owned()
     }
 
     /// Notes an inode before the kernel hears of it.
@@ -156,21 +173,104 @@ impl Journal {
         self.write(&Record::Closed);
     }
 
-    /// Tells whether most of it is about inodes that are gone.
-    pub fn is_stale(&self, inodes: usize) -> bool {
-        let len = self.file.lock().metadata().map_or(0, |found| found.len());
-        len > COMPACT_ABOVE && len / USUAL_RECORD_LEN > 4 * inodes as u64
+    /// Waits until it should be written anew.
+    pub async fn due(&self) {
+        self.due.notified().await;
+    }
+
+    /// Writes it anew, without what is gone. `keep` gives the new one to the supervisor, and tells
+    /// whether that has it.
+    ///
+    /// What is noted meanwhile is in both, so that none is lost whichever of them a successor gets;
+    /// whoever notes waits only while that last part is copied.
+    pub fn compact(&self, keep: impl FnOnce(BorrowedFd<'_>) -> bool) -> io::Result<()> {
+        let (old, len) = {
+            let mut state = self.state.lock();
+            if state.meanwhile.is_some() {
+                return Ok(());
+            }
+            let old = state.file.try_clone()?;
+            state.meanwhile = Some(Vec::new());
+            (old, state.len)
+        };
+        let fresh = read(old.as_fd(), len).and_then(|(inheritance, _)| inheritance.write_anew());
+        let mut state = self.state.lock();
+        let meanwhile = state.meanwhile.take().unwrap_or_default();
+        let outcome = fresh.and_then(|mut fresh| {
+            fresh.write_all(&meanwhile)?;
+            let len = fresh.metadata()?.len();
+            if !keep(fresh.as_fd()) {
+                return Err(io::Error::other("the supervisor did not take it"));
+            }
+            (state.file, state.len) = (fresh, len);
+            state.full = false;
+            Ok(())
+        });
+        state.limit = state.len.saturating_mul(2).max(COMPACT_ABOVE);
+        outcome
     }
 
     fn write(&self, record: &Record) {
+        let bytes = record.to_bytes();
+        let mut state = self.state.lock();
+        if state.len >= state.limit {
+            self.due.notify_one();
+        }
+        if state.len >= FULL_ABOVE && matches!(record, Record::Known(..)) {
+            if !std::mem::replace(&mut state.full, true) {
+                tracing::warn!(
+                    "the kernel holds so many inodes that a successor will not know all"
+                );
+            }
+            return;
+        }
         // Memory only; without room a successor would not know this inode, nothing worse.
-        if let Err(error) = self.file.lock().write_all(&record.to_bytes()) {
+        if let Err(error) = state.file.write_all(&bytes) {
             tracing::warn!(%error, "a successor will not know all inodes");
+            // What comes later must not stand behind half a record.
+            if let Err(error) = state.file.set_len(state.len) {
+                tracing::warn!(%error, "the journal ends here");
+            }
+            return;
+        }
+        state.len += bytes.len() as u64;
+        if let Some(meanwhile) = &mut state.meanwhile {
+            meanwhile.extend_from_slice(&bytes);
         }
     }
 }
 
+fn memory_file() -> io::Result<File> {
+    Ok(rustix::fs::memfd_create("cvmfs-inodes", MemfdFlags::CLOEXEC)?.into())
+}
+
 impl Inheritance {
+    /// Writes a journal that says the same.
+    fn write_anew(&self) -> io::Result<File> {
+        let mut records = io::BufWriter::new(memory_file()?);
+        for _ in 0..self.generation {
+            records.write_all(&Record::Generation.to_bytes())?;
+        }
+        for (&ino, heir) in &self.inodes {
+            records.write_all(&Record::Known(ino, heir.path.clone()).to_bytes())?;
+            if let Some(revision) = heir.revision {
+                records.write_all(&Record::Bound(ino, revision).to_bytes())?;
+            }
+        }
+        if let Some(current) = self.current {
+            records.write_all(&Record::Current(current).to_bytes())?;
+        }
+        if let Some(slot) = self.slot {
+            records.write_all(&Record::Slot(slot).to_bytes())?;
+        }
+        if self.is_closed {
+            records.write_all(&Record::Closed.to_bytes())?;
+        }
+        let file = records.into_inner().map_err(io::IntoInnerError::into_error)?;
+        rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+        Ok(file)
+    }
+
     fn take(&mut self, record: Record) {
         match record {
             Record::Known(ino, path) => {
@@ -237,42 +337,4 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cvmfs_core::hash::HashAlgorithm;
-
-    fn path(text: &str) -> RepoPath {
-        RepoPath::parse(text.as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn a_successor_knows_what_the_kernel_holds() {
-        let hash = |text: &[u8]| ContentHash::of(HashAlgorithm::Sha1, text);
-        let journal = Journal::new().unwrap();
-        journal.current(hash(b"one"));
-        journal.slot(Slot::new(4095).unwrap());
-        journal.closed();
-        journal.known(1000, &path("/a"));
-        journal.known(1001, &path("/a/b"));
-        journal.known(1002, &path("/c"));
-        journal.forgotten(1002);
-        journal.bound(1001, hash(b"one"));
-        journal.bound(1001, hash(b"two"));
-        journal.current(hash(b"two"));
-        // Killed in the middle of a record.
-        let torn = Record::Known(1003, path("/torn")).to_bytes();
-        journal.file.lock().write_all(&torn[..torn.len() - 1]).unwrap();
-
-        for generation in 1..3 {
-            let (_, inheritance) = Journal::inherit(journal.descriptor().unwrap()).unwrap();
-            assert_eq!(inheritance.current, Some(hash(b"two")));
-            assert_eq!(inheritance.generation, generation);
-            assert_eq!((inheritance.slot, inheritance.is_closed), (Slot::new(4095), true));
-            let expected = [
-                (1000, Heir { path: path("/a"), revision: None }),
-                (1001, Heir { path: path("/a/b"), revision: Some(hash(b"one")) }),
-            ];
-            assert_eq!(inheritance.inodes, expected.into());
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@
 //! | [`content`] | open objects and chunks, by inode |
 //! | `objects` | which objects are open, and how many may be |
 //! | `repeats` | the kernel's second question after a failure |
+//! | [`suspects`] | what was under way when a server died |
 //! | `directory` | open directories |
 //! | [`gate`], [`switch`] | from one revision to the next while the kernel keeps what it was told |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
@@ -31,6 +32,7 @@ mod objects;
 mod repeats;
 pub mod repo;
 pub mod root;
+pub mod suspects;
 pub mod switch;
 
 pub use attributes::Attributes;

@@ -1,6 +1,7 @@
 //! One repository as a filesystem.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::directory::{
 use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
+use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
     Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
@@ -97,8 +99,12 @@ impl RepoFs {
         options: RepoFsOptions,
         journal: Option<Arc<Journal>>,
         inheritance: Inheritance,
+        suspects: Option<Suspects>,
     ) -> Self {
         let mut fs = Self::new(repository, options);
+        if let Some(suspects) = suspects {
+            fs.contents = fs.contents.with_suspects(suspects);
+        }
         if let Some(journal) = &journal {
             journal.current(fs.repository.current().root_hash());
         }
@@ -134,6 +140,24 @@ impl RepoFs {
     /// Returns the journal, for the supervisor.
     pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.inodes.journal()
+    }
+
+    /// Writes the journal anew whenever that is due, until it is dropped; `keep` is that of
+    /// [`Journal::compact`].
+    pub async fn tend_journal(
+        self: Arc<Self>,
+        keep: impl Fn(BorrowedFd<'_>) -> bool + Clone + Send + 'static,
+    ) {
+        while let Some(journal) = self.inodes.journal() {
+            journal.due().await;
+            let (fs, keep) = (Arc::clone(&self), keep.clone());
+            let compact = move || fs.inodes.journal().map(|journal| journal.compact(keep));
+            match tokio::task::spawn_blocking(compact).await {
+                Ok(Some(Err(error))) => tracing::warn!(%error, "the journal stays long"),
+                Err(error) => tracing::warn!(%error, "the journal stays long"),
+                Ok(_) => {}
+            }
+        }
     }
 
     /// Takes over all inodes of a predecessor; before that, no revision may be switched to.

@@ -15,6 +15,7 @@
 //! | the next one fails, or does not serve in time | killed; then once more the program before |
 //! | none gets far | the connection is aborted: users get an error instead of waiting |
 
+mod ending;
 mod limits;
 mod upgrade;
 
@@ -28,13 +29,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::process::WaitStatus;
 
-use super::abort;
 use super::child::{Child, Launcher, Order, Program, Reason};
-use super::control::{Answer, Control};
+use super::control::Control;
 use super::estate::Holdings;
 use super::holder::Deposit;
 use super::letters::Word;
-use crate::cli::exit::{ExitStatus, Failure};
+use crate::cli::exit::Failure;
 use limits::{Limits, Next};
 use upgrade::Upgrade;
 
@@ -71,6 +71,8 @@ pub(crate) struct Succession {
     deposit: Option<Deposit>,
     /// When the next one is started.
     pausing: Option<Instant>,
+    /// The last server died without having been asked to.
+    died: bool,
     /// Servers in a row that lived shortly.
     short_lives: u32,
     /// Since when nobody serves.
@@ -105,6 +107,7 @@ impl Succession {
             control: None,
             deposit,
             pausing: None,
+            died: false,
             short_lives: 0,
             silent_since: None,
             stopping: None,
@@ -154,6 +157,10 @@ impl Succession {
 
     /// Takes out how it ended, once it did.
     pub(crate) fn outcome(&mut self) -> Option<Outcome> {
+        // It was killed then, and nobody else takes leave of it.
+        if self.candidate.is_some() {
+            return None;
+        }
         self.outcome.take()
     }
 
@@ -232,6 +239,7 @@ impl Succession {
             return true;
         }
         self.silent_since.get_or_insert_with(Instant::now);
+        self.died = server.killed.is_none();
         if server.killed.is_some_and(|(_, reason)| reason == Reason::Upgrade) {
             self.succeed();
             return true;
@@ -307,6 +315,8 @@ impl Succession {
         if self.is_unmounted() {
             return self.end(Outcome::Unmounted);
         }
+        // One that was killed is only not reaped yet.
+        drop(self.candidate.take_if(|candidate| candidate.killed.is_some()));
         if self.candidate.is_none() {
             match self.prepare(Order::Later) {
                 Ok(candidate) => self.candidate = Some(candidate),
@@ -320,82 +330,14 @@ impl Succession {
 
     fn promote(&mut self) {
         if let Some(mut candidate) = self.candidate.take() {
-            if let Err(error) = candidate.line.say(&Word::Complete, &[]) {
+            let died = self.died.then(|| candidate.line.say(&Word::Died, &[]));
+            let complete = candidate.line.say(&Word::Complete, &[]);
+            if let Err(error) = died.unwrap_or(Ok(())).and(complete) {
                 tracing::warn!(%error, "a successor does not listen");
             }
             candidate.heir_since = Some(Instant::now());
             self.server = Some(candidate);
         }
-    }
-
-    fn keep_deadlines(&mut self, now: Instant) {
-        let limits = self.limits;
-        let late = |since: Option<Instant>, limit| {
-            since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
-        };
-        if let Some(candidate) = &mut self.candidate
-            && !candidate.ready
-            && late(Some(candidate.started), limits.serve)
-        {
-            tracing::warn!("a successor was not ready in time");
-            candidate.kill(Reason::Overdue);
-        }
-        let Some(server) = &mut self.server else { return };
-        if let Some((at, _)) = server.killed {
-            if late(Some(at), limits.kill) {
-                self.give_up("a killed server does not end");
-            }
-            return;
-        }
-        if late(self.stopping, limits.stop) {
-            server.kill(Reason::Overdue);
-        }
-        if !server.serving && late(server.heir_since, limits.serve) {
-            tracing::warn!(limit = ?limits.serve, "a successor does not serve in time; it is killed");
-            server.kill(Reason::Overdue);
-            if late(self.silent_since, limits.silence) {
-                self.give_up("no successor serves");
-            }
-        }
-    }
-
-    fn is_unmounted(&self) -> bool {
-        self.holdings.mount.as_ref().is_some_and(|mount| abort::is_over(&mount.connection))
-    }
-
-    /// Asked to stop while there is a pause between two servers.
-    fn end_without_server(&mut self) {
-        if let Some(mount) = self.holdings.mount.take() {
-            abort::end(mount, false);
-        }
-        self.end(Outcome::Unmounted);
-    }
-
-    /// Ends the mount, so that its users get an error instead of waiting for ever.
-    fn give_up(&mut self, reason: &str) {
-        if let Some(mount) = self.holdings.mount.take() {
-            abort::end(mount, true);
-        }
-        if let Some(server) = &mut self.server {
-            server.kill(Reason::Overdue);
-        }
-        let message = format!("the mount is given up: {reason}; see the messages before");
-        let failure = Failure::new(ExitStatus::FuseLoop, message).advise("mount it again");
-        self.end(Outcome::GivenUp(failure));
-    }
-
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(candidate) = &mut self.candidate {
-            candidate.kill(Reason::Overdue);
-        }
-        self.pausing = None;
-        self.answer(Answer::Failed("the mount has ended".to_owned()));
-        if let Some(deposit) = &mut self.deposit
-            && !matches!(outcome, Outcome::Left)
-        {
-            deposit.pass_on(&Word::Released, &[]);
-        }
-        self.outcome.get_or_insert(outcome);
     }
 }
 

@@ -49,7 +49,7 @@ impl Opener for Arc<Shelf> {
                 None => Some(Arc::new(Journal::new().unwrap())),
             };
             let left = former.map(|former| former.inheritance()).unwrap_or_default();
-            let fs = RepoFs::inheriting(repository, RepoFsOptions::default(), journal, left);
+            let fs = RepoFs::inheriting(repository, RepoFsOptions::default(), journal, left, None);
             let fs = fs.behind(gate);
             let journal = fs.journal().unwrap().descriptor().unwrap();
             shelf.journals.lock().insert(fqrn, journal);
