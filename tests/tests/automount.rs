@@ -411,6 +411,10 @@ fn readers_of_several_repositories_notice_nothing_when_the_server_is_killed() {
         let mount = Background::start(&spec);
         assert!(mount.again(&spec).contains("already mounted on"));
         two.assert_equal(&mount.mountpoint);
+        let genuine = MountSpec::genuine(&client!(), &two.small, &two.server);
+        let place = mount.mountpoint.join("small.test.repo");
+        let again = genuine.command(&place, &mount.scratch.path().join("other")).output().unwrap();
+        assert!(String::from_utf8_lossy(&again.stdout).contains("already mounted"), "{again:?}");
         let at = |path: &str| mount.mountpoint.join(path);
         let ino = |path: &str| fs::symlink_metadata(at(path)).unwrap().ino();
         let before =
@@ -477,5 +481,105 @@ fn readers_of_several_repositories_notice_nothing_when_the_server_is_killed() {
         let last = mount.server();
         assert!(mount.umount(&[]));
         wait_until("the server ends", || !Path::new(&format!("/proc/{last}")).exists());
+    });
+}
+
+/// What containers do with `-v DIR:DIR:rshared` and `rslave`, in namespaces of their own.
+#[test]
+fn other_containers_see_all_repositories_through_a_shared_directory() {
+    deadline(LIMIT, || {
+        let two = Two::new();
+        let script = r#"
+set -eu
+# Copies of the mounts of other tests, which could not end while they are here.
+umount -alt fuse 2>/dev/null || true
+mount -t tmpfs tmpfs "$STAGE"
+mount --make-rshared "$STAGE"
+cd "$STAGE"
+mkdir cvmfs before after
+mount --bind cvmfs cvmfs
+keep='sleep 1000 & echo $! > "$0.pid"; wait'
+bind='mount --rbind cvmfs "$0"; mount --make-rslave "$0"; touch "$0.ready"; '
+until_there() { for _ in $(seq 300); do [ -e "$1" ] && return; sleep 0.1; done; exit 9; }
+unshare --mount --propagation unchanged sh -c "$bind$keep" before &
+until_there before.ready
+# The service: nothing but the mount is made in its namespace.
+unshare --mount --propagation unchanged "$CLIENT" automount "$STAGE/cvmfs" --foreground \
+    --server "$SERVER" --public-key "$KEYS" --cache-dir "$STAGE/cache" -o allow_other >log 2>&1 &
+service=$!
+for _ in $(seq 300); do grep -q 'mounted cvmfs on' log && break; sleep 0.1; done
+unshare --mount --propagation unchanged sh -c "$bind$keep" after &
+until_there after.ready
+look() {
+    for user in before after; do
+        [ "$(nsenter -t "$(cat $user.pid)" -m cat "$STAGE/$user/small.test.repo/hello.txt")" = "hello cvmfs" ]
+        nsenter -t "$(cat $user.pid)" -m setpriv --reuid 1234 --clear-groups ls "$STAGE/$user/shake.test.repo" >/dev/null
+    done
+    [ "$(cat cvmfs/small.test.repo/hello.txt)" = "hello cvmfs" ]
+}
+look
+# Its server is killed; the service goes on.
+server=$(getfattr --only-values --absolute-names -n user.pid cvmfs 2>/dev/null || cat "/proc/$service/task/$service/children")
+kill -9 $server
+look
+kill -TERM $service
+wait $service
+[ "$(nsenter -t "$(cat before.pid)" -m ls "$STAGE/before" | wc -l)" = 0 ]
+echo done
+"#;
+        let stage = tempfile::tempdir().unwrap();
+        let keys = [two.small.public_key(), two.shake.public_key()];
+        let output = Command::new("timeout")
+            .args(["--kill-after=5", "120", "unshare", "--mount", "--pid", "--fork"])
+            .args(["--mount-proc", "--kill-child", "--propagation", "private"])
+            .args(["bash", "-c", script])
+            .env("STAGE", stage.path())
+            .env("CLIENT", client!().command().get_program())
+            .env("SERVER", format!("{}/@fqrn@", two.server.url()))
+            .env("KEYS", keys.map(|key| key.into_os_string()).join(OsStr::new(":")))
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && shown.ends_with("done\n"), "{shown}\n{errors}");
+    });
+}
+
+#[test]
+fn a_holder_keeps_all_repositories_when_every_process_of_the_mount_dies() {
+    deadline(LIMIT, || {
+        let two = Two::new();
+        let hold = tempfile::tempdir().unwrap();
+        let socket = hold.path().join("socket");
+        let mut holder = client!().command();
+        let mut holder = holder.arg("hold").arg("--socket").arg(&socket).spawn().unwrap();
+        wait_until("the holder listens", || socket.exists());
+        let spec = two.spec().arg("--holder").arg(&socket);
+        let mount = Background::start(&spec);
+        two.assert_equal(&mount.mountpoint);
+        let at = |path: &str| mount.mountpoint.join(path);
+        let held = File::open(at("small.test.repo/many/f7")).unwrap();
+        let shell = shell_in(&at("shake.test.repo"), "pwd -P && ls | wc -l");
+        let ino = |path: &str| fs::symlink_metadata(at(path)).unwrap().ino();
+        let before = ["small.test.repo/many/f7", "shake.test.repo"].map(ino);
+        let server = mount.server();
+        let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+        let supervisor = Pid::from_raw(parent.trim().parse().unwrap());
+        kill(supervisor, Signal::SIGKILL).unwrap();
+        wait_until("nothing is left", || !Path::new(&format!("/proc/{server}")).exists());
+        assert!(mount.again(&spec).contains("mounted cvmfs on"));
+        assert_ne!(mount.server(), server);
+        assert_eq!(["small.test.repo/many/f7", "shake.test.repo"].map(ino), before);
+        let mut text = [0; 6];
+        held.read_exact_at(&mut text, 0).unwrap();
+        assert_eq!(&text, b"file 7");
+        let said = let_go(shell);
+        assert!(said.starts_with(&format!("{}\n", at("shake.test.repo").display())), "{said}");
+        two.assert_equal(&mount.mountpoint);
+        drop(held);
+        assert!(mount.umount(&[]));
+        kill(Pid::from_raw(i32::try_from(holder.id()).unwrap()), Signal::SIGTERM).unwrap();
+        holder.wait().unwrap();
     });
 }

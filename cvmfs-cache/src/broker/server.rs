@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -15,14 +14,12 @@ use cvmfs_core::cache::{CacheError, CachedObject, ObjectCache as _, ObjectMeta, 
 use cvmfs_core::decode::{BodyDecoder, DecodeError, SizeBound};
 use cvmfs_core::object::ObjectId;
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
-use rustix::net::{SocketAddrUnix, SocketFlags};
+use rustix::net::SocketFlags;
 
-use super::wire::{
-    Connection, MAX_BODY_LEN, MAX_RECORD_LEN, PROTOCOL, Parcel, Reply, Request, socket,
-};
+use super::listener::listen_alone;
+use super::wire::{Connection, MAX_BODY_LEN, MAX_RECORD_LEN, PROTOCOL, Parcel, Reply, Request};
 use crate::disk::DiskCache;
-use crate::layout::{RECORDS, failed, parse_object_name};
+use crate::layout::{RECORDS, parse_object_name};
 
 /// Connections at a time: a mount uses a handful.
 const MAX_CONNECTIONS: usize = 512;
@@ -57,7 +54,8 @@ pub enum Peers {
 }
 
 impl Peers {
-    fn allow(&self, uid: u32, gid: u32) -> bool {
+    /// Whether this user may.
+    pub fn allow(&self, uid: u32, gid: u32) -> bool {
         match self {
             Self::All => true,
             Self::Listed { users, groups } => {
@@ -102,39 +100,7 @@ impl Broker {
     /// Begins to listen. A socket that a dead broker left is taken over.
     pub fn bind(options: BrokerOptions, cache: DiskCache) -> Result<Self, CacheError> {
         let BrokerOptions { socket: path, peers } = options;
-        let broken = |action: &'static str, error: io::Error| failed(action, &path)(error);
-        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-            std::fs::create_dir_all(directory).map_err(failed("create directory", directory))?;
-        }
-        let mut lock_path = path.clone().into_os_string();
-        lock_path.push(".lock");
-        let lock_path = PathBuf::from(lock_path);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(failed("open", &lock_path))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            let running = io::Error::new(io::ErrorKind::AddrInUse, "a broker is running there");
-            broken("listen on", running)
-        })?;
-        let listener = socket().map_err(|error| broken("listen on", error))?;
-        let address =
-            SocketAddrUnix::new(&path).map_err(|error| broken("listen on", error.into()))?;
-        // We hold the lock, so whoever made it is dead.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(broken("remove", error));
-            }
-            _ => {}
-        }
-        rustix::net::bind(&listener, &address)
-            .map_err(|error| broken("listen on", error.into()))?;
-        // Whoever connects is asked who it is.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))
-            .map_err(|error| broken("set the mode of", error))?;
-        rustix::net::listen(&listener, 128).map_err(|error| broken("listen on", error.into()))?;
+        let (listener, lock) = listen_alone(&path)?;
         let shared =
             Shared { cache, peers, stop: AtomicBool::new(false), connections: Mutex::default() };
         Ok(Self { listener, socket: path, _lock: lock, shared: Arc::new(shared) })

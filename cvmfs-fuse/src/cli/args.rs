@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::docker_run::DockerRunArgs;
+use super::exit::{ExitStatus, Failure};
 use super::help;
+use super::hold::HoldArgs;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
+use crate::config::environment::absolute;
 use crate::config::{AutomountFlags, ProcessSettings, RepositoryFlags};
+use crate::daemon::holder::check_socket_path;
 use crate::doctor::DoctorArgs;
 
 /// `cvmfs-fuse [FLAGS] SUBCOMMAND`.
@@ -48,6 +52,9 @@ pub enum Command {
     /// Let the program that is installed now go on with live mounts
     #[command(after_long_help = help::UPGRADE)]
     Upgrade(UpgradeArgs),
+    /// Keep mounts while the container that serves them is replaced
+    #[command(after_long_help = help::HOLD)]
+    Hold(HoldArgs),
     /// Run a command with repositories mounted for it, in a container or on a bare node
     #[command(after_long_help = help::RUN)]
     Run(Box<RunArgs>),
@@ -141,6 +148,10 @@ pub struct ProcessArgs {
     #[arg(long, help_heading = "Mount")]
     pub foreground: bool,
 
+    /// Let 'cvmfs-fuse hold' keep the mount when all its processes die; go on with what it keeps
+    #[arg(long, value_name = "SOCKET", help_heading = "Mount")]
+    pub holder: Option<PathBuf>,
+
     /// Descriptor on which the background process tells its parent how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
@@ -156,13 +167,19 @@ pub struct ProcessArgs {
 
 impl ProcessArgs {
     /// Returns them as settings.
-    pub fn settings(&self) -> ProcessSettings {
-        ProcessSettings {
+    pub fn settings(&self) -> Result<ProcessSettings, Failure> {
+        let holder = |path: &PathBuf| {
+            check_socket_path(path)?;
+            // The background process is in another directory.
+            absolute(path).map_err(|error| Failure::caused(ExitStatus::Options, "--holder", &error))
+        };
+        Ok(ProcessSettings {
             foreground: self.foreground,
             ready_fd: self.ready_fd,
             server_fd: self.server_fd,
             take_over: self.take_over,
-        }
+            holder: self.holder.as_ref().map(holder).transpose()?,
+        })
     }
 }
 
@@ -416,6 +433,8 @@ mod tests {
             "umount --lazy /mnt",
             "upgrade /mnt /mnt2",
             "upgrade --all",
+            "mount a.b.c /mnt --holder /run/h",
+            "hold --socket /run/h --deadline 60 --allow 5 --allow @7",
             "ls a.b.c:/ a.b.c:/x --server http://a",
             "-v ls -l a.b.c:/",
             "cat --public-key k -- a.b.c:/-x",
@@ -466,6 +485,8 @@ mod tests {
             "unknown",
             "upgrade",
             "upgrade --all /mnt",
+            "hold",
+            "hold --socket /s --deadline 0",
             "cache",
             "cache clean",
             "preload",

@@ -111,6 +111,20 @@ it is ready. If it fails, the old program goes on, and the exit code is 19. Each
 the versions before and after. Only root and the user who mounted may do that, in the network \
 namespace of the mount's processes (docker exec).";
 
+/// Examples for `cvmfs-fuse hold --help`.
+pub(super) const HOLD: &str = "\
+Examples:
+  docker run --user 1001 --cap-drop ALL --network none --read-only -v hold:/hold IMAGE \\
+      cvmfs-fuse hold --socket /hold/socket --allow 0
+  docker run --cap-add SYS_ADMIN --device /dev/fuse -v hold:/hold -v /cvmfs:/cvmfs:rshared IMAGE \\
+      cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch --foreground --holder /hold/socket
+
+When all processes of a mount die or its container is stopped, users of the mount wait until the \
+same 'mount --holder' command runs again, which goes on with the live mount: for that it needs \
+neither the capability nor /dev/fuse. If nobody comes within the deadline, users get errors. \
+SIGINT and 'umount' end a mount for good. The holder needs no privilege and no network; it may be \
+restarted at any time. It ends at SIGTERM.";
+
 /// Examples for `cvmfs-fuse run --help`.
 pub(super) const RUN: &str = "\
 Examples:

@@ -13,6 +13,7 @@
 //! | `progress` | how far a long command is |
 //! | [`run`](mod@run) | `run`, `enter` |
 //! | [`upgrade`] | `upgrade` |
+//! | [`hold`] | `hold` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
@@ -22,6 +23,7 @@ mod cache;
 pub mod docker_run;
 pub mod exit;
 mod help;
+pub mod hold;
 mod preload;
 mod progress;
 mod read;
@@ -78,6 +80,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
         Command::Umount(args) => umount(args),
         Command::Upgrade(args) => upgrade::run(args),
+        Command::Hold(args) => hold::run(args),
         Command::Ls(args) => read::ls(args, environment),
         Command::Cat(args) => read::cat(args, environment),
         Command::Stat(args) => read::stat(args, environment),
@@ -106,7 +109,7 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
         options,
         auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
         repository,
-        process: args.process.settings(),
+        process: args.process.settings()?,
     })
 }
 
@@ -117,7 +120,7 @@ fn automount_settings(
     let AutomountArgs { mountpoint, repositories, repository, process, .. } = args;
     let options = MountOptions::parse(args.options.iter().map(String::as_str), environment.is_root)
         .map_err(|error| Failure::caused(ExitStatus::Options, "-o", &error))?;
-    let process = process.settings();
+    let process = process.settings()?;
     let mut settings = AutomountSettings::resolve(
         mountpoint,
         options,

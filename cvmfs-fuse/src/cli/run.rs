@@ -144,6 +144,7 @@ fn settings(
             ready_fd: args.ready_fd,
             server_fd: args.server_fd,
             take_over: args.take_over,
+            holder: None,
         },
     })
 }

@@ -86,6 +86,8 @@ pub struct ProcessSettings {
     pub server_fd: Option<i32>,
     /// It goes on with the mount of a dead server.
     pub take_over: bool,
+    /// The socket of the process that holds the mount besides its supervisor.
+    pub holder: Option<PathBuf>,
 }
 
 impl RepositorySettings {

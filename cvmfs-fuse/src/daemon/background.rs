@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Service;
 use super::estate::{Bequest, Candidate};
+use super::holder::Deposit;
 use super::log;
 use super::serve::{Origin, Usable};
 use super::supervisor;
@@ -228,12 +229,30 @@ impl Waiting {
 }
 
 /// The child: supervises the server, which tells the parent.
-pub fn run(descriptor: RawFd) -> Result<ExitStatus, Failure> {
+pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Failure> {
     let parent = Parent::adopt(descriptor)?;
     if let Some(path) = log::path_of_stderr() {
         log::bound_stderr(path);
     }
-    supervisor::run(supervisor::Place::Background(parent.pipe.into()))
+    let place = supervisor::Place::Background(
+        parent
+            .pipe
+            .try_clone()
+            .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot pass on a pipe", &error))?
+            .into(),
+    );
+    let claimed = match super::held_at(service).map(Deposit::claim).transpose() {
+        Ok(claimed) => claimed,
+        Err(failure) => {
+            // Nobody else tells.
+            if let Err(error) = parent.tell(&Report::Failed(failure.clone())) {
+                tracing::warn!(%error, "cannot tell the parent");
+            }
+            return Err(failure);
+        }
+    };
+    drop(parent);
+    supervisor::run(place, claimed)
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.

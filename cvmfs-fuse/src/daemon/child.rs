@@ -72,6 +72,8 @@ pub(super) enum Reason {
     Upgrade,
     /// It did not do in time what it should.
     Overdue,
+    /// The mount is left to somebody else.
+    Left,
 }
 
 /// One server.
@@ -145,7 +147,7 @@ impl Child {
 
     /// Takes what it says, at most a part at a time; true if there may be more. `take` returns
     /// false for what makes no sense.
-    pub(super) fn listen(&mut self, mut take: impl FnMut(Word, Option<OwnedFd>) -> bool) -> bool {
+    pub(super) fn listen(&mut self, mut take: impl FnMut(Word, Vec<OwnedFd>) -> bool) -> bool {
         for _ in 0..MESSAGES_AT_ONCE {
             if !self.listens {
                 return false;
@@ -159,7 +161,7 @@ impl Child {
                     (self.serving, self.version) = (true, Some(version));
                     true
                 }
-                Ok(Received::Word(word, descriptor)) => take(word, descriptor),
+                Ok(Received::Word(word, descriptors)) => take(word, descriptors),
                 Ok(Received::Nothing) => return false,
                 Ok(Received::End) => {
                     self.listens = false;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::letters::{Line, Received, Word};
+use super::letters::{Line, MAX_DESCRIPTORS, Received, Word};
 use crate::VERSION;
 use crate::fuse::handover::Mount;
 
@@ -35,21 +35,19 @@ pub(super) struct Holdings {
 
 impl Holdings {
     /// Takes what a server says; false if it makes no sense.
-    pub(super) fn take(&mut self, word: Word, descriptor: Option<OwnedFd>) -> bool {
-        match (word, descriptor) {
-            (Word::Mounted { greeting, mountpoint, device }, Some(connection)) => {
+    pub(super) fn take(&mut self, word: Word, descriptors: Vec<OwnedFd>) -> bool {
+        let mut descriptors = descriptors.into_iter();
+        match word {
+            Word::Mounted { greeting, mountpoint, device } => {
+                let Some(connection) = descriptors.next() else { return false };
                 self.mount = Some(Mount { connection, greeting, mountpoint, device });
                 true
             }
-            (Word::Journal { name }, Some(journal)) => {
-                let fits = self.journals.len() < MAX_JOURNALS || self.journals.contains_key(&name);
-                let sensible = !name.is_empty() && name.len() <= MAX_NAME_LEN;
-                if fits && sensible {
-                    self.journals.insert(name, journal);
-                }
-                fits && sensible
+            Word::Journals { names } => {
+                let complete = names.len() == descriptors.len() && !names.is_empty();
+                complete && names.into_iter().zip(descriptors).all(|one| self.take_journal(one))
             }
-            (Word::Closed { name }, None) => {
+            Word::Closed { name } => {
                 self.journals.remove(&name);
                 true
             }
@@ -57,15 +55,28 @@ impl Holdings {
         }
     }
 
+    fn take_journal(&mut self, (name, journal): (String, OwnedFd)) -> bool {
+        let fits = self.journals.len() < MAX_JOURNALS || self.journals.contains_key(&name);
+        let sensible = !name.is_empty() && name.len() <= MAX_NAME_LEN;
+        if fits && sensible {
+            self.journals.insert(name, journal);
+        }
+        fits && sensible
+    }
+
     /// Says all of it.
     pub(super) fn send(&self, line: &Line) -> io::Result<()> {
         if let Some(mount) = &self.mount {
-            line.say(&mounted(mount), Some(mount.connection.as_fd()))?;
+            line.say(&mounted(mount), &[mount.connection.as_fd()])?;
         }
-        for (name, journal) in &self.journals {
-            line.say(&Word::Journal { name: name.clone() }, Some(journal.as_fd()))?;
+        // Few messages, so that all of them fit into the buffer of a socket.
+        let journals: Vec<_> = self.journals.iter().collect();
+        for some in journals.chunks(MAX_DESCRIPTORS) {
+            let names = some.iter().map(|(name, _)| (*name).clone()).collect();
+            let descriptors: Vec<_> = some.iter().map(|(_, journal)| journal.as_fd()).collect();
+            line.say(&Word::Journals { names }, &descriptors)?;
         }
-        line.say(&Word::Present, None)
+        line.say(&Word::Present, &[])
     }
 }
 
@@ -100,7 +111,7 @@ impl Candidate {
     /// Waits for the end of the server before, and returns what it left. There is no deadline: who
     /// is held ready may be so for weeks, and ends with its supervisor.
     pub fn succeed(mut self) -> io::Result<(Estate, Bequest)> {
-        self.line.say(&Word::Ready { version: VERSION.to_owned() }, None)?;
+        self.line.say(&Word::Ready { version: VERSION.to_owned() }, &[])?;
         self.listen(&Word::Complete, None)?;
         let Holdings { mount, journals } = self.holdings;
         let mount = mount.ok_or_else(|| io::Error::other("there is no mount to take over"))?;
@@ -111,8 +122,8 @@ impl Candidate {
         loop {
             match self.line.wait(limit)? {
                 Received::Word(word, _) if word == *last => return Ok(()),
-                Received::Word(word, descriptor) => {
-                    if !self.holdings.take(word, descriptor) {
+                Received::Word(word, descriptors) => {
+                    if !self.holdings.take(word, descriptors) {
                         return Err(io::ErrorKind::InvalidData.into());
                     }
                 }
@@ -143,28 +154,28 @@ impl Bequest {
 
     /// Leaves a mount.
     pub fn mounted(&self, mount: &Mount) {
-        self.leave(&mounted(mount), Some(mount.connection.as_fd()));
+        self.leave(&mounted(mount), &[mount.connection.as_fd()]);
     }
 
     /// Leaves the journal of a repository, in place of an earlier one of that name.
     pub fn journal(&self, name: &str, journal: BorrowedFd<'_>) {
-        self.leave(&Word::Journal { name: name.to_owned() }, Some(journal));
+        self.leave(&Word::Journals { names: vec![name.to_owned()] }, &[journal]);
     }
 
     /// Takes a journal back: the kernel knows nothing of that repository any more.
     pub fn closed(&self, name: &str) {
-        self.leave(&Word::Closed { name: name.to_owned() }, None);
+        self.leave(&Word::Closed { name: name.to_owned() }, &[]);
     }
 
     /// Says that requests are answered.
     pub fn serving(&self) {
-        self.leave(&Word::Serving { version: VERSION.to_owned() }, None);
+        self.leave(&Word::Serving { version: VERSION.to_owned() }, &[]);
     }
 
     /// Without its supervisor a mount works and dies with its server.
-    fn leave(&self, word: &Word, descriptor: Option<BorrowedFd<'_>>) {
+    fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) {
         if let Some(line) = &self.0
-            && let Err(error) = line.say(word, descriptor)
+            && let Err(error) = line.say(word, descriptors)
         {
             tracing::warn!(%error, "the supervisor does not listen; the mount dies with its server");
         }
@@ -225,12 +236,13 @@ mod tests {
         bequest.closed("gone");
         bequest.journal("a.b.c", file("new").as_fd());
         drop(bequest);
-        while let Received::Word(word, file) = supervisor.hear().unwrap() {
-            ours.say(&word, file.as_ref().map(OwnedFd::as_fd)).unwrap();
+        while let Received::Word(word, files) = supervisor.hear().unwrap() {
+            let files: Vec<_> = files.iter().map(OwnedFd::as_fd).collect();
+            ours.say(&word, &files).unwrap();
         }
-        ours.say(&Word::Complete, None).unwrap();
+        ours.say(&Word::Complete, &[]).unwrap();
         let (estate, _) = candidate.succeed().unwrap();
-        assert!(matches!(ours.hear().unwrap(), Received::Word(Word::Ready { .. }, None)));
+        assert!(matches!(ours.hear().unwrap(), Received::Word(Word::Ready { .. }, _)));
         assert_eq!(text(estate.mount.connection.as_fd()), "connection");
         let journals = estate.journals.iter();
         let journals: Vec<_> = journals.map(|(name, f)| (name.as_str(), text(f.as_fd()))).collect();
@@ -241,23 +253,29 @@ mod tests {
     fn nonsense_and_floods_change_nothing() {
         let (supervisor, server) = Line::pair().unwrap();
         let mut holdings = Holdings::default();
-        for letter in [&b"nonsense"[..], b"{\"Journal\":{}}", &[b'x'; MAX_LEN + 1]] {
+        for letter in [&b"nonsense"[..], b"{\"Journals\":{}}", &[b'x'; MAX_LEN + 1]] {
             rustix::net::send(&server, letter, rustix::net::SendFlags::NOSIGNAL).unwrap();
         }
         let server = Line::patient(server).unwrap();
-        let name = |text: &str| Word::Journal { name: text.to_owned() };
-        server.say(&name("without"), None).unwrap();
-        server.say(&name(&"n".repeat(MAX_NAME_LEN + 1)), Some(file("").as_fd())).unwrap();
-        server.say(&Word::Complete, None).unwrap();
+        let name = |text: &str| Word::Journals { names: vec![text.to_owned()] };
+        server.say(&name("without"), &[]).unwrap();
+        server.say(&name(&"n".repeat(MAX_NAME_LEN + 1)), &[file("").as_fd()]).unwrap();
+        server.say(&Word::Complete, &[]).unwrap();
         assert_eq!(listen(&mut holdings, &supervisor), 6);
         for number in 0..MAX_JOURNALS + 2 {
-            server.say(&name(&number.to_string()), Some(file("x").as_fd())).unwrap();
+            server.say(&name(&number.to_string()), &[file("x").as_fd()]).unwrap();
             assert_eq!(listen(&mut holdings, &supervisor), usize::from(number >= MAX_JOURNALS));
         }
-        server.say(&name("7"), Some(file("replaced").as_fd())).unwrap();
+        server.say(&name("7"), &[file("replaced").as_fd()]).unwrap();
         assert_eq!(listen(&mut holdings, &supervisor), 0);
         assert_eq!((holdings.journals.len(), holdings.mount.is_none()), (MAX_JOURNALS, true));
         assert_eq!(text(holdings.journals["7"].as_fd()), "replaced");
+        // As many as there may be arrive before anybody reads.
+        let (ours, theirs) = Line::pair().unwrap();
+        holdings.mount = Some(mount());
+        holdings.send(&ours).unwrap();
+        let candidate = Candidate::receive(theirs).unwrap();
+        assert_eq!(candidate.holdings.journals.len(), MAX_JOURNALS);
     }
 
     #[test]
@@ -270,7 +288,7 @@ mod tests {
         assert!(candidate.succeed().is_err());
         let (ours, theirs) = Line::pair().unwrap();
         Holdings::default().send(&ours).unwrap();
-        ours.say(&Word::Complete, None).unwrap();
+        ours.say(&Word::Complete, &[]).unwrap();
         assert!(Candidate::receive(theirs).unwrap().succeed().is_err());
     }
 }

@@ -1,15 +1,19 @@
-//! What supervisors, servers and holders tell each other: one packet a word, with at most one
-//! descriptor.
+//! What supervisors, servers and holders tell each other: one packet a word.
 //!
-//! | word | from | descriptor | meaning |
+//! | word | from | descriptors | meaning |
 //! |---|---|---|---|
 //! | `Mounted` | server | connection to the kernel | there is a mount |
-//! | `Journal` | server | journal | of this name; takes the place of an earlier one |
+//! | `Journals` | server | journals | of these names; take the place of earlier ones |
 //! | `Closed` | server | | the journal of this name is needed no more |
 //! | `Present` | supervisor | | to a successor: that is all so far |
 //! | `Ready` | successor | | it waits for the end of the one before |
 //! | `Complete` | supervisor | | to a successor: now it is the server |
 //! | `Serving` | server | | it answers requests |
+//! | `Deposit` | supervisor | | to a holder: I look after this mount; is there an estate? |
+//! | `Refused` | holder | | not that one, not now |
+//! | `Released` | supervisor | | to a holder: the mount has ended |
+//!
+//! A holder passes on and is told the same words as a successor and a supervisor.
 //!
 //! A supervisor outlives upgrades, so the two sides may be of different versions: words that one
 //! does not know are passed over, and the present ones keep their meaning.
@@ -32,6 +36,8 @@ use crate::fuse::handover::Greeting;
 
 /// Longest message: a path, and a greeting of some hundred bytes as numbers in text.
 pub(super) const MAX_LEN: usize = 64 * 1024;
+/// Descriptors in one message; the kernel takes 253.
+pub(super) const MAX_DESCRIPTORS: usize = 64;
 /// How long the other side may let us wait with a message. It does nothing but read them.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,8 +51,8 @@ pub(super) enum Word {
         /// As in [`crate::fuse::mountinfo::MountEntry`].
         device: Option<String>,
     },
-    /// Comes with a journal.
-    Journal { name: String },
+    /// Comes with their journals, [`MAX_DESCRIPTORS`] at most.
+    Journals { names: Vec<String> },
     /// The journal is needed no more.
     Closed { name: String },
     /// To a successor: it has all so far.
@@ -57,13 +63,20 @@ pub(super) enum Word {
     Complete,
     /// The server answers requests.
     Serving { version: String },
+    /// To a holder, first of all. With `claim` it says what it has of this mount; else what it has
+    /// is outdated.
+    Deposit { name: String, mountpoint: PathBuf, claim: bool },
+    /// By a holder: another process has this mount.
+    Refused { reason: String },
+    /// To a holder: there is no mount any more.
+    Released,
 }
 
 /// What arrived.
 #[derive(Debug)]
 pub(super) enum Received {
     /// A message.
-    Word(Word, Option<OwnedFd>),
+    Word(Word, Vec<OwnedFd>),
     /// Something that is no message, or not of this version.
     Nonsense,
     /// Nothing now.
@@ -95,20 +108,24 @@ impl Line {
         Ok(Self { socket, hurried: false })
     }
 
+    /// Wraps the end of one that waits for nobody.
+    pub(super) fn hurried(socket: OwnedFd) -> Self {
+        Self { socket, hurried: true }
+    }
+
     /// Returns the descriptor, to be polled.
     pub(super) fn socket(&self) -> &OwnedFd {
         &self.socket
     }
 
     /// Sends one message.
-    pub(super) fn say(&self, word: &Word, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(super) fn say(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let letter = serde_json::to_vec(word)?;
-        if letter.len() > MAX_LEN {
+        if letter.len() > MAX_LEN || descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = descriptor.as_slice();
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
@@ -134,7 +151,7 @@ impl Line {
     /// Receives one message, if one is there.
     pub(super) fn hear(&self) -> io::Result<Received> {
         let mut letter = vec![0; MAX_LEN];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received = rustix::io::retry_on_intr(|| {
@@ -148,10 +165,10 @@ impl Line {
             Err(rustix::io::Errno::CONNRESET) => return Ok(Received::End),
             Err(error) => return Err(error.into()),
         };
-        let mut descriptor = None;
+        let mut descriptors = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(sent) = message {
-                descriptor = descriptor.or(sent.into_iter().next());
+                descriptors.extend(sent);
             }
         }
         if received.bytes == 0 {
@@ -161,7 +178,7 @@ impl Line {
             return Ok(Received::Nonsense);
         }
         Ok(match serde_json::from_slice(&letter[..received.bytes]) {
-            Ok(word) => Received::Word(word, descriptor),
+            Ok(word) => Received::Word(word, descriptors),
             Err(_) => Received::Nonsense,
         })
     }

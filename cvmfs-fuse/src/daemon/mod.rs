@@ -8,6 +8,7 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `abort` | the end of a mount that nobody serves |
+//! | [`holder`] | who outlives the supervisor |
 //! | [`control`] | how a supervisor is asked for an upgrade |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
@@ -21,6 +22,7 @@ mod begin;
 pub(crate) mod child;
 pub mod control;
 pub mod estate;
+pub mod holder;
 mod letters;
 pub mod log;
 pub mod mountpoint;
@@ -134,14 +136,24 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
         return Ok(ExitStatus::Ok);
     }
     if let Some(descriptor) = process.ready_fd {
-        return background::run(descriptor);
+        return background::run(service, descriptor);
     }
     if process.foreground {
-        return supervisor::run(supervisor::Place::Foreground);
+        let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;
+        return supervisor::run(supervisor::Place::Foreground, claimed);
     }
     let usable = background::start(service)?;
     announce(service.mountpoint(), usable);
     Ok(ExitStatus::Ok)
+}
+
+/// Who holds the mount besides its supervisor.
+fn held_at(service: &impl Service) -> Option<holder::Place> {
+    service.process().holder.clone().map(|socket| holder::Place {
+        socket,
+        name: service.name().to_owned(),
+        mountpoint: service.mountpoint().to_owned(),
+    })
 }
 
 /// The line that scripts around upstream's client wait for (spec/config.md section 5).

@@ -58,7 +58,12 @@ pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failu
         let table_error = |error: io::Error| {
             Failure::caused(ExitStatus::Mount, "cannot read /proc/self/mountinfo", &error)
         };
-        let Some(entry) = mountinfo::topmost_at(&resolved).map_err(table_error)? else { break };
+        let Some(entry) = mountinfo::topmost_at(&resolved).map_err(table_error)? else {
+            if is_automounted(&resolved, expected) {
+                return Ok(Place::Served);
+            }
+            break;
+        };
         if !entry.is_fuse() {
             break;
         }
@@ -102,6 +107,21 @@ pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failu
 /// has been complained about before.
 fn is_volume(entry: &MountEntry) -> bool {
     mountinfo::all().is_ok_and(|mounts| mountinfo::is_shared_from_outside(&mounts, entry))
+}
+
+/// Tells whether an automount shows the repository here.
+fn is_automounted(place: &Path, expected: Expected<'_>) -> bool {
+    let (Expected::Repository(fqrn), Some(parent)) = (expected, place.parent()) else {
+        return false;
+    };
+    let is_fuse = || {
+        let top = mountinfo::topmost_at(parent);
+        top.is_ok_and(|entry| entry.is_some_and(|entry| entry.is_fuse()))
+    };
+    place.file_name().is_some_and(|name| name == fqrn.as_str())
+        && is_fuse()
+        && Expected::Automount.is_at(parent)
+        && expected.is_at(place)
 }
 
 fn refused(mountpoint: &str, error: &io::Error) -> Failure {

@@ -22,6 +22,8 @@ use rustix::process::{WaitOptions, wait};
 
 use super::background::insert_arguments;
 use super::child::{Launcher, Order};
+use super::estate::Holdings;
+use super::holder::Deposit;
 use super::succession::{Outcome, Succession, shown};
 use crate::cli::exit::{ExitStatus, Failure};
 
@@ -38,16 +40,24 @@ pub enum Place {
 }
 
 /// Supervises servers until one ends orderly, and returns how.
-pub fn run(place: Place) -> Result<ExitStatus, Failure> {
+pub(super) fn run(
+    place: Place,
+    claimed: Option<(Deposit, Holdings)>,
+) -> Result<ExitStatus, Failure> {
     let trouble = |what: &str, error: io::Error| Failure::caused(ExitStatus::Unknown, what, &error);
     let (signals, mask) = listen().map_err(|error| trouble("cannot listen to signals", error))?;
     let ready = match place {
         Place::Background(ready) => Some(ready),
         Place::Foreground => None,
     };
-    let launcher = launcher(ready.as_ref().map(|pipe| pipe.as_raw_fd()), mask);
-    let mut succession =
-        Succession::start(launcher).map_err(|error| trouble("cannot start the server", error))?;
+    // Two servers must not share a connection: when we are gone, the holder's next one takes it.
+    let dies_with_us = ready.is_none() || claimed.is_some();
+    let launcher = launcher(ready.as_ref().map(|pipe| pipe.as_raw_fd()), mask, dies_with_us);
+    let started = match claimed {
+        Some((deposit, holdings)) => Succession::go_on(launcher, holdings, Some(deposit)),
+        None => Succession::start(launcher),
+    };
+    let mut succession = started.map_err(|error| trouble("cannot start the server", error))?;
     // The one who waits must see it when the server ends without a word.
     drop(ready);
     loop {
@@ -55,7 +65,7 @@ pub fn run(place: Place) -> Result<ExitStatus, Failure> {
             .map_err(|error| trouble("cannot watch the server", error))?;
         match succession.outcome() {
             None => {}
-            Some(Outcome::Unmounted) => return Ok(ExitStatus::Ok),
+            Some(Outcome::Unmounted | Outcome::Left) => return Ok(ExitStatus::Ok),
             Some(Outcome::GivenUp(failure)) => return Err(failure),
             Some(Outcome::Ended(status)) => {
                 // It has told why.
@@ -69,7 +79,8 @@ pub fn run(place: Place) -> Result<ExitStatus, Failure> {
     }
 }
 
-fn listen() -> io::Result<(SignalFd, SigSet)> {
+/// Reads signals from a descriptor from now on; also returns which were blocked before.
+pub(super) fn listen() -> io::Result<(SignalFd, SigSet)> {
     let mut wanted = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
         wanted.add(signal);
@@ -79,9 +90,8 @@ fn listen() -> io::Result<(SignalFd, SigSet)> {
 }
 
 /// This program with the same arguments.
-fn launcher(ready: Option<RawFd>, mask: SigSet) -> Launcher {
+fn launcher(ready: Option<RawFd>, mask: SigSet, dies_with_us: bool) -> Launcher {
     let parent = getpid();
-    let dies_with_us = ready.is_none();
     let own = without_ready_fd(std::env::args_os().skip(1));
     Box::new(move |program: &Path, extra, order| {
         let mut arguments = own.clone();

@@ -71,7 +71,7 @@ pub(super) fn run(
 }
 
 /// Parses `--allow`: `all`, numbers of users, and `@` with numbers of groups.
-fn peers(texts: &[String]) -> Result<Peers, Failure> {
+pub(in crate::cli) fn peers(texts: &[String]) -> Result<Peers, Failure> {
     let (mut users, mut groups) = (Vec::new(), Vec::new());
     for text in texts {
         let wrong = |_| {

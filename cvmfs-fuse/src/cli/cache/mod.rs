@@ -1,6 +1,6 @@
 //! `cache`: what is in a cache directory, is it right, make it smaller.
 
-mod broker;
+pub(super) mod broker;
 mod evict;
 
 use std::io::{self, Write as _};

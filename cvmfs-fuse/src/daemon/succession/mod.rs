@@ -32,6 +32,7 @@ use super::abort;
 use super::child::{Child, Launcher, Order, Program, Reason};
 use super::control::{Answer, Control};
 use super::estate::Holdings;
+use super::holder::Deposit;
 use super::letters::Word;
 use crate::cli::exit::{ExitStatus, Failure};
 use limits::{Limits, Next};
@@ -44,6 +45,8 @@ pub(crate) enum Outcome {
     Ended(WaitStatus),
     /// The mount was unmounted while no server lived.
     Unmounted,
+    /// It was to stop, and the mount is left to whoever asks the holder for it.
+    Left,
     /// No server could go on.
     GivenUp(Failure),
 }
@@ -64,6 +67,8 @@ pub(crate) struct Succession {
     candidate: Option<Child>,
     upgrade: Option<Upgrade>,
     control: Option<Control>,
+    /// Somebody else who holds the mount.
+    deposit: Option<Deposit>,
     /// When the next one is started.
     pausing: Option<Instant>,
     /// Servers in a row that lived shortly.
@@ -77,11 +82,15 @@ pub(crate) struct Succession {
 impl Succession {
     /// Starts the first server, or one that goes on with what is held.
     pub(crate) fn start(launcher: Launcher) -> io::Result<Self> {
-        Self::go_on(launcher, Holdings::default())
+        Self::go_on(launcher, Holdings::default(), None)
     }
 
     /// The same with a mount that others served before.
-    pub(super) fn go_on(launcher: Launcher, holdings: Holdings) -> io::Result<Self> {
+    pub(super) fn go_on(
+        launcher: Launcher,
+        holdings: Holdings,
+        deposit: Option<Deposit>,
+    ) -> io::Result<Self> {
         let own = Rc::new(Program::Own);
         let mut succession = Self {
             launcher,
@@ -94,6 +103,7 @@ impl Succession {
             candidate: None,
             upgrade: None,
             control: None,
+            deposit,
             pausing: None,
             short_lives: 0,
             silent_since: None,
@@ -115,7 +125,8 @@ impl Succession {
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let children = self.server.iter().chain(&self.candidate);
         let lines = children.filter(|child| child.listens).map(|child| child.line.socket().as_fd());
-        lines.chain(self.control.iter().flat_map(Control::descriptors)).collect()
+        let holder = self.deposit.iter().filter_map(Deposit::descriptor).map(OwnedFd::as_fd);
+        lines.chain(self.control.iter().flat_map(Control::descriptors)).chain(holder).collect()
     }
 
     /// Returns when [`Succession::turn`] is to be called even if nothing happens.
@@ -130,6 +141,7 @@ impl Succession {
         };
         [
             self.pausing,
+            self.deposit.as_ref().and_then(Deposit::due),
             killed,
             overdue,
             candidate.map(|candidate| candidate.started + self.limits.serve),
@@ -156,12 +168,18 @@ impl Succession {
         if let Some(candidate) = &mut self.candidate {
             candidate.kill(Reason::Overdue);
         }
-        match &self.server {
+        let is_held = self.has_mount() && self.deposit.as_ref().is_some_and(Deposit::is_held);
+        match &mut self.server {
+            // A container is stopped; its mount is not to end for that.
+            Some(server) if is_held && signal == Some(Signal::SIGTERM) => {
+                server.kill(Reason::Left);
+            }
             Some(server) => {
                 if let Some(signal) = signal {
                     server.signal(signal);
                 }
             }
+            None if is_held && signal == Some(Signal::SIGTERM) => self.end(Outcome::Left),
             None => self.end_without_server(),
         }
     }
@@ -178,6 +196,9 @@ impl Succession {
     pub(crate) fn turn(&mut self) {
         let now = Instant::now();
         self.listen();
+        if let Some(deposit) = &mut self.deposit {
+            deposit.turn(&self.holdings);
+        }
         if self.control.as_mut().is_some_and(Control::is_asked) {
             self.upgrade();
         }
@@ -202,6 +223,10 @@ impl Succession {
             return true;
         }
         let Some(server) = self.server.take_if(|server| server.pid == pid) else { return false };
+        if server.killed.is_some_and(|(_, reason)| reason == Reason::Left) {
+            self.end(Outcome::Left);
+            return true;
+        }
         if status.exit_status() == Some(0) || self.stopping.is_some() || !self.has_mount() {
             self.end(Outcome::Ended(status));
             return true;
@@ -235,18 +260,21 @@ impl Succession {
         if let Some(candidate) = &mut self.candidate {
             more |= candidate.listen(|_, _| false);
         }
-        let Self { server, candidate, holdings, .. } = self;
+        let Self { server, candidate, holdings, deposit, .. } = self;
         let Some(server) = server else { return more };
         let served = server.serving;
-        more |= server.listen(|word, descriptor| {
-            if let Some(candidate) = candidate {
-                let descriptor = descriptor.as_ref().map(OwnedFd::as_fd);
-                if let Err(error) = candidate.line.say(&word, descriptor) {
-                    tracing::warn!(%error, "a successor does not listen");
-                    candidate.kill(Reason::Overdue);
-                }
+        more |= server.listen(|word, descriptors| {
+            let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            if let Some(candidate) = candidate
+                && let Err(error) = candidate.line.say(&word, &borrowed)
+            {
+                tracing::warn!(%error, "a successor does not listen");
+                candidate.kill(Reason::Overdue);
             }
-            holdings.take(word, descriptor)
+            if let Some(deposit) = deposit {
+                deposit.pass_on(&word, &borrowed);
+            }
+            holdings.take(word, descriptors)
         });
         if server.serving && !served {
             self.silent_since = None;
@@ -292,7 +320,7 @@ impl Succession {
 
     fn promote(&mut self) {
         if let Some(mut candidate) = self.candidate.take() {
-            if let Err(error) = candidate.line.say(&Word::Complete, None) {
+            if let Err(error) = candidate.line.say(&Word::Complete, &[]) {
                 tracing::warn!(%error, "a successor does not listen");
             }
             candidate.heir_since = Some(Instant::now());
@@ -362,6 +390,11 @@ impl Succession {
         }
         self.pausing = None;
         self.answer(Answer::Failed("the mount has ended".to_owned()));
+        if let Some(deposit) = &mut self.deposit
+            && !matches!(outcome, Outcome::Left)
+        {
+            deposit.pass_on(&Word::Released, &[]);
+        }
         self.outcome.get_or_insert(outcome);
     }
 }

@@ -73,7 +73,7 @@ fn serving(succession: &mut Succession) -> bool {
 fn start(script: &str) -> (Succession, OwnedFd) {
     let (mount, kernel) = mount();
     let holdings = Holdings { mount: Some(mount), ..Holdings::default() };
-    let mut succession = Succession::go_on(launcher(script.to_owned()), holdings).unwrap();
+    let mut succession = Succession::go_on(launcher(script.to_owned()), holdings, None).unwrap();
     succession.limits = short();
     (succession, kernel)
 }
