@@ -42,7 +42,7 @@ mod trials;
 
 pub use alien::{AlienCache, Breadcrumb};
 pub use audit::{CacheInfo, CheckReport, Damage, Progress, wipe};
-pub use broker::{Broker, BrokerError, BrokerOptions, BrokeredCache, Peers, listen_alone};
+pub use broker::{Broker, BrokerError, BrokerOptions, BrokeredCache, Peers, listen_alone, peer_of};
 pub use disk::{DiskCache, DiskCacheOptions};
 pub use index::IndexedObject;
 pub use keeper::Evicted;

@@ -12,7 +12,7 @@
 //! | a container that mounts | it is privileged | `service::docker`, `service::docker_automount`: one capability, one device |
 //! | | its cache dies with it | `shared_cache::docker`; `doctor::docker` warns of such a cache |
 //! | | "Transport endpoint is not connected" in others, when its server dies | `service::docker`, `service::docker_automount`: nobody notices |
-//! | | the same, when all of it dies | the same tests: who has the volume with rslave finds it again |
+//! | | the same, when all of it dies | the same tests: who has the volume with rslave finds it again; `service::docker_with_a_holder`, `service::docker_automount_with_a_holder`: nobody notices |
 //! | in each container | a daemon and a cache for each | `shared_cache::docker`: each object once for ten containers |
 //! | | a daemon that nobody starts again | `entry_point`, "its server is killed three times" |
 //! | | a network that went away once | `entry_point`, "the network goes away and comes back" |

@@ -17,6 +17,7 @@ use cvmfs_core::object::ObjectId;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
+use super::peer::peer_of;
 use super::wire::{Connection, MAX_BODY_LEN, MAX_RECORD_LEN, PROTOCOL, Parcel, Reply, Request};
 use crate::layout::{failed, object_name};
 use crate::sharing::our_user;
@@ -113,9 +114,7 @@ impl State {
         let path = || self.path.clone();
         let unreachable = |source| BrokerError::Unreachable { path: path(), source };
         let connection = Connection::open(&self.path, PATIENCE).map_err(unreachable)?;
-        let peer = rustix::net::sockopt::socket_peercred(connection.socket())
-            .map_err(|error| unreachable(error.into()))?;
-        let uid = peer.uid.as_raw();
+        let (uid, _) = peer_of(&connection.socket()).map_err(unreachable)?;
         if uid != 0 && uid != our_user() && uid != self.trusted {
             return Err(BrokerError::Stranger { path: path(), uid, trusted: self.trusted });
         }

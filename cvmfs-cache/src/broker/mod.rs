@@ -10,16 +10,19 @@
 //! |---|---|
 //! | `wire` | messages, their bounds, and how descriptors travel |
 //! | `listener` | the socket of a process that is alone at its place |
+//! | `peer` | who is at the other end |
 //! | `server` | [`Broker`]: who may connect, and what is done for them |
 //! | `client` | [`BrokeredCache`]: a store like any other; without its broker it is memory |
 
 mod client;
 mod listener;
+mod peer;
 mod server;
 mod wire;
 
 pub use client::{BrokerError, BrokeredCache};
 pub use listener::listen_alone;
+pub use peer::peer_of;
 pub use server::{Broker, BrokerOptions, Peers};
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::net::SocketFlags;
 
 use super::listener::listen_alone;
+use super::peer::peer_of;
 use super::wire::{Connection, MAX_BODY_LEN, MAX_RECORD_LEN, PROTOCOL, Parcel, Reply, Request};
 use crate::disk::DiskCache;
 use crate::layout::{RECORDS, parse_object_name};
@@ -153,8 +154,7 @@ impl Broker {
     fn admit(&self, peer: OwnedFd) -> io::Result<(JoinHandle<()>, Weak<Connection>)> {
         let refused =
             |reason: &str| io::Error::new(io::ErrorKind::PermissionDenied, reason.to_owned());
-        let credentials = rustix::net::sockopt::socket_peercred(&peer)?;
-        let (uid, gid) = (credentials.uid.as_raw(), credentials.gid.as_raw());
+        let (uid, gid) = peer_of(&peer)?;
         if !self.shared.peers.allow(uid, gid) {
             tracing::warn!(uid, gid, "this user may not use the cache");
             return Err(refused("user not allowed"));

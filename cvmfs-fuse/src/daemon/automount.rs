@@ -23,7 +23,8 @@ use super::begin::{
 use super::estate::{Bequest, Estate};
 use super::mountpoint::Expected;
 use super::serve::{
-    AbortOnDrop, Origin, StopSignals, Usable, attend, in_runtime, leave_directory, place, told,
+    AbortOnDrop, Origin, StopSignals, Usable, attend, in_runtime, leave_directory, place, tend,
+    told,
 };
 use super::update::{self, Kernel};
 use crate::cli::exit::Failure;
@@ -254,7 +255,7 @@ impl Opening {
         };
         let bequest = self.bequest;
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(fqrn.as_str(), journal);
-        let tended = AbortOnDrop(tokio::spawn(Arc::clone(&fs).tend_journal(keep)));
+        let tended = tend(&fs, keep);
         let attendant = Box::new((tended, AbortOnDrop(tokio::spawn(follow))));
         Ok(Opened { fs, attendant })
     }

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use cvmfs_cache::peer_of;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,7 @@ fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
 }
 
 fn is_one_of_us(socket: &OwnedFd) -> io::Result<Result<(), u32>> {
-    let uid = socket_peercred(socket)?.uid.as_raw();
+    let (uid, _) = peer_of(socket)?;
     let ours = uid == 0 || uid == nix::unistd::geteuid().as_raw();
     Ok(if ours { Ok(()) } else { Err(uid) })
 }

@@ -103,6 +103,12 @@ pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failu
     Ok(Place::Free(resolved))
 }
 
+/// Without the volume, what is mounted would be seen by nobody else. A table that cannot be read
+/// has been complained about before.
+fn is_volume(entry: &MountEntry) -> bool {
+    mountinfo::all().is_ok_and(|mounts| mountinfo::is_shared_from_outside(&mounts, entry))
+}
+
 /// Tells whether an automount shows the repository here.
 fn is_automounted(place: &Path, expected: Expected<'_>) -> bool {
     let (Expected::Repository(fqrn), Some(parent)) = (expected, place.parent()) else {
@@ -116,12 +122,6 @@ fn is_automounted(place: &Path, expected: Expected<'_>) -> bool {
         && is_fuse()
         && Expected::Automount.is_at(parent)
         && expected.is_at(place)
-}
-
-/// Without the volume, what is mounted would be seen by nobody else. A table that cannot be read
-/// has been complained about before.
-fn is_volume(entry: &MountEntry) -> bool {
-    mountinfo::all().is_ok_and(|mounts| mountinfo::is_shared_from_outside(&mounts, entry))
 }
 
 fn refused(mountpoint: &str, error: &io::Error) -> Failure {

@@ -18,7 +18,7 @@ use super::mountpoint::{self, Answer, Expected, Place};
 use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{MountSettings, ProcessSettings};
-use crate::fs::Vfs;
+use crate::fs::{RepoFs, Vfs, journal};
 use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::ServedMount;
@@ -151,7 +151,7 @@ async fn run(
     let (name, bequest) = (settings.repository.fqrn.to_string(), begun.bequest.clone());
     let follow = |notifier| {
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);
-        let tended = AbortOnDrop(tokio::spawn(Arc::clone(&fs).tend_journal(keep)));
+        let tended = tend(&fs, keep);
         let settings = settings.repository.clone();
         let follow = async move {
             // Before any switch: what belongs to the present revision must be known.
@@ -165,6 +165,15 @@ async fn run(
         (tended, (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow))))
     };
     attend(begun, &mut stop, ready, follow).await
+}
+
+/// Keeps the journal of a filesystem short, for as long as what is returned lives.
+pub(super) fn tend(
+    fs: &RepoFs,
+    keep: impl Fn(BorrowedFd<'_>) -> bool + Clone + Send + 'static,
+) -> Option<AbortOnDrop> {
+    let journal = Arc::clone(fs.journal()?);
+    Some(AbortOnDrop(tokio::spawn(journal::tend(journal, keep))))
 }
 
 /// Nothing relative is needed any more, and a daemon should not keep its start directory busy.

@@ -95,7 +95,7 @@ impl ContentTable {
                 let chunks = self.chunks(inode, revisions).await?;
                 for Span { piece, inside, start, len } in spans(&chunks, offset, wanted) {
                     let chunk = &chunks[piece];
-                    if let Some(prefetcher) = &self.prefetcher {
+                    if let Some(prefetcher) = self.prefetcher() {
                         prefetcher.read_chunk(inode, &chunks, piece, inside);
                     }
                     let (id, chunk) = (&chunk.object, Some(chunk));
@@ -116,6 +116,12 @@ impl ContentTable {
         drop((list, closed));
     }
 
+    /// Returns who may fetch ahead, if that is wanted now.
+    fn prefetcher(&self) -> Option<&Prefetcher> {
+        let is_quiet = self.suspects.as_ref().is_none_or(Suspects::is_quiet);
+        self.prefetcher.as_ref().filter(|_| is_quiet)
+    }
+
     async fn object(
         &self,
         source: &Source<'_>,
@@ -130,7 +136,7 @@ impl ContentTable {
         let failed = |source| FsError::Fetch { path: inode.path.clone(), source };
         let used = |how| {
             if let (None, Some(revision), Some(prefetcher)) =
-                (chunk, revisions.first(), &self.prefetcher)
+                (chunk, revisions.first(), self.prefetcher())
             {
                 prefetcher.used(inode, revision, how);
             }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::RepoPath;
@@ -236,6 +237,23 @@ impl Journal {
         state.len += bytes.len() as u64;
         if let Some(meanwhile) = &mut state.meanwhile {
             meanwhile.extend_from_slice(&bytes);
+        }
+    }
+}
+
+/// Writes a journal anew whenever that is due, until it is dropped; `keep` is that of
+/// [`Journal::compact`].
+pub async fn tend(
+    journal: Arc<Journal>,
+    keep: impl Fn(BorrowedFd<'_>) -> bool + Clone + Send + 'static,
+) {
+    loop {
+        journal.due().await;
+        let (due, keep) = (Arc::clone(&journal), keep.clone());
+        match tokio::task::spawn_blocking(move || due.compact(keep)).await {
+            Ok(Err(error)) => tracing::warn!(%error, "the journal stays long"),
+            Err(error) => tracing::warn!(%error, "the journal stays long"),
+            Ok(Ok(())) => {}
         }
     }
 }

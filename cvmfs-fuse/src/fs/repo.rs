@@ -1,7 +1,6 @@
 //! One repository as a filesystem.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -140,24 +139,6 @@ impl RepoFs {
     /// Returns the journal, for the supervisor.
     pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.inodes.journal()
-    }
-
-    /// Writes the journal anew whenever that is due, until it is dropped; `keep` is that of
-    /// [`Journal::compact`].
-    pub async fn tend_journal(
-        self: Arc<Self>,
-        keep: impl Fn(BorrowedFd<'_>) -> bool + Clone + Send + 'static,
-    ) {
-        while let Some(journal) = self.inodes.journal() {
-            journal.due().await;
-            let (fs, keep) = (Arc::clone(&self), keep.clone());
-            let compact = move || fs.inodes.journal().map(|journal| journal.compact(keep));
-            match tokio::task::spawn_blocking(compact).await {
-                Ok(Some(Err(error))) => tracing::warn!(%error, "the journal stays long"),
-                Err(error) => tracing::warn!(%error, "the journal stays long"),
-                Ok(_) => {}
-            }
-        }
     }
 
     /// Takes over all inodes of a predecessor; before that, no revision may be switched to.

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
@@ -42,6 +42,8 @@ pub struct Suspects {
     page: File,
     state: Mutex<State>,
     turn: Semaphore,
+    /// A predecessor died lately.
+    quiet_until: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ impl Suspects {
     pub fn new() -> io::Result<Self> {
         let page = File::from(rustix::fs::memfd_create("cvmfs-under-way", MemfdFlags::CLOEXEC)?);
         page.set_len(LEN as u64)?;
-        Ok(Self { page, state: Mutex::default(), turn: Semaphore::new(1) })
+        Ok(Self { page, state: Mutex::default(), turn: Semaphore::new(1), quiet_until: None })
     }
 
     /// Goes on with the page of a predecessor. `died`: it was not replaced on purpose.
@@ -96,10 +98,19 @@ impl Suspects {
                 (*deaths, *time) = (deaths.saturating_add(1), now);
             }
         }
-        let suspects = Self { page, state: Mutex::new(state), turn: Semaphore::new(1) };
+        let quiet_until = died.then(|| Instant::now() + WINDOW);
+        let (state, turn) = (Mutex::new(state), Semaphore::new(1));
+        let suspects = Self { page, state, turn, quiet_until };
         suspects.page.write_all_at(&[0; SLOTS * WORD], 0)?;
         suspects.write_past(&suspects.state.lock())?;
         Ok(suspects)
+    }
+
+    /// Tells whether content may be fetched that nobody has asked for. It is not noted, so not while
+    /// it might be what killed a server.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet_until.is_none_or(|until| Instant::now() > until)
+            && self.state.lock().past.is_empty()
     }
 
     /// Returns a descriptor for the supervisor.

@@ -248,7 +248,7 @@ const HOLDER: &str = r#"
 holder() {
     mkdir -p $W/hold && chown 1001 $W/hold
     docker run -d --name holder --user 1001 --cap-drop ALL --network none --read-only \
-        -v $W/hold:/hold img cvmfs-fuse hold --socket /hold/socket --allow 0 >/dev/null
+        -v $W/hold:/hold img cvmfs-fuse hold --socket /hold/socket >/dev/null
     until [ -S $W/hold/socket ]; do sleep 0.05; done
 }
 # What serves needs privileges the first time only.
@@ -275,10 +275,30 @@ cat $R/one-byte && echo && cat <&3 && ls'
 
 #[test]
 fn docker_with_a_holder() {
-    alone("service::docker_with_a_holder", LIMIT, |scratch| {
+    held(
+        "service::docker_with_a_holder",
+        "img cvmfs-fuse mount $F $R --foreground $FLAGS",
+        "-v $W/cvmfs/$F:$R",
+    );
+}
+
+#[test]
+fn docker_automount_with_a_holder() {
+    held(
+        "service::docker_automount_with_a_holder",
+        "img cvmfs-fuse automount --foreground $FLAGS",
+        "-v $W/cvmfs:/cvmfs",
+    );
+}
+
+/// `mounts` is what the container that serves does, `private` the volume of one that uses it and
+/// sees no later mounts of the host.
+fn held(name: &str, mounts: &'static str, private: &'static str) {
+    alone(name, LIMIT, move |scratch| {
         let docker = Docker::start(scratch);
         let sh = &docker.shell;
-        let script = |text: &str| script(sh, &[HOLDER, text].concat());
+        let stage = format!("{HOLDER}\nmounts=\"{mounts}\"\nprivate=\"{private}\"\n");
+        let script = |text: &str| script(sh, &[&stage, text].concat());
         Checks::run(|checks| {
             checks.check("containers use a mount that is held", || {
                 script(
@@ -288,7 +308,7 @@ holder
 held
 until [ -e $W/cvmfs/$F/hello.txt ]; do sleep 0.05; done
 user slave -h slave -v $W/cvmfs:/cvmfs:rslave
-user private -h private -v $W/cvmfs/$F:$R
+user private -h private $private
 goes_on slave private
 "#,
                 );

@@ -64,3 +64,35 @@ fn docker() {
         });
     });
 }
+
+/// Who may not write to the cache has a broker, and each is in a container of its own.
+#[test]
+fn docker_with_a_broker() {
+    alone("shared_cache::docker_with_a_broker", LIMIT, |scratch| {
+        let docker = Docker::start(scratch);
+        let (sh, used, server) = (&docker.shell, docker.stage.used(), &docker.stage.server);
+        Checks::run(|checks| {
+            checks.check("two containers use what a third one keeps, and each object comes once", || {
+                let said = sh.ok(r#"
+mkdir -p $W/store $W/run
+chown 2001:2001 $W/store $W/run
+docker run -d --name broker --user 2001:2001 --cap-drop ALL --network none --read-only \
+    -v $W/store:/store -v $W/run:/run/cvmfs-fuse img \
+    cvmfs-fuse cache broker --cache-dir /store >/dev/null
+until [ -S $W/run/broker.sock ]; do sleep 0.05; done
+for number in 1 2; do
+    docker run --rm --cap-add SYS_ADMIN --device /dev/fuse \
+        -v $W/run:/run/cvmfs-fuse img $RUN --cache-mode broker --cache-broker-user 2001 -- sh -c "$USE"
+done
+"#);
+                assert_eq!(said, format!("{used}\n{used}"));
+                let mut paths = BTreeMap::<_, usize>::new();
+                for request in server.requests().iter().filter(|one| one.path.contains("/data/")) {
+                    *paths.entry(request.path.clone()).or_default() += 1;
+                }
+                assert!(paths.values().all(|times| *times == 1), "{paths:#?}");
+                assert!(!paths.is_empty(), "nothing was downloaded");
+            });
+        });
+    });
+}

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cvmfs_cache::Peers;
+use cvmfs_cache::{Peers, peer_of};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -163,8 +163,7 @@ impl Holder {
 
     fn admit(&mut self, listener: &OwnedFd) {
         while let Ok(peer) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
-            let Ok(credentials) = rustix::net::sockopt::socket_peercred(&peer) else { continue };
-            let (uid, gid) = (credentials.uid.as_raw(), credentials.gid.as_raw());
+            let Ok((uid, gid)) = peer_of(&peer) else { continue };
             if !self.peers.allow(uid, gid) {
                 say(&format!("user {uid} may not use this holder (--allow)"));
             } else if self.guests.len() < MAX_GUESTS {
