@@ -119,6 +119,11 @@ impl MountSpec {
         Self::new(client, fqrn, &bases.join(";"), &published.public_key())
     }
 
+    /// For tests that count what is fetched: nothing is, before it is asked for.
+    pub fn without_prefetch(self) -> Self {
+        self.arg("--set=CVMFS_FUSE_PREFETCH=no")
+    }
+
     /// Gives up each way after two seconds and without repetition, so that tests of failures are
     /// short.
     pub fn impatient(self) -> Self {

@@ -99,6 +99,7 @@ impl Scene {
     fn spec(&self, cache: &Path) -> MountSpec {
         MountSpec::published(&client!(), &self.published, &[&self.server])
             .impatient()
+            .without_prefetch()
             .cache_dir(cache)
     }
 
