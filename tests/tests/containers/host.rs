@@ -14,7 +14,7 @@ docker run --rm -v $W/cvmfs:/cvmfs:rslave img sh -c "$USE"
 docker run --rm --user 1001 -v $W/cvmfs/$F:$R:ro img sh -c "$USE"
 USERS='cd $R/bin && exec 3<$R/hello.txt && echo ready
 while [ ! -e /end/now ]; do
-    cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
+    stat -f . >/dev/null && cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
 done
 cat <&3 && ls'
 docker run -d --name private -v $W/end:/end -v $W/cvmfs/$F:$R img sh -c "$USERS" >/dev/null

@@ -16,7 +16,7 @@ service() {
 mounts="img cvmfs-fuse mount $F $R --foreground $FLAGS"
 USING='cd $R/bin && exec 3<$R/hello.txt && echo ready
 while [ ! -e /end/now ]; do
-    cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
+    stat -f . >/dev/null && cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
 done
 cat $R/one-byte && echo && cat <&3 && ls'
 user() {
@@ -38,7 +38,7 @@ automounter() {
         -v $W/all:/cvmfs:rshared -v cache:/var/lib/cvmfs-fuse img \
         cvmfs-fuse automount --foreground $FLAGS >/dev/null
 }
-found() { until docker exec $1 cat $R/hello.txt 2>/dev/null; do sleep 0.05; done; }
+found() { until docker exec $1 stat -f $R >/dev/null 2>&1 && docker exec $1 cat $R/hello.txt 2>/dev/null; do sleep 0.05; done; }
 "#;
 
 fn script(sh: &Shell, text: &str) -> String {
@@ -103,7 +103,7 @@ docker rm slave private >/dev/null
                     sh,
                     r#"
 kill -9 $(process_1)
-until docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
+until docker exec early stat -f $R >/dev/null 2>&1 && docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
 docker exec early sh -c "$USE"
 "#,
                 );
@@ -115,7 +115,7 @@ docker exec early sh -c "$USE"
                     r#"
 for i in 1 2 3; do
     kill -9 $(process_1)
-    until docker exec early cat $R/hello.txt >/dev/null 2>&1; do sleep 0.05; done
+    until docker exec early stat -f $R >/dev/null 2>&1 && docker exec early cat $R/hello.txt >/dev/null 2>&1; do sleep 0.05; done
 done
 docker exec early grep -c " $R fuse" /proc/mounts
 grep -c " $W/cvmfs/$F fuse" /proc/mounts
@@ -134,7 +134,7 @@ volume() {
     docker run -d --name volume --restart on-failure --cap-add SYS_ADMIN --device /dev/fuse \
         -v $W/one:$R:rshared -v cache:/var/lib/cvmfs-fuse $mounts >/dev/null
 }
-found() { until docker exec $1 cat $R/hello.txt 2>/dev/null; do sleep 0.05; done; }
+found() { until docker exec $1 stat -f $R >/dev/null 2>&1 && docker exec $1 cat $R/hello.txt 2>/dev/null; do sleep 0.05; done; }
 volume
 found before
 docker run -d --name after -v $W/one:$R:rslave img sleep 1000 >/dev/null
@@ -150,7 +150,7 @@ found after
 docker exec after sh -c "$USE"
 docker rm -f volume before after >/dev/null
 service $mounts
-until docker exec early cat $R/hello.txt >/dev/null 2>&1; do sleep 0.05; done
+until docker exec early stat -f $R >/dev/null 2>&1 && docker exec early cat $R/hello.txt >/dev/null 2>&1; do sleep 0.05; done
 "#,
                 );
                 assert_eq!(said, format!("{}{used}", "hello cvmfs\n".repeat(9)));
@@ -164,7 +164,7 @@ docker inspect -f '{{.State.ExitCode}}' service
 docker exec early ls -A $R
 grep " $W/cvmfs/$F fuse" /proc/mounts || true
 docker start service >/dev/null
-until docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
+until docker exec early stat -f $R >/dev/null 2>&1 && docker exec early cat $R/hello.txt 2>/dev/null; do sleep 0.05; done
 "#,
                 );
                 assert_eq!(said, "0\nhello cvmfs");
@@ -267,7 +267,7 @@ goes_on() {
 }
 USING='n=0; cd $R/bin && exec 3<$R/hello.txt && echo ready
 while [ ! -e /end/now ]; do
-    cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
+    stat -f . >/dev/null && cat $R/hello.txt >/dev/null && ./run.sh >/dev/null && ls $R/deep >/dev/null && pwd >/dev/null || exit 1
     n=$((n + 1)); echo $n >/end/count.$HOSTNAME
 done
 cat $R/one-byte && echo && cat <&3 && ls'
