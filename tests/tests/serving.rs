@@ -250,6 +250,7 @@ fn the_given_proxy_is_used_and_the_next_one_if_it_fails() {
         let mount = at(&published, &format!("http://stratum.invalid/{FQRN}"))
             .arg("--proxy")
             .arg(format!("{};{}", first.url(), second.url()))
+            .without_prefetch()
             .start();
         assert_read(&mount, "one");
         assert!(first.count("*") >= 4, "letters, certificate, catalog, file: {}", first.count("*"));

@@ -1,7 +1,7 @@
 //! Neighbours: who reads two files of a directory will read more of them, and who reads them in the
 //! order of the listing (tar, cp, rsync) goes on with the directories behind it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::Use;
 use super::queue::{Queue, Wish};
 
 /// Directories that are watched.
-const MAX_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+const MAX_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Larger files are fetched when they are asked for: their bytes take longer than the round trip,
 /// and a wrong guess costs too much.
 const MAX_SIZE: u64 = 256 << 10;
@@ -31,6 +31,8 @@ const FIRST_WINDOW: usize = 32;
 const MAX_WINDOW: usize = 256;
 /// Most bytes of them.
 const MAX_WINDOW_BYTES: u64 = 16 << 20;
+/// Uses of a directory that are remembered before its order is known.
+const MAX_BEFORE: usize = 16;
 /// Directories that are listed to find them; some have no file at all.
 const MAX_LISTED: usize = 64;
 /// A walk may go up so many levels from where it is seen.
@@ -42,6 +44,10 @@ type Entries = Arc<[Arc<DirectoryEntry>]>;
 #[derive(Debug, Clone, Default)]
 struct Directory {
     used: usize,
+    /// Where each name is in the listing, once that was needed.
+    order: Option<Arc<HashMap<Box<[u8]>, usize>>>,
+    /// What was used before that, in this order: little, since it is needed at the second use.
+    before: Vec<Box<[u8]>>,
     /// Where in the listing the last one was.
     last: Option<usize>,
     /// Uses behind the one before, in the order of the listing.
@@ -51,9 +57,38 @@ struct Directory {
     outstanding: usize,
     /// Somebody is at work on it.
     busy: bool,
+    /// All its small files were proposed.
+    exhausted: bool,
 }
 
 impl Directory {
+    /// Notes that a file is used.
+    fn note(&mut self, name: &[u8]) {
+        let Some(order) = &self.order else {
+            if self.before.len() < MAX_BEFORE {
+                self.before.push(name.into());
+            }
+            return;
+        };
+        let Some(&at) = order.get(name) else { return };
+        if self.last.is_none_or(|last| at > last) {
+            self.in_order += 1;
+        }
+        self.last = Some(at);
+    }
+
+    /// Learns the order of the listing.
+    fn learn(&mut self, entries: &Entries) {
+        if self.order.is_none() {
+            let places = entries.iter().enumerate();
+            let places = places.map(|(at, entry)| (entry.name.clone(), at));
+            self.order = Some(Arc::new(places.collect()));
+            for name in std::mem::take(&mut self.before) {
+                self.note(&name);
+            }
+        }
+    }
+
     fn is_walked(&self) -> bool {
         self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used
     }
@@ -95,6 +130,7 @@ impl Walks {
             let mut directories = self.directories.lock();
             let directory = directories.get_or_insert_mut(parent.clone(), Directory::default);
             directory.used += 1;
+            directory.note(path.name());
             if let Some(window) = expected {
                 // As if it had been walked from the start: it is, by its predecessor's evidence.
                 directory.in_order += WALK_EVIDENCE;
@@ -105,7 +141,8 @@ impl Walks {
             }
             let has_evidence = directory.used >= EVIDENCE || expected.is_some();
             let has_enough = directory.outstanding > directory.window / 2;
-            if !has_evidence || has_enough || directory.busy {
+            let is_done = directory.exhausted && !directory.is_walked();
+            if !has_evidence || has_enough || is_done || directory.busy {
                 return;
             }
             directory.busy = true;
@@ -138,10 +175,7 @@ impl Walks {
         let (window, is_walked) = {
             let mut directories = self.directories.lock();
             let Some(directory) = directories.get_mut(parent) else { return 0 };
-            if directory.last.is_none_or(|last| at > last) {
-                directory.in_order += 1;
-            }
-            directory.last = Some(at);
+            directory.learn(&entries);
             (directory.window, directory.is_walked())
         };
         let mut ahead =
@@ -152,6 +186,11 @@ impl Walks {
             let (before, behind) = entries.split_at(at);
             for entry in behind.iter().skip(1).chain(before) {
                 ahead.offer(parent, entry);
+            }
+            if !ahead.is_done()
+                && let Some(directory) = self.directories.lock().get_mut(parent)
+            {
+                directory.exhausted = true;
             }
         }
         ahead.proposed
