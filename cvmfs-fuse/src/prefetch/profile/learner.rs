@@ -136,22 +136,27 @@ impl Learner {
     /// Reads the record, away from whoever waits for the object.
     fn begin(&self) {
         let Some(me) = self.me.upgrade() else { return };
-        tokio::task::spawn_blocking(move || me.loaded(load(&**me.fetcher.cache(), &me.fqrn)));
+        tokio::task::spawn_blocking(move || {
+            let ahead = me.settle();
+            me.propose(ahead);
+        });
     }
 
-    fn loaded(&self, profile: Profile) {
-        let mut all = Vec::new();
-        {
-            let mut state = self.state.lock();
-            if state.profile.is_some() {
-                return;
-            }
+    /// Reads the record if that was not done yet; returns what is to be fetched by now.
+    fn settle(&self) -> Vec<(Item, Arc<Group>)> {
+        let mut ahead = Vec::new();
+        if self.state.lock().profile.is_some() {
+            return ahead;
+        }
+        let profile = load(&**self.fetcher.cache(), &self.fqrn);
+        let mut state = self.state.lock();
+        if state.profile.is_none() {
             state.profile = Some(profile);
             for (caller, item, at) in std::mem::take(&mut state.early) {
-                all.extend(self.note(&mut state, caller, item, at).1);
+                ahead.extend(self.note(&mut state, caller, item, at).1);
             }
         }
-        self.propose(all);
+        ahead
     }
 
     fn note(
@@ -205,6 +210,10 @@ impl Learner {
     /// Ends all sessions and stores what was learnt; returns how many segments and objects are
     /// known. Waits for the disk.
     pub fn save_now(&self) -> (usize, usize) {
+        if self.begun.get().is_some() {
+            // The program may have ended before the record was read.
+            self.settle();
+        }
         {
             let mut state = self.state.lock();
             let ended = state.sessions.end(true, Instant::now());
