@@ -81,7 +81,10 @@ mod tests {
             assert!(group.is_useless() && group.gone().is_empty());
             group.note(&id, AheadOutcome::Fetched);
             assert!(!group.is_useless());
-            assert_eq!(group.gone().len(), if outcome == AheadOutcome::Failed { SAMPLE } else { 0 });
+            assert_eq!(
+                group.gone().len(),
+                if outcome == AheadOutcome::Failed { SAMPLE } else { 0 }
+            );
             cancelled.store(true, Ordering::Relaxed);
             assert!(group.is_useless());
             cancelled.store(false, Ordering::Relaxed);

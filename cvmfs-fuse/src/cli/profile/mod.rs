@@ -179,8 +179,8 @@ fn import(args: &ProfileImportArgs, environment: &Environment) -> Result<ExitSta
     File::open(&args.file)
         .and_then(|file| file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| {
-            Failure::caused(ExitStatus::Unknown, &format!("cannot read {what}"), &error)
-        })?;
+        Failure::caused(ExitStatus::Unknown, &format!("cannot read {what}"), &error)
+    })?;
     let new = Profile::parse(&bytes, fqrn.as_str()).map_err(|error| {
         Failure::caused(ExitStatus::Unknown, &format!("{what} is not imported"), &error)
     })?;

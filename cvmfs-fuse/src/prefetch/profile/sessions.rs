@@ -175,7 +175,8 @@ impl Session {
             if self.proposed.iter().any(|(proposed, _)| *proposed == trigger) {
                 continue;
             }
-            let missing = segment.objects.iter().filter(|known| !self.seen.contains(&known.item.id));
+            let missing =
+                segment.objects.iter().filter(|known| !self.seen.contains(&known.item.id));
             let wanted: Vec<_> = missing.map(|known| known.item).collect();
             let size = wanted.iter().fold(0_u64, |sum, item| sum.saturating_add(item.size));
             if wanted.len() > objects || size > bytes {
@@ -205,12 +206,8 @@ impl Session {
             return None;
         }
         let proposed_triggers = self.proposed.iter().map(|(trigger, _)| *trigger).collect();
-        let lesson = Lesson {
-            at: self.begun,
-            uses,
-            proposed: proposed_triggers,
-            wasted: HashSet::new(),
-        };
+        let lesson =
+            Lesson { at: self.begun, uses, proposed: proposed_triggers, wasted: HashSet::new() };
         Some(Ended { lesson, proposed: self.proposed })
     }
 }

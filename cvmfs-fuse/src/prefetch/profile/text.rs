@@ -168,7 +168,7 @@ mod tests {
         let text = profile.to_text(FQRN);
         assert_eq!(Profile::parse(text.as_bytes(), FQRN).unwrap(), profile);
         // The longest lines there can be.
-        assert!(MAX_OBJECTS * 70 + MAX_SEGMENTS * (16 + MAX_NEXT * 61) < MAX_LEN);
+        const { assert!(MAX_OBJECTS * 70 + MAX_SEGMENTS * (16 + MAX_NEXT * 61) < MAX_LEN) };
     }
 
     #[test]
