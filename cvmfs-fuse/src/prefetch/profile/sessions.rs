@@ -24,6 +24,14 @@ const MIN_USES: usize = 4;
 pub const GAP: Duration = Duration::from_secs(10);
 /// Uses in a row that are not in the chain, after which it is left.
 const MAX_STRAYS: usize = 8;
+/// Segments that are fetched ahead of a session when it begins a chain; doubled with each one that it
+/// comes to. Enough to be ahead of a program at any round trip, and not all that the interpreter
+/// of another program ever used.
+const FIRST_DEPTH: usize = 8;
+/// Bytes of them, besides the segment that was begun.
+const FIRST_BYTES: u64 = 32 << 20;
+/// How often both are doubled.
+const MAX_DOUBLED: u32 = 3;
 /// How long a segment that was proposed is not proposed again, by whatever session.
 const REST: Duration = Duration::from_secs(60);
 /// Segments that rest.
@@ -34,6 +42,10 @@ const MAX_RESTING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 struct Chain {
     members: HashSet<ObjectId>,
     strays: usize,
+    /// Segments that it came to.
+    passed: u32,
+    /// The trigger behind what was proposed last.
+    beyond: Option<ObjectId>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -166,12 +178,23 @@ impl Session {
         let chain = self.chain.get_or_insert_with(|| Chain {
             members: HashSet::new(),
             strays: 0,
+            passed: 0,
+            beyond: None,
             cancelled: Arc::default(),
         });
         // Known again, whatever it was before.
         chain.strays = 0;
-        let mut ahead = Vec::new();
-        for (trigger, segment) in profile.chain(trigger) {
+        if chain.members.contains(trigger) || chain.beyond == Some(*trigger) {
+            chain.passed = (chain.passed + 1).min(MAX_DOUBLED);
+        }
+        let (depth, most) = (FIRST_DEPTH << chain.passed, FIRST_BYTES << chain.passed);
+        let (mut ahead, mut in_front) = (Vec::new(), 0_u64);
+        for (place, (trigger, segment)) in profile.chain(trigger).into_iter().enumerate() {
+            in_front = in_front.saturating_add(if place == 0 { 0 } else { segment.bytes() });
+            if place >= depth || in_front > most {
+                chain.beyond = Some(trigger);
+                break;
+            }
             if self.proposed.iter().any(|(proposed, _)| *proposed == trigger) {
                 continue;
             }
@@ -180,6 +203,7 @@ impl Session {
             let wanted: Vec<_> = missing.map(|known| known.item).collect();
             let size = wanted.iter().fold(0_u64, |sum, item| sum.saturating_add(item.size));
             if wanted.len() > objects || size > bytes {
+                chain.beyond = Some(trigger);
                 break;
             }
             (objects, bytes) = (objects - wanted.len(), bytes - size);
@@ -295,6 +319,22 @@ mod tests {
         assert!(watch.used(2, 5).is_expected);
         watch.now += REST;
         assert_eq!(watch.used(3, 0).ahead.len(), 299);
+    }
+
+    #[test]
+    fn more_is_fetched_the_longer_a_chain_proves_right() {
+        let mut watch = Watch::new(&[lesson(1, 0..1600)]);
+        assert_eq!(watch.used(1, 0).ahead.len(), 8 * 64 - 1);
+        assert_eq!(watch.used(1, 64).ahead.len(), 9 * 64);
+        assert_eq!(watch.used(1, 128).ahead.len(), 8 * 64);
+        assert!(watch.used(1, 192).ahead.is_empty(), "all of it");
+        // Bytes are bounded as well; the first segment comes in any case.
+        let mut large = lesson(1, 0..640);
+        large.uses.iter_mut().for_each(|item| item.size = 1 << 20);
+        let mut watch = Watch::new(&[large]);
+        assert_eq!(watch.used(1, 0).ahead.len(), 63);
+        assert_eq!(watch.used(1, 64).ahead.len(), 63 + 64);
+        assert_eq!(watch.used(1, 128).ahead.len(), 64, "two in front of it are 128 MiB");
     }
 
     #[test]
