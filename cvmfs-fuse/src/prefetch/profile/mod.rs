@@ -170,17 +170,7 @@ impl Profile {
 
     /// Learns from what one program did.
     pub fn learn(&mut self, lesson: &Lesson) {
-        for trigger in &lesson.proposed {
-            let Some(segment) = self.segments.get_mut(trigger) else { continue };
-            let mut is_trigger = true;
-            segment.objects.retain_mut(|known| {
-                // The trigger stays for as long as its segment does.
-                if !std::mem::take(&mut is_trigger) && lesson.wasted.contains(&known.item.id) {
-                    known.count -= 1;
-                }
-                known.count > 0
-            });
-        }
+        self.weaken(lesson);
         let Some(first) = lesson.uses.first() else { return };
         let mut current = first.id;
         let mut homes = HashMap::new();
@@ -206,6 +196,30 @@ impl Profile {
             }
         }
         self.shrink();
+    }
+
+    /// Unlearns what was fetched in vain. Where the program went through a segment, that is the
+    /// fault of single objects; where it did not come to one, it is the fault of what led there.
+    fn weaken(&mut self, lesson: &Lesson) {
+        let used: HashSet<_> = lesson.uses.iter().map(|item| item.id).collect();
+        let entered = lesson.proposed.iter().filter(|trigger| used.contains(*trigger));
+        for trigger in entered {
+            let Some(segment) = self.segments.get_mut(trigger) else { continue };
+            let mut is_trigger = true;
+            segment.objects.retain_mut(|known| {
+                // The trigger stays for as long as its segment does.
+                if !std::mem::take(&mut is_trigger) && lesson.wasted.contains(&known.item.id) {
+                    known.count -= 1;
+                }
+                known.count > 0
+            });
+            segment.next.retain_mut(|(next, count)| {
+                if lesson.proposed.contains(next) && lesson.wasted.contains(next) {
+                    *count -= 1;
+                }
+                *count > 0
+            });
+        }
     }
 
     /// Goes to the segment of a trigger; makes it if there is none. `homes` tells for each object
@@ -339,6 +353,22 @@ pub(super) mod tests {
         }
         let left = followed(&profile, 0);
         assert_eq!(left, [0, 1, 2, 3, 4, 6, 7, 8, 9], "and never the trigger itself");
+    }
+
+    #[test]
+    fn a_short_program_does_not_make_a_long_one_forgotten() {
+        let mut profile = Profile::default();
+        (1..3).for_each(|at| profile.learn(&lesson(at, 0..300)));
+        let short = || {
+            let chain = [0, 64, 128, 192, 256].map(|trigger| item(trigger).id);
+            let wasted = (64..300).map(|number| item(number).id).collect();
+            Lesson { at: 3, proposed: chain.into(), wasted, ..lesson(3, 0..64) }
+        };
+        profile.learn(&short());
+        assert_eq!(followed(&profile, 0).len(), 300);
+        profile.learn(&short());
+        assert_eq!(followed(&profile, 0).len(), 64, "it is not expected any more");
+        assert_eq!(followed(&profile, 64).len(), 300 - 64, "but known, should it come there");
     }
 
     #[test]

@@ -334,7 +334,7 @@ mod tests {
         let mut watch = Watch::new(&[large]);
         assert_eq!(watch.used(1, 0).ahead.len(), 63);
         assert_eq!(watch.used(1, 64).ahead.len(), 63 + 64);
-        assert_eq!(watch.used(1, 128).ahead.len(), 64, "two in front of it are 128 MiB");
+        assert_eq!(watch.used(1, 128).ahead.len(), 2 * 64, "two in front of it are 128 MiB");
     }
 
     #[test]
