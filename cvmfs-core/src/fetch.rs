@@ -32,7 +32,7 @@ mod options;
 mod sink;
 
 use ahead::Ahead;
-pub use ahead::AheadStatistics;
+pub use ahead::{AheadOutcome, AheadStatistics};
 pub use error::FetchError;
 pub use options::{FetchOptions, Place};
 use sink::{CheckingSink, ObjectSink, Target};
@@ -250,28 +250,38 @@ impl Fetcher {
         self.join_until_done(id, options).await
     }
 
-    /// Fetches an object that somebody may want soon, unless it is cached. Returns whether it was
-    /// fetched. It gives way to downloads that are waited for.
-    pub async fn fetch_ahead(&self, id: &ObjectId, options: &FetchOptions) -> bool {
-        // Its descriptor is closed at once: what is not read needs none.
-        if !matches!(self.shared.open_cached(id, options), Ok(None)) {
-            return false;
+    /// Fetches an object that somebody may want soon, unless it is cached. It gives way to downloads
+    /// that are waited for.
+    pub async fn fetch_ahead(&self, id: &ObjectId, options: &FetchOptions) -> AheadOutcome {
+        // Its descriptor is closed at once: what is not read needs none. Its size is not looked at:
+        // a guess that is wrong about it must not remove an object that is right.
+        if !matches!(self.shared.cache.open(id), Ok(None)) {
+            return AheadOutcome::Here;
         }
         self.shared.ahead.give_way().await;
+        let key = (*id, options.bound, options.place.clone());
+        if self.shared.downloads.lock().contains_key(&key) {
+            return AheadOutcome::UnderWay;
+        }
         self.shared.ahead.begin(id, options.bound.plain_cap());
         // A patient download goes on for as long as somebody waits for it: this one does not.
         let fetched = self.join_until_done(id, options);
         match tokio::time::timeout(AHEAD_LIMIT, fetched).await {
             Ok(Ok(object)) => {
                 self.shared.ahead.fetched(object.len());
-                true
+                AheadOutcome::Fetched
             }
             Err(_) | Ok(Err(_)) => {
                 tracing::debug!(%id, "not fetched ahead");
                 self.shared.ahead.forget(id);
-                false
+                AheadOutcome::Failed
             }
         }
+    }
+
+    /// Tells whether an object was fetched ahead, and not used since.
+    pub fn is_unused(&self, id: &ObjectId) -> bool {
+        self.shared.ahead.is_unused(id)
     }
 
     /// What was fetched ahead, and what of it was used.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use benches::workloads::contender::{Contender, Place};
 use benches::workloads::delay::Delay;
 use benches::workloads::disk::{Disk, run};
-use benches::workloads::report::{Line, Results, Times};
+use benches::workloads::report::{Ahead, Line, Results, Times};
 use benches::workloads::tree::{self, FQRN};
 use benches::workloads::work::{Knowledge, ROWS, State, Work};
 use clap::Parser;
@@ -49,7 +49,12 @@ struct Arguments {
     bench: bool,
 }
 
-type Samples = BTreeMap<(usize, Contender), Vec<f64>>;
+/// What was measured, by row.
+#[derive(Default)]
+struct Samples {
+    seconds: BTreeMap<(usize, Contender), Vec<f64>>,
+    ahead: BTreeMap<usize, Ahead>,
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
@@ -74,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         contenders.push(Contender::Cvmfs2);
     }
     let known = Knowledge::of(&place.native())?;
-    let mut samples = Samples::new();
+    let mut samples = Samples::default();
     let mut memory = BTreeMap::new();
     for round in 0..arguments.rounds.max(1) {
         for &who in &contenders {
@@ -86,11 +91,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let lines = ROWS.iter().enumerate().filter_map(|(number, row)| {
         let of = |who: &Contender| {
-            let times = Times::of(samples.get(&(number, *who))?.clone())?;
+            let times = Times::of(samples.seconds.get(&(number, *who))?.clone())?;
             Some((who.name(), times))
         };
         let times: BTreeMap<_, _> = contenders.iter().filter_map(of).collect();
-        (!times.is_empty()).then(|| Line::new(row, times))
+        (!times.is_empty()).then(|| Line::new(row, times, samples.ahead.get(&number).copied()))
     });
     let results = Results { lines: lines.collect(), memory };
     let out = arguments.out.unwrap_or(directory);
@@ -157,11 +162,27 @@ fn measure(
         };
         // Each row begins and ends without a mount.
         let took = match row.state {
-            State::Cold => {
+            State::Cold | State::Profiled => {
                 place.wipe(who)?;
+                if row.state == State::Profiled && who == Contender::Ours {
+                    let (root, _) = show()?;
+                    row.work.run(&root, known)?;
+                    place.hide(who)?;
+                    let profile = arguments.directory.join("profile");
+                    place.export_profile(&profile)?;
+                    place.wipe(who)?;
+                    place.import_profile(&profile)?;
+                }
                 place.disk.forget()?;
                 let (root, shown) = show()?;
                 let took = row.work.run(&root, known)?;
+                if who == Contender::Ours
+                    && let Some((bytes, used)) = place.fetched_ahead()
+                {
+                    let ahead = samples.ahead.entry(number).or_default();
+                    ahead.bytes += bytes;
+                    ahead.used += used;
+                }
                 if row.work == Work::Mount { shown + took } else { took }
             }
             State::Warm | State::Hot => {
@@ -185,7 +206,7 @@ fn measure(
         }
         filled = Some(row.work);
         place.hide(who)?;
-        samples.entry((number, who)).or_default().push(took.as_secs_f64());
+        samples.seconds.entry((number, who)).or_default().push(took.as_secs_f64());
         eprintln!(
             "  {:<8}{:<26}{:?} {} ms: {took:.3?}",
             who.name(),

@@ -3,9 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::disk::{Disk, run};
 use super::tree::FQRN;
+
+/// Without a byte more for so long, nothing is on its way.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// Who shows the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +113,42 @@ impl Place {
         }
     }
 
+    /// Takes the profile out of our cache, to keep it over [`Place::wipe`].
+    pub fn export_profile(&self, to: &Path) -> io::Result<()> {
+        let mut export = self.profile("export");
+        run(export.arg("-o").arg(to))
+    }
+
+    /// Puts a profile into our cache.
+    pub fn import_profile(&self, from: &Path) -> io::Result<()> {
+        let mut import = self.profile("import");
+        run(import.arg(from).stdout(Stdio::null()))
+    }
+
+    fn profile(&self, what: &str) -> Command {
+        let mut profile = Command::new(&self.program);
+        profile.args(["profile", what, FQRN, "--cache-dir"]).arg(self.cache(Contender::Ours));
+        profile
+    }
+
+    /// Bytes that our mount has fetched ahead, and those of them that were read, when no more are
+    /// coming.
+    pub fn fetched_ahead(&self) -> Option<(u64, u64)> {
+        let bytes = |name| {
+            let value = attribute(&self.mountpoint, name)?;
+            value.split(' ').nth(1)?.parse::<u64>().ok()
+        };
+        let mut fetched = bytes("user.prefetched")?;
+        loop {
+            #[allow(clippy::disallowed_methods, reason = "nothing tells that no more will come")]
+            std::thread::sleep(SETTLED);
+            match bytes("user.prefetched")? {
+                same if same == fetched => return Some((fetched, bytes("user.prefetch_used")?)),
+                more => fetched = more,
+            }
+        }
+    }
+
     /// Memory of the process that serves the mount, bytes; shared pages counted in part.
     pub fn memory(&self, who: Contender) -> Option<u64> {
         let pid = match who {
@@ -122,7 +162,11 @@ impl Place {
 }
 
 fn server_of(mountpoint: &Path) -> Option<u32> {
-    let mut value = [0; 32];
-    let len = rustix::fs::getxattr(mountpoint, "user.pid", &mut value[..]).ok()?;
-    std::str::from_utf8(value.get(..len)?).ok()?.trim().parse().ok()
+    attribute(mountpoint, "user.pid")?.trim().parse().ok()
+}
+
+fn attribute(mountpoint: &Path, name: &str) -> Option<String> {
+    let mut value = [0; 64];
+    let len = rustix::fs::getxattr(mountpoint, name, &mut value[..]).ok()?;
+    Some(std::str::from_utf8(value.get(..len)?).ok()?.to_owned())
 }

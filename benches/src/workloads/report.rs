@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::contender::Contender;
-use super::work::{Row, State};
+use super::work::{GOAL_WASTE, Row, State};
 
 /// Times of one contender in one row, seconds.
 #[derive(Debug, Clone, Serialize)]
@@ -49,6 +49,27 @@ pub struct Line {
     pub reference: Option<f64>,
     /// Seconds of `cvmfs2` there.
     pub reference_cvmfs2: Option<f64>,
+    /// What ours fetched ahead.
+    pub ahead: Option<Ahead>,
+}
+
+/// Bytes fetched ahead in all rounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Ahead {
+    /// All.
+    pub bytes: u64,
+    /// Those that were read later.
+    pub used: u64,
+    /// Goal: the share that was not.
+    pub goal_waste: Option<f64>,
+}
+
+impl Ahead {
+    /// The share that was never read.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn waste(&self) -> Option<f64> {
+        (self.bytes > 0).then(|| 1.0 - self.used.min(self.bytes) as f64 / self.bytes as f64)
+    }
 }
 
 /// All of it.
@@ -62,12 +83,14 @@ pub struct Results {
 
 impl Line {
     /// Joins a row with its times.
-    pub fn new(row: &Row, times: BTreeMap<&'static str, Times>) -> Self {
+    pub fn new(row: &Row, times: BTreeMap<&'static str, Times>, ahead: Option<Ahead>) -> Self {
+        let goal_waste = (row.state == State::Profiled).then_some(GOAL_WASTE);
         let (native, cvmfs2) = row.reference;
         Self {
             work: row.work.name(),
             state: match row.state {
                 State::Cold => "cold",
+                State::Profiled => "prof",
                 State::Warm => "warm",
                 State::Hot => "hot",
             },
@@ -77,6 +100,7 @@ impl Line {
             goal_native: row.goal.1,
             reference: native.zip(cvmfs2).map(|(native, cvmfs2)| cvmfs2 / native),
             reference_cvmfs2: cvmfs2,
+            ahead: ahead.map(|ahead| Ahead { goal_waste, ..ahead }),
         }
     }
 
@@ -104,11 +128,12 @@ impl Line {
 }
 
 impl Results {
-    /// A table for a terminal. `~` marks ratios to figures of another machine.
+    /// A table for a terminal. `~` marks ratios to figures of another machine; `prof` is cold with
+    /// the access profile of another run; waste is what was fetched ahead and never read.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{:<26}{:<5}{:>4} {:>10} {:>10} {:>10} {:>13} {:>13}\n",
-            "", "", "ms", "native s", "ours s", "cvmfs2 s", "ours/native", "ours/cvmfs2"
+            "{:<26}{:<5}{:>4} {:>10} {:>10} {:>10} {:>13} {:>13} {:>16}\n",
+            "", "", "ms", "native s", "ours s", "cvmfs2 s", "ours/native", "ours/cvmfs2", "waste"
         );
         for line in &self.lines {
             let seconds = |who| line.median(who).map_or("-".to_owned(), |s| format!("{s:.4}"));
@@ -125,7 +150,7 @@ impl Results {
             };
             let _ = writeln!(
                 text,
-                "{:<26}{:<5}{:>4} {:>10} {:>10} {:>10} {:>13} {:>13}",
+                "{:<26}{:<5}{:>4} {:>10} {:>10} {:>10} {:>13} {:>13} {:>16}",
                 line.work,
                 line.state,
                 line.round_trip,
@@ -134,6 +159,7 @@ impl Results {
                 seconds(Contender::Cvmfs2),
                 judged(line.to_native().map(|ratio| (ratio, false)), line.goal_native),
                 judged(line.to_cvmfs2(), line.goal_cvmfs2),
+                line.ahead.map_or("-".to_owned(), wasted),
             );
         }
         for (who, bytes) in &self.memory {
@@ -187,6 +213,16 @@ impl Results {
     }
 }
 
+/// For the table: share, of how many MiB, and whether that is the goal.
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn wasted(ahead: Ahead) -> String {
+    let Some(waste) = ahead.waste() else { return "-".to_owned() };
+    let goal = ahead.goal_waste.map_or(String::new(), |goal| {
+        format!(" {}{:.0} %", if waste <= goal { "<=" } else { "> " }, goal * 100.0)
+    });
+    format!("{:.0} M {:.1} %{goal}", ahead.bytes as f64 / 1048576.0, waste * 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::work::ROWS;
@@ -210,11 +246,14 @@ mod tests {
             ])
         };
         // 4.4 / 2.8 there; twice native here.
-        let line = Line::new(&ROWS[1], times(1.0, 2.0));
+        let line = Line::new(&ROWS[2], times(1.0, 2.0), None);
         let (ratio, marked) = line.to_cvmfs2().unwrap();
         assert!(marked && (ratio - 2.0 * 2.8 / 4.4).abs() < 1e-9);
-        let results = Results { lines: vec![line], memory: BTreeMap::new() };
+        let ahead = Ahead { bytes: 10 << 20, used: 9 << 20, goal_waste: None };
+        let profiled = Line::new(&ROWS[1], times(1.0, 2.0), Some(ahead));
+        let results = Results { lines: vec![line, profiled], memory: BTreeMap::new() };
         assert!(results.table().contains("~1.27 > 0.75"), "{}", results.table());
+        assert!(results.table().contains("10 M 10.0 % <=15 %"), "{}", results.table());
         assert!(results.page().contains("class='ours'"));
     }
 }

@@ -16,6 +16,8 @@ use super::tree::{PACKAGES, Paths};
 pub enum State {
     /// Nothing is cached anywhere.
     Cold,
+    /// The same, but the access profile of another run was imported.
+    Profiled,
     /// Objects are cached on disk, the kernel has forgotten all.
     Warm,
     /// It has just been done.
@@ -71,8 +73,9 @@ const fn row(
 }
 
 /// The table. Cold rows of a work stand before its warm and hot ones, which use what they left.
-pub const ROWS: [Row; 25] = [
+pub const ROWS: [Row; 26] = [
     row(Work::Import, State::Cold, 20, (Some(2.8), Some(38.6)), (Some(0.3), None)),
+    row(Work::Import, State::Profiled, 20, (Some(2.8), Some(38.6)), (Some(0.1), Some(1.4))),
     row(Work::Import, State::Cold, 0, (Some(2.8), Some(4.4)), (Some(0.75), Some(1.2))),
     row(Work::Import, State::Warm, 0, (Some(3.1), Some(3.6)), (Some(0.88), Some(1.03))),
     row(Work::Import, State::Hot, 0, (Some(2.5), Some(2.7)), (Some(0.94), Some(1.01))),
@@ -98,6 +101,10 @@ pub const ROWS: [Row; 25] = [
     row(Work::Mount, State::Cold, 0, (None, Some(0.092)), (Some(0.6), None)),
     row(Work::Mount, State::Warm, 0, (None, Some(0.031)), (Some(0.5), None)),
 ];
+
+/// What is fetched ahead and never read, of all that is fetched ahead, with a profile of another
+/// run.
+pub const GOAL_WASTE: f64 = 0.15;
 
 /// Small files.
 const SMALL: u64 = 16 << 10;

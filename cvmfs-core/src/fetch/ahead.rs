@@ -19,6 +19,19 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// How long one that is fetched ahead gives way at most.
 const MAX_WAY: Duration = Duration::from_secs(5);
 
+/// What came of fetching one object ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AheadOutcome {
+    /// It was here.
+    Here,
+    /// Somebody else has it on its way.
+    UnderWay,
+    /// It came.
+    Fetched,
+    /// It could not be had.
+    Failed,
+}
+
 /// Objects and plain bytes fetched ahead since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AheadStatistics {
@@ -114,6 +127,11 @@ impl Ahead {
         self.used_objects.fetch_add(1, Ordering::Relaxed);
         self.used_bytes.fetch_add(size, Ordering::Relaxed);
         true
+    }
+
+    /// Tells whether an object was fetched ahead and not used yet.
+    pub(super) fn is_unused(&self, id: &ObjectId) -> bool {
+        self.unused.lock().contains(id)
     }
 
     pub(super) fn statistics(&self) -> AheadStatistics {

@@ -415,3 +415,47 @@ async fn what_cannot_be_opened_for_want_of_descriptors_is_not_downloaded() {
     assert!(matches!(*error, FetchError::OutOfDescriptors { .. }), "{error}");
     assert!(asked(&script).is_empty());
 }
+
+#[tokio::test]
+async fn a_wrong_guess_removes_nothing_and_leaves_no_server() {
+    let script = Arc::new(Script::default());
+    let (id, stored) = object(PLAIN);
+    let (missing, _) = object(b"garbage collected");
+    script.on("a", [Answer::Body(stored)]);
+    script.on("b", [Answer::Status(500)]);
+    let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    let exactly = |size| FetchOptions {
+        only_host: Some(0),
+        ..FetchOptions::new(SizeBound::Exactly(size), "guess")
+    };
+    let len = PLAIN.len() as u64;
+    // Neither with a wrong size, nor where the server has something else.
+    assert_eq!(fetcher.fetch_ahead(&id, &exactly(len - 1)).await, AheadOutcome::Failed);
+    assert_eq!(fetcher.fetch_ahead(&missing, &exactly(5)).await, AheadOutcome::Failed);
+    assert_eq!(fetcher.downloader().current_host(), 0);
+    assert_eq!(fetcher.fetch_ahead(&id, &exactly(len)).await, AheadOutcome::Fetched);
+    assert!(fetcher.is_unused(&id) && !fetcher.is_unused(&missing));
+    assert_eq!(fetcher.fetch_ahead(&id, &exactly(len - 1)).await, AheadOutcome::Here);
+    let (_, was_ahead) = fetcher.open_here(&id, &exactly(len)).unwrap().expect("it is still here");
+    assert!(was_ahead && !fetcher.is_unused(&id));
+    let counted = fetcher.ahead();
+    assert_eq!((counted.objects, counted.used_objects), (1, 1));
+    assert!(script.hosts_asked().iter().all(|(host, _)| host == "a"));
+}
+
+#[tokio::test]
+async fn what_is_asked_for_is_not_fetched_ahead_as_well() {
+    let script = Arc::new(Script::default());
+    let (id, stored) = object(PLAIN);
+    let gate = Arc::new(Notify::new());
+    script.on("a", [Answer::Gated(stored, Arc::clone(&gate))]);
+    let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    let options = FetchOptions::new(SizeBound::Exactly(PLAIN.len() as u64), "x");
+    let (asked, ahead) = tokio::join!(fetcher.open_with(&id, &options), async {
+        let outcome = fetcher.fetch_ahead(&id, &options).await;
+        gate.notify_one();
+        outcome
+    });
+    assert!(asked.is_ok());
+    assert_eq!((ahead, fetcher.ahead()), (AheadOutcome::UnderWay, AheadStatistics::default()));
+}

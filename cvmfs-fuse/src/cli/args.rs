@@ -11,6 +11,7 @@ use super::help;
 use super::hold::HoldArgs;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
+use crate::config::cache::CacheFlags;
 use crate::config::environment::absolute;
 use crate::config::{AutomountFlags, ProcessSettings, RepositoryFlags};
 use crate::daemon::holder::check_socket_path;
@@ -76,6 +77,9 @@ pub enum Command {
     /// Download a repository or parts of it ahead of use
     #[command(after_long_help = help::PRELOAD)]
     Preload(Box<PreloadArgs>),
+    /// Show, export and import what is known about the starts of programs, to fetch it ahead
+    #[command(subcommand, after_long_help = help::PROFILE)]
+    Profile(ProfileCommand),
     /// Look for what stands in the way of a mount, and say what to do about it
     #[command(after_long_help = help::DOCTOR)]
     Doctor(Box<DoctorArgs>),
@@ -406,6 +410,86 @@ pub struct PreloadArgs {
     pub repository: RepositoryFlags,
 }
 
+/// The subcommands of `profile`.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// Show what is known: which object triggers which others
+    Show(ProfileShowArgs),
+    /// Write all that is known about a repository
+    Export(ProfileExportArgs),
+    /// Add what was exported, also elsewhere
+    Import(ProfileImportArgs),
+    /// Run a command and write what it uses of a mounted repository
+    #[command(after_long_help = help::PROFILE_RECORD)]
+    Record(ProfileRecordArgs),
+}
+
+/// Which profile.
+#[derive(Debug, Args)]
+pub struct ProfilePlace {
+    /// Name of the repository
+    pub fqrn: OsString,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub cache: CacheFlags,
+}
+
+/// `profile show`.
+#[derive(Debug, Args)]
+pub struct ProfileShowArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub place: ProfilePlace,
+
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `profile export`.
+#[derive(Debug, Args)]
+pub struct ProfileExportArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub place: ProfilePlace,
+
+    /// Where to [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `profile import`.
+#[derive(Debug, Args)]
+pub struct ProfileImportArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub place: ProfilePlace,
+
+    /// What was exported
+    pub file: PathBuf,
+}
+
+/// `profile record`.
+#[derive(Debug, Args)]
+pub struct ProfileRecordArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment would become help text")]
+    pub place: ProfilePlace,
+
+    /// Where it is mounted [default: /cvmfs/FQRN]
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+
+    /// Where to write the profile
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Program to run, and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -451,6 +535,10 @@ mod tests {
             "doctor",
             "docker-run a.b.c d.e.f --engine podman --mode rootless --image i -- ls -l",
             "doctor --json --mountpoint /m a.b.c --proxy http://p:1 --cache-dir /c",
+            "profile show a.b.c --json --cache-dir /c",
+            "profile export a.b.c -o f --alien-cache /a",
+            "profile import a.b.c f",
+            "profile record a.b.c --mount /m -o f --cache-dir /c -- python3 -c x",
             "preload a.b.c:/x a.b.c:/y --list f --alien-cache /a --parallel 4",
             "mount a.b.c /mnt --cache-mode broker --cache-broker /run/b --cache-broker-user 5",
             "run --repo a.b.c,d.e.f --repo g.h.i --optional --server http://a -- sh -c x",
@@ -490,6 +578,8 @@ mod tests {
             "cache",
             "cache clean",
             "preload",
+            "profile record a.b.c -o f",
+            "profile import a.b.c",
             "mount a.b.c /mnt --alien-cache /a --quota 5G",
             "mount a.b.c /mnt --lower-cache-write",
         ] {

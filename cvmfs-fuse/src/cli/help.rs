@@ -22,6 +22,7 @@ Examples:
   cvmfs-fuse ls -l cms.cern.ch:/                         look without mounting
   cvmfs-fuse cat cms.cern.ch:/cmsset_default.sh | head
   cvmfs-fuse preload sw.example.org --cache-dir DIR      download ahead of use
+  cvmfs-fuse profile record cms.cern.ch -o FILE -- CMD   so that others start CMD faster
   cvmfs-fuse doctor [FQRN]                               what is wrong here, and what to do
   cvmfs-fuse docker-run cms.cern.ch                      print the flags that containers need
   cvmfs-fuse cache info                                  how full, shared with whom
@@ -265,3 +266,30 @@ Repeat the command to go on after an interruption: what is there is not download
 repository that is preloaded as a whole can be mounted without network. With --list the targets say \
 where to begin. The file is a dirtab as cvmfs_preload takes it: one path a line, '*' for anything \
 within a name, '!' in front of a path that is left out; everything below a path belongs to it.";
+
+/// Examples for `cvmfs-fuse profile --help`.
+pub(super) const PROFILE: &str = "\
+Examples:
+  cvmfs-fuse profile record sw.example.org -o app.profile -- /cvmfs/sw.example.org/bin/app --version
+  cvmfs-fuse profile import sw.example.org app.profile --cache-dir /image/cache
+  cvmfs-fuse profile show sw.example.org
+  cvmfs-fuse profile export sw.example.org | ssh node cvmfs-fuse profile import sw.example.org \
+                     /dev/stdin
+
+A mount remembers in its cache which objects a program used after its first one, and fetches them in \
+parallel at the next start, also after a new revision. What is asked for goes first, and what is \
+fetched in vain is forgotten. A profile names objects by their hash: it is right on every machine, and \
+a wrong one only wastes bandwidth. The attributes user.prefetched and user.prefetch_used of the mount \
+tell objects and bytes fetched ahead, and those of them that were used. --set CVMFS_FUSE_PREFETCH=no \
+switches it off.";
+
+/// Examples for `cvmfs-fuse profile record --help`.
+pub(super) const PROFILE_RECORD: &str = "\
+Examples:
+  cvmfs-fuse profile record sw.example.org -o app.profile -- /cvmfs/sw.example.org/bin/app --version
+  cvmfs-fuse profile record sw.example.org --mount ~/sw --cache-dir ~/c -o f -- ~/sw/bin/app
+
+The repository is mounted already; --cache-dir is that of the mount, whose server stores what it saw \
+before and after the command. So whatever else starts from this mount meanwhile is in the profile, \
+too, and what the kernel has in memory is not: record with a fresh mount. The exit code is that of \
+the command, 128+N if signal N ended it, 126 or 127 if it cannot be executed or found.";

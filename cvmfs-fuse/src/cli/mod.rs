@@ -8,6 +8,7 @@
 //! | `read` | `ls`, `cat`, `stat` |
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
+//! | `profile` | `profile show`, `export`, `import`, `record` |
 //! | [`docker_run`] | `docker-run` |
 //! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
@@ -25,6 +26,7 @@ pub mod exit;
 mod help;
 pub mod hold;
 mod preload;
+mod profile;
 mod progress;
 mod read;
 pub mod run;
@@ -76,6 +78,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
+        Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
         Command::Umount(args) => umount(args),

@@ -260,7 +260,7 @@ const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "CVMFS_FUSE_PREFETCH",
         form: "yes|no",
-        help: "fetch files before they are read, where reads show a pattern [yes]",
+        help: "fetch files before they are read, by patterns, profiles and bundles [yes]",
         set: |p, v| switch(v).map(|v| p.fetch_ahead = Some(v)),
     },
     Parameter {

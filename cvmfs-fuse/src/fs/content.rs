@@ -21,7 +21,7 @@ use super::objects::{OpenObjects, Piece};
 use super::repeats::Repeats;
 use super::suspects::Suspects;
 use super::{FsError, Ino};
-use crate::prefetch::{Prefetcher, Use};
+use crate::prefetch::{FirstUse, Prefetcher, Use};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
 const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -108,6 +108,11 @@ impl ContentTable {
         Ok(buffer)
     }
 
+    /// Stores what was learnt about the use of the repository; tells how much that is.
+    pub fn save_profile(&self) -> Option<(usize, usize)> {
+        self.prefetcher.as_ref().map(Prefetcher::save)
+    }
+
     /// Closes what is open of an inode that the kernel has forgotten.
     pub fn close(&self, ino: Ino) {
         let list = self.chunk_lists.lock().pop(&ino);
@@ -135,10 +140,8 @@ impl ContentTable {
         let options = FetchOptions::content(&inode.entry, &inode.path, chunk, label);
         let failed = |source| FsError::Fetch { path: inode.path.clone(), source };
         let used = |how| {
-            if let (None, Some(revision), Some(prefetcher)) =
-                (chunk, revisions.first(), self.prefetcher())
-            {
-                prefetcher.used(inode, revision, how);
+            if let (Some(revision), Some(prefetcher)) = (revisions.first(), self.prefetcher()) {
+                prefetcher.used(&FirstUse { inode, id, chunk, caller, revision, how });
             }
         };
         let under_way = match &self.suspects {
@@ -148,9 +151,7 @@ impl ContentTable {
         let here = fetcher.open_here(id, &options).map_err(|error| failed(Arc::new(error)))?;
         let object = match here {
             Some((object, was_fetched_ahead)) => {
-                if was_fetched_ahead {
-                    used(Use::Early);
-                }
+                used(if was_fetched_ahead { Use::Early } else { Use::Here });
                 object
             }
             None => {

@@ -79,7 +79,9 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(
                 repository.descriptors().objects,
-                repository.fetches_ahead().then(|| Prefetcher::new(repository.fetcher())),
+                repository
+                    .fetches_ahead()
+                    .then(|| Prefetcher::new(repository.fqrn().as_str(), repository.fetcher())),
             ),
             directories: DirectoryTable::default(),
             gate: Arc::default(),
@@ -526,6 +528,11 @@ impl Vfs for RepoFs {
         match name {
             // Ours: what kernel-cached names are worth is seen by this standing still.
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
+            // Ours: asking for it stores what was learnt, for 'profile record'.
+            b"user.profile_saved" => {
+                let (segments, objects) = self.contents.save_profile()?;
+                Some(format!("{segments} {objects}").into_bytes())
+            }
             _ => server_attribute(&self.repository, name),
         }
     }

@@ -6,11 +6,17 @@
 //! | [`queue`] | what is to be fetched, bounded in objects and bytes; a customer of the fetcher |
 //! | [`walk`] | neighbours of files that are read in one directory, or in the order of a walk |
 //! | [`chunks`] | the next chunks of a file that is read from start to end |
+//! | [`profile`] | what followed when the same program was started before |
+//! | [`bundle`] | what the publisher says is needed along with a file |
+//! | [`group`] | wishes that are dropped together |
 //!
 //! Whatever is proposed here is only a guess: nothing waits for it, nothing fails with it, and what
 //! is asked for joins a download that is under way.
 
+pub mod bundle;
 pub mod chunks;
+pub mod group;
+pub mod profile;
 pub mod queue;
 pub mod walk;
 
@@ -18,10 +24,14 @@ use std::sync::Arc;
 
 use cvmfs_core::catalog::Chunk;
 use cvmfs_core::fetch::{FetchOptions, Fetcher};
+use cvmfs_core::object::ObjectId;
 use cvmfs_core::revision::Revision;
 
 use crate::fs::inode::Inode;
+use bundle::Bundles;
 use chunks::ChunkReaders;
+use profile::Item;
+use profile::learner::Learner;
 use queue::{Queue, Wish};
 use walk::Walks;
 
@@ -32,6 +42,25 @@ pub enum Use {
     Missed,
     /// It is here because it was fetched ahead.
     Early,
+    /// It was here.
+    Here,
+}
+
+/// The first use of a whole file or a chunk since it was closed.
+#[derive(Debug)]
+pub struct FirstUse<'a> {
+    /// The file.
+    pub inode: &'a Inode,
+    /// Its content, or that of the chunk.
+    pub id: &'a ObjectId,
+    /// If it is one.
+    pub chunk: Option<&'a Chunk>,
+    /// The thread that asks; 0 if it is not known.
+    pub caller: u32,
+    /// Where the file is.
+    pub revision: &'a Arc<Revision>,
+    /// How it went.
+    pub how: Use,
 }
 
 /// Watches what is used of one repository, and fetches what may be used next.
@@ -40,23 +69,48 @@ pub struct Prefetcher {
     queue: Arc<Queue>,
     walks: Arc<Walks>,
     chunks: ChunkReaders,
+    learner: Arc<Learner>,
+    bundles: Arc<Bundles>,
 }
 
 impl Prefetcher {
-    /// Fetches with `fetcher`.
-    pub fn new(fetcher: &Arc<Fetcher>) -> Self {
+    /// Fetches with `fetcher`; `fqrn` names the repository.
+    pub fn new(fqrn: &str, fetcher: &Arc<Fetcher>) -> Self {
         let queue = Arc::new(Queue::new(Arc::clone(fetcher)));
         Self {
             walks: Arc::new(Walks::new(Arc::clone(&queue))),
+            learner: Learner::new(fqrn, fetcher, &queue),
+            bundles: Arc::new(Bundles::new(fetcher, &queue)),
             queue,
             chunks: ChunkReaders::default(),
         }
     }
 
-    /// To be told of the first use of a whole file since it was closed. Must be called inside the
-    /// runtime; returns at once.
-    pub fn used(&self, inode: &Inode, revision: &Arc<Revision>, how: Use) {
-        self.walks.used(&inode.path, &inode.entry, revision, how);
+    /// To be told of each first use. Must be called inside the runtime; returns at once.
+    pub fn used(&self, first: &FirstUse<'_>) {
+        let FirstUse { inode, id, chunk, caller, revision, how } = *first;
+        let size = chunk.map_or(inode.entry.size, |chunk| chunk.size);
+        // External data are found by their path, which a profile does not have.
+        let is_expected =
+            !inode.entry.external && self.learner.used(caller, Item { id: *id, size });
+        if how == Use::Here {
+            return;
+        }
+        if chunk.is_none_or(|chunk| chunk.offset == 0) {
+            self.bundles.used(&inode.path, revision);
+        }
+        if is_expected {
+            // What follows is known better than by its neighbours.
+            self.queue.asked_for(id);
+        } else if chunk.is_none() {
+            self.walks.used(&inode.path, &inode.entry, revision, how);
+        }
+    }
+
+    /// Stores what was learnt; returns the number of segments and objects of the profile. Waits for
+    /// the disk.
+    pub fn save(&self) -> (usize, usize) {
+        self.learner.save_now()
     }
 
     /// To be told of each read of a chunked file. As [`Self::used`].
@@ -65,7 +119,7 @@ impl Prefetcher {
             let Some(chunk) = chunks.get(next) else { break };
             let label = inode.path.to_string();
             let options = FetchOptions::content(&inode.entry, &inode.path, Some(chunk), label);
-            self.queue.propose(Wish { id: chunk.object, size: chunk.size, options });
+            self.queue.propose(Wish { id: chunk.object, size: chunk.size, options, group: None });
         }
     }
 }

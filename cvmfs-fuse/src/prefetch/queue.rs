@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use cvmfs_core::fetch::{FetchOptions, Fetcher};
+use cvmfs_core::fetch::{AheadOutcome, FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
 use lru::LruCache;
 use parking_lot::Mutex;
+
+use super::group::Group;
 
 /// Objects that wait. What does not fit is not fetched ahead: the reader is nearer than the queue
 /// is long.
@@ -29,6 +31,8 @@ pub struct Wish {
     pub size: u64,
     /// Where it is.
     pub options: FetchOptions,
+    /// Those with which it stands and falls.
+    pub group: Option<Arc<Group>>,
 }
 
 /// The queue of one repository.
@@ -85,7 +89,14 @@ impl Queue {
             // Ends when nothing waits, so nobody has to end it.
             tokio::spawn(async move {
                 while let Some(wish) = queue.next() {
-                    queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
+                    let outcome = queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
+                    if let Some(group) = &wish.group {
+                        group.note(&wish.id, outcome);
+                    }
+                    if outcome == AheadOutcome::Failed {
+                        // It may be proposed again when the network is back.
+                        queue.state.lock().remembered.pop(&wish.id);
+                    }
                 }
             });
         }
@@ -97,14 +108,23 @@ impl Queue {
         self.state.lock().remembered.put(*id, ());
     }
 
-    /// Takes out what is next; without it, one worker fewer.
+    /// Tells how many more objects and bytes may be proposed now.
+    pub fn room(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (MAX_WAITING - state.waiting.len(), MAX_WAITING_BYTES.saturating_sub(state.bytes))
+    }
+
+    /// Takes out what is next; without it, one worker fewer. What has become useless goes.
     fn next(&self) -> Option<Wish> {
         let mut state = self.state.lock();
-        let wish = state.waiting.pop_front();
-        match &wish {
-            Some(wish) => state.bytes -= wish.size,
-            None => state.workers -= 1,
+        while let Some(wish) = state.waiting.pop_front() {
+            state.bytes -= wish.size;
+            if !wish.group.as_ref().is_some_and(|group| group.is_useless()) {
+                return Some(wish);
+            }
+            state.remembered.pop(&wish.id);
         }
-        wish
+        state.workers -= 1;
+        None
     }
 }

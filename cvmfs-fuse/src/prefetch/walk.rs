@@ -221,7 +221,8 @@ impl Ahead<'_> {
         self.bytes = self.bytes.saturating_sub(size);
         let path = directory.join(&entry.name);
         let options = FetchOptions::content(entry, &path, None, path.to_string());
-        self.proposed += usize::from(self.walks.queue.propose(Wish { id, size, options }));
+        self.proposed +=
+            usize::from(self.walks.queue.propose(Wish { id, size, options, group: None }));
     }
 
     /// Goes on as a walk does: entries in the order of the listing, directories where they stand,
