@@ -42,6 +42,8 @@ type Entries = Arc<[Arc<DirectoryEntry>]>;
 #[derive(Debug, Clone, Default)]
 struct Directory {
     used: usize,
+    /// Uses that were compared with the one before; not those while that was being done.
+    compared: usize,
     /// Where in the listing the last one was.
     last: Option<usize>,
     /// Uses behind the one before, in the order of the listing.
@@ -55,7 +57,7 @@ struct Directory {
 
 impl Directory {
     fn is_walked(&self) -> bool {
-        self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used
+        self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.compared
     }
 }
 
@@ -98,6 +100,7 @@ impl Walks {
             if let Some(window) = expected {
                 // As if it had been walked from the start: it is, by its predecessor's evidence.
                 directory.in_order += WALK_EVIDENCE;
+                directory.compared += WALK_EVIDENCE;
                 directory.window = window;
             }
             if how == Use::Early {
@@ -141,6 +144,7 @@ impl Walks {
             if directory.last.is_none_or(|last| at > last) {
                 directory.in_order += 1;
             }
+            directory.compared += 1;
             directory.last = Some(at);
             (directory.window, directory.is_walked())
         };
