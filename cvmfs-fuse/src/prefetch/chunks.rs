@@ -43,13 +43,15 @@ impl ChunkReaders {
         let mut readers = self.0.lock();
         let reader = match readers.get(&ino) {
             Some(&last) if last.piece == piece => last,
+            // The kernel reads ahead by itself, and its requests overtake one another.
+            Some(&last) if last.piece == piece + 1 => last,
             Some(&last) if last.piece + 1 == piece => Reader { piece, run: last.run + 1, ..last },
             _ => Reader { piece, run: 0, proposed: piece + 1 },
         };
         let far_enough = reader.run > 0 || (piece == 0 && inside >= FIRST_BYTES);
         let ahead = if far_enough { (FIRST_AHEAD << reader.run.min(8)).min(MAX_AHEAD) } else { 0 };
-        let end = (piece + 1 + ahead).min(chunks.len());
-        let start = reader.proposed.max(piece + 1);
+        let end = (reader.piece + 1 + ahead).min(chunks.len());
+        let start = reader.proposed.max(reader.piece + 1);
         readers.put(ino, Reader { proposed: start.max(end), ..reader });
         start..end.max(start)
     }
@@ -78,6 +80,8 @@ mod tests {
         assert!(next(15, 0).is_empty(), "a jump");
         assert!(next(3, 900 << 10).is_empty(), "and another one");
         assert_eq!(next(4, 0), 5..9);
+        assert!(next(10, 0).is_empty() && next(9, 0).is_empty(), "overtaken");
+        assert_eq!(next(11, 0), 12..16);
         assert!(next(19, 0).is_empty() && next(usize::MAX - 1, 0).is_empty());
     }
 }
