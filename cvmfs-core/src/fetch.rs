@@ -46,6 +46,9 @@ const CLAIM_REST: Duration = Duration::from_secs(60);
 const CLAIM_PAUSE: Duration = Duration::from_millis(1);
 /// Longest pause.
 const MAX_CLAIM_PAUSE: Duration = Duration::from_millis(25);
+/// Downloads of others that may fail before a caller's own: one from before, and guesses that come
+/// between.
+const MAX_JOINED: usize = 4;
 /// How long a download may take that nobody has asked for.
 const AHEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Largest object kept in memory when the cache cannot take it.
@@ -71,6 +74,8 @@ struct Download {
     outcome: Shared<BoxFuture<'static, Outcome>>,
     waiting: Arc<AtomicUsize>,
     begun: Instant,
+    /// It asks one server only.
+    only_host: bool,
 }
 
 /// One who waits; gone with the future that waits.
@@ -300,15 +305,18 @@ impl Fetcher {
         options: &FetchOptions,
     ) -> Result<CachedObject, Arc<FetchError>> {
         let asked = Instant::now();
+        let mut joined = 0;
         loop {
-            let (Download { outcome, begun, .. }, waiting) = self.join(id, options);
+            let (Download { outcome, begun, only_host, .. }, waiting) = self.join(id, options);
             let outcome = outcome.await;
             drop(waiting);
+            joined += 1;
+            // It began when other ways were good, or went fewer ways than this caller may.
+            let was_less = begun < asked || (only_host && options.only_host.is_none());
             match outcome {
                 // Taken: what happens to it from here on is the caller's to bound.
                 Ok(arrived) => return Ok(arrived.object),
-                // Not for ever: the next one begins after this one's end.
-                Err(error) if begun < asked && error.is_of_the_network() => {
+                Err(error) if was_less && joined < MAX_JOINED && error.is_of_the_network() => {
                     tracing::debug!(object = %id, "joined a download that failed; once more");
                 }
                 Err(error) => return Err(error),
@@ -377,7 +385,8 @@ impl Fetcher {
                     task.await.unwrap_or_else(|_| Err(Arc::new(FetchError::Aborted { id, label })))
                 };
                 let outcome = outcome.boxed().shared();
-                vacant.insert(Download { outcome, waiting, begun: Instant::now() }).clone()
+                let (begun, only_host) = (Instant::now(), options.only_host.is_some());
+                vacant.insert(Download { outcome, waiting, begun, only_host }).clone()
             }
         };
         let guard = Waiting::begin(&download.waiting);

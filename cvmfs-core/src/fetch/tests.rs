@@ -459,3 +459,26 @@ async fn what_is_asked_for_is_not_fetched_ahead_as_well() {
     assert!(asked.is_ok());
     assert_eq!((ahead, fetcher.ahead()), (AheadOutcome::UnderWay, AheadStatistics::default()));
 }
+
+/// A guess asks one server; who joins it may ask all.
+#[tokio::test]
+async fn who_joins_a_guess_that_fails_still_asks_all_servers() {
+    let script = Arc::new(Script::default());
+    let (id, stored) = object(PLAIN);
+    let gate = Arc::new(Notify::new());
+    script.on("a", [Answer::Gated(b"damaged".to_vec(), Arc::clone(&gate)), Answer::Status(404)]);
+    script.on("b", [Answer::Body(stored)]);
+    let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    let whole = FetchOptions::new(SizeBound::Exactly(PLAIN.len() as u64), "x");
+    let guess = FetchOptions { only_host: Some(0), ..whole.clone() };
+    let (ahead, asked) = tokio::join!(fetcher.fetch_ahead(&id, &guess), async {
+        while script.hosts_asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let asked = fetcher.open_with(&id, &whole);
+        gate.notify_one();
+        asked.await
+    });
+    assert_eq!(ahead, AheadOutcome::Failed);
+    assert_eq!(asked.unwrap().len(), PLAIN.len() as u64);
+}
