@@ -49,13 +49,27 @@ impl std::fmt::Debug for Database {
 /// Opens a verified object as a database, by its name in the cache or from memory.
 pub fn open_database(object: &CachedObject) -> Result<Database, CatalogError> {
     let mut connection = match object.path() {
-        Some(path) if is_still_there(path, object) => open_file(path)?,
-        _ => open_bytes(object)?,
+        Some(path) => open_there(object, || is_still_there(path, object), || open_file(path))?,
+        None => open_bytes(object)?,
     };
     let started = std::sync::Arc::new(parking_lot::Mutex::new(Instant::now()));
     harden(&mut connection, &started)?;
     refuse_programs(&connection)?;
     Ok(Database { connection, started })
+}
+
+/// Opens the file of an object, which may be evicted or replaced at any moment: also in the one
+/// between the look and the opening.
+fn open_there(
+    object: &CachedObject,
+    is_still_there: impl Fn() -> bool,
+    open_file: impl FnOnce() -> Result<Connection, CatalogError>,
+) -> Result<Connection, CatalogError> {
+    if !is_still_there() {
+        return open_bytes(object);
+    }
+    let opened = open_file();
+    if is_still_there() { opened } else { open_bytes(object) }
 }
 
 /// An evicted or replaced file must not be opened in place of the one that was checked.
@@ -155,4 +169,40 @@ fn refuse_programs(connection: &Connection) -> Result<(), CatalogError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// Chaos found it: the file went between the look and the opening, and readers had EIO.
+    #[test]
+    fn a_catalog_that_is_evicted_or_replaced_while_it_is_opened_is_read_all_the_same() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("object");
+        let make = |path: &Path, value: &str| {
+            let connection = Connection::open(path).unwrap();
+            connection.execute_batch(&format!("CREATE TABLE t AS SELECT '{value}' AS v")).unwrap();
+        };
+        let other = scratch.path().join("other");
+        make(&other, "another");
+        let evict = || std::fs::remove_file(&path).unwrap();
+        let replace = || std::fs::rename(&other, &path).unwrap();
+        for meanwhile in [&evict as &dyn Fn(), &replace] {
+            make(&path, "right");
+            let file = File::open(&path).unwrap();
+            let len = file.metadata().unwrap().len();
+            let object = CachedObject::from_file(file, len, Some(path.clone()));
+            let is_there = || is_still_there(&path, &object);
+            let opened = open_there(&object, is_there, || {
+                meanwhile();
+                open_file(&path)
+            });
+            let value: String =
+                opened.unwrap().query_row("SELECT v FROM t", [], |row| row.get(0)).unwrap();
+            assert_eq!(value, "right");
+        }
+    }
 }
