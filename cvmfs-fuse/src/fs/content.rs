@@ -21,6 +21,7 @@ use super::objects::{OpenObjects, Piece};
 use super::repeats::Repeats;
 use super::suspects::Suspects;
 use super::{FsError, Ino};
+use crate::prefetch::profile::learner::Learner;
 use crate::prefetch::{FirstUse, Prefetcher, Use};
 
 /// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
@@ -108,9 +109,9 @@ impl ContentTable {
         Ok(buffer)
     }
 
-    /// Stores what was learnt about the use of the repository; tells how much that is.
-    pub fn save_profile(&self) -> Option<(usize, usize)> {
-        self.prefetcher.as_ref().map(Prefetcher::save)
+    /// Returns who learns from the use of the repository.
+    pub fn learner(&self) -> Option<Arc<Learner>> {
+        self.prefetcher.as_ref().map(Prefetcher::learner)
     }
 
     /// Closes what is open of an inode that the kernel has forgotten.

@@ -500,6 +500,14 @@ impl Vfs for RepoFs {
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        // Ours: asking for it stores what was learnt, for 'profile record'.
+        if name == b"user.profile_saved" {
+            let learner = self.contents.learner().ok_or(FsError::NoSuchAttribute)?;
+            // Waits for the disk and for the lock of the record, so not on the kernel's worker.
+            let saved = tokio::task::spawn_blocking(move || learner.save_now()).await;
+            let (segments, objects) = saved.map_err(|_| FsError::NoSuchAttribute)?;
+            return Ok(format!("{segments} {objects}").into_bytes());
+        }
         let inode = self.inode(ino).await?;
         if !inode.entry.has_xattrs {
             return Err(FsError::NoSuchAttribute);
@@ -528,11 +536,6 @@ impl Vfs for RepoFs {
         match name {
             // Ours: what kernel-cached names are worth is seen by this standing still.
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
-            // Ours: asking for it stores what was learnt, for 'profile record'.
-            b"user.profile_saved" => {
-                let (segments, objects) = self.contents.save_profile()?;
-                Some(format!("{segments} {objects}").into_bytes())
-            }
             _ => server_attribute(&self.repository, name),
         }
     }

@@ -107,10 +107,9 @@ impl Prefetcher {
         }
     }
 
-    /// Stores what was learnt; returns the number of segments and objects of the profile. Waits for
-    /// the disk.
-    pub fn save(&self) -> (usize, usize) {
-        self.learner.save_now()
+    /// Returns who learns from what is used.
+    pub fn learner(&self) -> Arc<Learner> {
+        Arc::clone(&self.learner)
     }
 
     /// To be told of each read of a chunked file. As [`Self::used`].
