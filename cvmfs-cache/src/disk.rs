@@ -324,6 +324,7 @@ impl DiskTransaction {
 
     fn keep(&self, temp: &mut TempFile, reader: File) -> Result<CachedObject, CacheError> {
         let store = &self.store;
+        let _moves = store.moves(fan_of(&self.id));
         if !store.take_room(fan_of(&self.id), self.written) {
             store.statistics.not_kept.fetch_add(1, Ordering::Relaxed);
             return Ok(CachedObject::from_file(reader, self.written, None));

@@ -119,7 +119,7 @@ impl Gauge {
     pub(crate) fn read_fan(&self, fan: u8) -> Option<Reading> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if !self.lock(state) {
+        if state.pending.contains_key(&fan) || !self.lock(state) {
             return None;
         }
         let file = state.file.as_ref()?;

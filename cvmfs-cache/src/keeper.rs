@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::CacheError;
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::gauge::Reading;
 use crate::index::{Index, IndexError, Use};
@@ -361,9 +362,9 @@ impl Tender {
     /// Lists one directory, and makes the gauge agree with it.
     ///
     /// Whoever stores takes room first and gives the name after it; whoever removes takes the name
-    /// first. Between the two the gauge has more than the directory, and nobody can tell that from
-    /// what the dead left. So too little is put right at once, and too much only when a moment
-    /// later nothing has changed: too much is safe, too little would exceed the quota.
+    /// first. Between the two the gauge has more than the directory, and of another process nobody
+    /// can tell that from what the dead left. So too little is put right at once, and too much only
+    /// when a moment later nothing has changed: too much is safe, too little would exceed the quota.
     fn count_fan(&self, fan: u8, evicting: bool) -> Vec<Use> {
         let store = &self.store;
         let sum = |found: &mut dyn Iterator<Item = &Use>| {
@@ -377,6 +378,9 @@ impl Tender {
             // Nothing is evicted while one directory is counted.
             let still = (!evicting).then(|| wait_for_lock(store, EVICT_LOCK));
             let before = store.gauge.read_fan(fan);
+            // Asked before the names: what was moving then may have none.
+            let is_moving = store.is_moving(fan);
+            let stamp = stamp_of(store, fan);
             let begin = now();
             let found = list_fan(store, fan);
             drop(still);
@@ -392,14 +396,16 @@ impl Tender {
                 store.gauge.correct(fan, before, old);
                 return found;
             }
-            if last == Some((before, all)) && all.bytes <= before.bytes {
+            // Sums may be the same again though much has happened: the directory tells.
+            let is_settled = !is_moving && last == Some((before, all, stamp));
+            if is_settled && stamp.is_some() && all.bytes <= before.bytes {
                 store.gauge.correct(fan, before, all);
                 return found;
             }
             if attempt == SETTLE_ATTEMPTS || self.should_stop() {
                 return found;
             }
-            last = Some((before, all));
+            last = Some((before, all, stamp));
             #[expect(clippy::disallowed_methods, reason = "that nothing happens is no event")]
             std::thread::sleep(SETTLE);
         }
@@ -444,6 +450,15 @@ impl Tender {
 enum Trouble {
     Cache(#[allow(dead_code, reason = "printed")] CacheError),
     Index(IndexError),
+}
+
+/// When a name last came to a directory or left it: seconds and nanoseconds.
+fn stamp_of(store: &Store, fan: u8) -> Option<(i64, i64)> {
+    match store.layout.look(&fan_name(fan)) {
+        Ok(found) => Some((found.st_mtime, i64::try_from(found.st_mtime_nsec).ok()?)),
+        Err(Errno::NOENT) => Some((0, 0)),
+        Err(_) => None,
+    }
 }
 
 fn is_absent(store: &Store, name: &str) -> bool {

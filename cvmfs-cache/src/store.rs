@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cvmfs_core::cache::CacheError;
@@ -88,6 +88,20 @@ pub(crate) struct Store {
     verified: Mutex<LruCache<u64, (i64, i64)>>,
     failing: AtomicBool,
     quota_cut: AtomicBool,
+    moving: Moving,
+}
+
+/// How many are at work in each directory.
+#[derive(Debug)]
+struct Moving([AtomicU32; 256]);
+
+/// One that is at work in a directory.
+pub(crate) struct Moves<'a>(&'a AtomicU32);
+
+impl Drop for Moves<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What the keeper has to write down.
@@ -139,6 +153,7 @@ impl Store {
             verified: Mutex::new(LruCache::new(MAX_VERIFIED)),
             failing: AtomicBool::new(false),
             quota_cut: AtomicBool::new(false),
+            moving: Moving(std::array::from_fn(|_| AtomicU32::new(0))),
         };
         store.leave_quota();
         store.update_limits();
@@ -227,6 +242,19 @@ impl Store {
         }
     }
 
+    /// Says that room and names of a directory do not agree until what is returned is dropped.
+    pub(crate) fn moves(&self, fan: u8) -> Moves<'_> {
+        let count = &self.moving.0[usize::from(fan)];
+        count.fetch_add(1, Ordering::SeqCst);
+        Moves(count)
+    }
+
+    /// Tells whether somebody of this process is between taking room and giving a name, or
+    /// between taking a name and giving the room back.
+    pub(crate) fn is_moving(&self, fan: u8) -> bool {
+        self.moving.0[usize::from(fan)].load(Ordering::SeqCst) > 0
+    }
+
     /// Gives room back.
     pub(crate) fn give_room(&self, fan: u8, size: u64) {
         if self.session.is_some() {
@@ -293,6 +321,8 @@ impl Store {
             Err(error) => return Err(failed("look at", &self.layout.path(&path))(error)),
         };
         let is_file = rustix::fs::FileType::from_raw_mode(found.st_mode).is_file();
+        let fan = u8::from_str_radix(name.get(..2).unwrap_or_default(), 16).unwrap_or(0);
+        let _moves = self.moves(fan);
         if keep && is_file {
             self.layout.set_aside(&path)?;
         } else if is_file {
@@ -304,7 +334,6 @@ impl Store {
         } else {
             return self.layout.remove_foreign(&path);
         }
-        let fan = u8::from_str_radix(name.get(..2).unwrap_or_default(), 16).unwrap_or(0);
         self.give_room(fan, u64::try_from(found.st_size).unwrap_or(0));
         if self.session.is_some() {
             self.news.lock().gone.push(name.to_owned());
