@@ -173,7 +173,8 @@ impl Examiner {
             self.fetch_objects(mirror, chosen, &tell).await;
         }
         let sampled = samples.as_ref().map_or(0, |samples| samples.objects.len());
-        let found = judge::Found { now, newest: newest.as_ref(), geo, tolerance: self.plan.tolerance };
+        let found =
+            judge::Found { now, newest: newest.as_ref(), geo, tolerance: self.plan.tolerance };
         let (mirrors, geo) = judge::judge(&mirrors, found, &self.meter);
         Survey {
             fqrn: self.config.fqrn.to_string(),
@@ -226,8 +227,7 @@ impl Examiner {
         let options = self.config.geo.clone().unwrap_or_default();
         let asked = mirrors.iter().filter_map(|mirror| {
             let way = mirror.ways.iter().find(|way| way.letters.is_ok())?;
-            let downloader =
-                way::downloader(&self.config, &self.meter, &mirror.server, &way.proxy);
+            let downloader = way::downloader(&self.config, &self.meter, &mirror.server, &way.proxy);
             let options = &options;
             Some(async move {
                 let order = geo::ask_one(&downloader, 0, &self.config.servers, options).await;
@@ -254,9 +254,9 @@ impl Examiner {
         let mut failure = String::new();
         for mirror in mirrors {
             let ways = mirror.ways.iter().filter(|way| {
-                way.letters.as_ref().is_ok_and(|letters| {
-                    letters.manifest.root_catalog == newest.root_catalog
-                })
+                way.letters
+                    .as_ref()
+                    .is_ok_and(|letters| letters.manifest.root_catalog == newest.root_catalog)
             });
             for way in ways {
                 let downloader =

@@ -92,6 +92,17 @@ fn report(way: &Way) -> WayReport {
     }
 }
 
+/// Seconds for people, in the largest unit of which there are two.
+fn span(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// Estimates since when a server lacks something.
 fn lag(revision: u64, published: u64, newest: &Newest, now: i64) -> Option<Lag> {
     let revisions = newest.revision.checked_sub(revision).filter(|behind| *behind > 0)?;
@@ -119,8 +130,9 @@ fn of_letters(
             true => Severity::Problem,
             false => Severity::Warning,
         };
-        let Lag { revisions, seconds } = lag;
-        let message = format!("{revisions} revisions behind, for {seconds} s");
+        let plural = if lag.revisions == 1 { "" } else { "s" };
+        let message =
+            format!("{} revision{plural} behind, for {}", lag.revisions, span(lag.seconds));
         add(FaultKind::Stale, severity, message);
     }
     let root = letters.manifest.root_catalog.to_string();
@@ -133,7 +145,7 @@ fn of_letters(
     }
     let left = letters.whitelist_expires.saturating_sub(found.now);
     if left < found.tolerance.whitelist {
-        let message = format!("the whitelist expires in {left} s");
+        let message = format!("the whitelist expires in {}", span(left));
         add(FaultKind::WhitelistExpiring, Severity::Problem, message);
     }
     let skew = letters.clock_skew;
@@ -153,7 +165,7 @@ fn of_way(way: &Way, shown: &WayReport, is_behind: bool, faults: &mut Vec<Fault>
     let objects = &way.objects;
     let notes = || objects.notes.join("; ");
     if objects.corrupt > 0 {
-        let message = format!("{} damaged objects: {}", objects.corrupt, notes());
+        let message = format!("{} downloads were damaged: {}", objects.corrupt, notes());
         add(FaultKind::Corrupt, Severity::Problem, message);
     }
     let lacks_root = objects.root_catalog == ObjectOutcome::Missing;
@@ -264,8 +276,9 @@ fn compare(mirrors: &[MirrorReport], answers: Vec<GeoAnswer>) -> Geo {
         // The name is looked up once, the rest depends on the distance.
         times.map(|steps| steps.total_ms() - steps.dns_ms.unwrap_or(0.0)).min_by(f64::total_cmp)
     };
-    let mut measured: Vec<_> =
-        (0..mirrors.len()).filter_map(|place| first_byte(place).map(|time| (place, time))).collect();
+    let mut measured: Vec<_> = (0..mirrors.len())
+        .filter_map(|place| first_byte(place).map(|time| (place, time)))
+        .collect();
     measured.sort_by(|(_, a), (_, b)| a.total_cmp(b));
     let measured: Vec<_> = measured.into_iter().map(|(place, _)| place).collect();
     let told = answers.iter().find_map(|answer| answer.order.clone());
@@ -353,8 +366,7 @@ mod tests {
         let corrupt = |way| fault(way, FaultKind::Corrupt);
         let away = |way| fault(way, FaultKind::Unreachable);
         let merged = for_all_ways(vec![corrupt("p"), away("p"), corrupt("DIRECT")], 2);
-        let shown: Vec<_> =
-            merged.iter().map(|fault| (fault.kind, fault.way.as_deref())).collect();
+        let shown: Vec<_> = merged.iter().map(|fault| (fault.kind, fault.way.as_deref())).collect();
         assert_eq!(shown, [(FaultKind::Corrupt, None), (FaultKind::Unreachable, Some("p"))]);
         assert_eq!(for_all_ways(vec![away("DIRECT")], 1)[0].way, None);
     }

@@ -82,8 +82,8 @@ impl Meter {
     pub(super) fn take(&self, server: &str, requests: u64) -> bool {
         let Some(place) = self.place(server) else { return false };
         let mut used = self.accounts[place].used.lock();
-        let fits = used.requests + requests <= self.limits.requests
-            && used.bytes < self.limits.bytes;
+        let fits =
+            used.requests + requests <= self.limits.requests && used.bytes < self.limits.bytes;
         if fits {
             used.requests += requests;
         }

@@ -50,7 +50,8 @@ impl Survey {
                 began,
                 fault: fault.clone(),
             };
-            changes.extend(mirror.faults.iter().filter(|f| !has(before, f)).map(|f| changed(f, true)));
+            changes
+                .extend(mirror.faults.iter().filter(|f| !has(before, f)).map(|f| changed(f, true)));
             changes.extend(
                 before.iter().filter(|f| !has(&mirror.faults, f)).map(|f| changed(f, false)),
             );
@@ -180,7 +181,9 @@ pub struct ConnectionReport {
 impl ConnectionReport {
     /// Returns the time for everything up to the first byte on a new connection.
     pub fn total_ms(&self) -> f64 {
-        self.dns_ms.unwrap_or(0.0) + self.connect_ms + self.tls_ms.unwrap_or(0.0)
+        self.dns_ms.unwrap_or(0.0)
+            + self.connect_ms
+            + self.tls_ms.unwrap_or(0.0)
             + self.first_byte_ms
     }
 }

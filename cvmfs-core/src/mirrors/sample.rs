@@ -125,7 +125,8 @@ pub(super) async fn find(
             }
         }
     }
-    let mut objects: Vec<Sample> = basket.classes.into_iter().flat_map(|(found, _)| found).collect();
+    let mut objects: Vec<Sample> =
+        basket.classes.into_iter().flat_map(|(found, _)| found).collect();
     objects.shuffle(&mut random);
     if objects.is_empty() {
         return Err("no files of a suitable size in the directories looked at".to_owned());

@@ -87,9 +87,9 @@ impl Fetch<'_> {
         }
         if self.plan.parallel.is_empty() {
             tell("objects");
-            let one_each = SizeClass::ALL.into_iter().filter_map(|class| {
-                samples.iter().find(|sample| sample.class() == Some(class))
-            });
+            let one_each = SizeClass::ALL
+                .into_iter()
+                .filter_map(|class| samples.iter().find(|sample| sample.class() == Some(class)));
             let chosen = purse.choose(one_each, SizeClass::ALL.len(), 1);
             for (sample, outcome) in self.fetch_all(&chosen, 1).await.0 {
                 objects.count(sample, outcome);
@@ -113,7 +113,10 @@ impl Fetch<'_> {
             tell(&format!("{} objects, {parallel} at a time", class.name()));
             let (outcomes, bytes, seconds) = self.fetch_all(&chosen, parallel).await;
             purse.pay(chosen.len(), bytes);
-            let done = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+            let is_whole = |outcome| {
+                matches!(kind_of(outcome), ObjectOutcome::Verified | ObjectOutcome::Corrupt)
+            };
+            let done = outcomes.iter().filter(|(_, outcome)| is_whole(outcome)).count();
             for (sample, outcome) in outcomes {
                 objects.count(sample, outcome);
             }

@@ -277,10 +277,7 @@ async fn tunnel(
     within(Step::Tunnel, limit, asked).await?;
     let first = String::from_utf8_lossy(answer.split(|&b| b == b'\r').next().unwrap_or_default());
     let agrees = first.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
-    match agrees {
-        true => Ok(()),
-        false => Err(ProbeError { step: Step::Tunnel, reason: first.into_owned() }),
-    }
+    if agrees { Ok(()) } else { Err(ProbeError { step: Step::Tunnel, reason: first.into() }) }
 }
 
 impl Peer {
@@ -362,10 +359,7 @@ impl Asker {
         limit: Duration,
     ) -> Result<(Duration, u16, u64), ProbeError> {
         let is_absolute = proxy.is_some() || matches!(self.sender, Sender::Two(_));
-        let place = match is_absolute {
-            true => target.url.as_str(),
-            false => target.url.path(),
-        };
+        let place = if is_absolute { target.url.as_str() } else { target.url.path() };
         let mut request = http::Request::get(place).header(http::header::USER_AGENT, USER_AGENT);
         if matches!(self.sender, Sender::One(_)) {
             let host = match target.url.port() {

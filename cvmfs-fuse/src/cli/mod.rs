@@ -15,6 +15,7 @@
 //! | [`run`](mod@run) | `run`, `enter` |
 //! | [`upgrade`] | `upgrade` |
 //! | [`hold`] | `hold` |
+//! | [`mirrors`] | `mirrors` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
@@ -25,6 +26,7 @@ pub mod docker_run;
 pub mod exit;
 mod help;
 pub mod hold;
+pub mod mirrors;
 mod preload;
 mod profile;
 mod progress;
@@ -78,6 +80,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
+        // Its exit code says what is wrong with whom.
+        Command::Mirrors(args) => return mirrors::run(args, environment),
         Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
