@@ -24,6 +24,7 @@ Examples:
   cvmfs-fuse preload sw.example.org --cache-dir DIR      download ahead of use
   cvmfs-fuse profile record cms.cern.ch -o FILE -- CMD   so that others start CMD faster
   cvmfs-fuse doctor [FQRN]                               what is wrong here, and what to do
+  cvmfs-fuse mirrors cms.cern.ch                         which server is fast, new and right
   cvmfs-fuse docker-run cms.cern.ch                      print the flags that containers need
   cvmfs-fuse cache info                                  how full, shared with whom
 
@@ -210,6 +211,25 @@ Examples:
 Nothing is changed. Each line is ok, a warning (works, but not for everybody or not for long) or a \
 problem, with the command or flag that mends it. The exit code is 0 if there is no problem, 1 \
 otherwise. Checks are bounded: 3 s for all mounts, 40 s for all servers.";
+
+/// Examples for `cvmfs-fuse mirrors --help`.
+pub(super) const MIRRORS: &str = "\
+Examples:
+  cvmfs-fuse mirrors cms.cern.ch
+  cvmfs-fuse mirrors cern.ch --html mirrors.html           a repository that all servers have
+  cvmfs-fuse mirrors sw.example.org --servers 'http://s1/cvmfs/@fqrn@;http://s2/cvmfs/@fqrn@' \\
+                     --public-key sw.pub --proxy 'http://squid:3128;DIRECT' --json
+  cvmfs-fuse mirrors cms.cern.ch --watch 10m --json >> mirrors.jsonl
+
+Every server is asked by every proxy of the list (and directly, if it has DIRECT): the time for DNS, \
+connecting, TLS and the first byte, whether connections are kept, HTTP/2; then manifest, whitelist \
+and certificate, verified as for a mount; then random objects, whose hashes are checked, one and \
+several at a time. The best server is the first line: right and new comes before fast.
+
+Exit codes: 0 if nothing is wrong; else 64 plus the sum of 1 a server is unreachable or does not \
+have the repository, 2 one is stale, 4 signatures or objects are not right or not there, 8 a \
+whitelist is expired or will be soon; --fail-on says which of them count. Others: cvmfs-fuse --help. \
+A server that is behind for less than --max-lag is a warning only.";
 
 /// Examples for `cvmfs-fuse docker-run --help`.
 pub(super) const DOCKER_RUN: &str = "\

@@ -16,6 +16,7 @@
 //! | [`upgrade`] | `upgrade` |
 //! | [`hold`] | `hold` |
 //! | [`manual`] | `completions`, `man` |
+//! | [`mirrors`] | `mirrors` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
@@ -27,6 +28,7 @@ pub mod exit;
 mod help;
 pub mod hold;
 pub mod manual;
+pub mod mirrors;
 mod preload;
 mod profile;
 mod progress;
@@ -80,6 +82,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
+        // Its exit code says what is wrong with whom.
+        Command::Mirrors(args) => return mirrors::run(args, environment),
         Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
