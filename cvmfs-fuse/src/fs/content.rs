@@ -16,6 +16,7 @@ use cvmfs_core::revision::Revision;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::buffers::{Buffer, Buffers};
 use super::inode::Inode;
 use super::objects::{OpenObjects, Piece};
 use super::repeats::Repeats;
@@ -33,6 +34,7 @@ pub struct ContentTable {
     objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
     repeats: Repeats,
+    buffers: Arc<Buffers>,
     /// `None` where nobody would succeed us.
     suspects: Option<Suspects>,
 }
@@ -46,6 +48,7 @@ impl ContentTable {
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
             repeats: Repeats::default(),
+            buffers: Arc::default(),
             suspects: None,
         }
     }
@@ -82,10 +85,11 @@ impl ContentTable {
         (offset, size): (u64, u32),
         fetcher: &Fetcher,
         revisions: &[Arc<Revision>],
-    ) -> Result<Vec<u8>, FsError> {
+    ) -> Result<Buffer, FsError> {
         let left = inode.entry.size.saturating_sub(offset);
         let wanted = usize::try_from(left.min(u64::from(size))).unwrap_or(0);
-        let mut buffer = vec![0; wanted];
+        // All of it is filled, or the read fails.
+        let mut buffer = self.buffers.take(wanted);
         match &inode.entry.content {
             _ if wanted == 0 => {}
             Content::Whole(id) => {
@@ -94,6 +98,7 @@ impl ContentTable {
             }
             Content::Chunked(_) => {
                 let chunks = self.chunks(inode, revisions).await?;
+                let mut filled = 0;
                 for Span { piece, inside, start, len } in spans(&chunks, offset, wanted) {
                     let chunk = &chunks[piece];
                     if let Some(prefetcher) = self.prefetcher() {
@@ -102,7 +107,11 @@ impl ContentTable {
                     let (id, chunk) = (&chunk.object, Some(chunk));
                     let source = Source { inode, piece, id, chunk, caller, revisions };
                     self.fill(&source, &mut buffer[start..start + len], inside, fetcher).await?;
+                    filled = start + len;
                 }
+                // Chunks that do not make up the file were refused before. Should they get here, what
+                // others have read is not shown.
+                buffer[filled..].fill(0);
             }
             unservable => return Err(refusal(inode, unservable)),
         }

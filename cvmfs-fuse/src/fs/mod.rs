@@ -7,6 +7,7 @@
 //! | [`inode`] | the scheme of inode numbers, references of the kernel |
 //! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
+//! | [`buffers`] | what answers to reads are made in |
 //! | `objects` | which objects are open, and how many may be |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
@@ -21,6 +22,7 @@ use std::time::Duration;
 use cvmfs_core::catalog::EntryKind;
 
 pub mod attributes;
+pub mod buffers;
 pub mod content;
 mod directory;
 pub mod error;
@@ -36,6 +38,7 @@ pub mod suspects;
 pub mod switch;
 
 pub use attributes::Attributes;
+pub use buffers::Buffer;
 pub use error::FsError;
 pub use gate::Gate;
 pub use repo::{RepoFs, RepoFsOptions};
@@ -134,7 +137,7 @@ pub trait Vfs: Send + Sync + 'static {
         caller: u32,
         offset: u64,
         size: u32,
-    ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    ) -> impl Future<Output = Result<Buffer, FsError>> + Send;
     /// Closes a file.
     fn release(&self, ino: Ino, handle: u64);
     /// Lists a directory and keeps the listing under the handle returned.

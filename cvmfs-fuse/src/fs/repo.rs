@@ -27,8 +27,8 @@ use super::magic::server_attribute;
 use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
-    Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
-    ROOT_INO, Vfs,
+    Attributes, Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry,
+    Opened, ROOT_INO, Vfs,
 };
 use crate::prefetch::Prefetcher;
 
@@ -431,13 +431,7 @@ impl Vfs for RepoFs {
         Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io })
     }
 
-    async fn read(
-        &self,
-        ino: Ino,
-        caller: u32,
-        offset: u64,
-        size: u32,
-    ) -> Result<Vec<u8>, FsError> {
+    async fn read(&self, ino: Ino, caller: u32, offset: u64, size: u32) -> Result<Buffer, FsError> {
         let inode = self.inode(ino).await?;
         let revisions = self.revisions_of(&inode);
         let span = (offset, size);

@@ -15,11 +15,13 @@ const MAX_WRITE: u32 = MAX_READAHEAD;
 
 /// Wished for, taken as far as the kernel has them. Locks are not among them: the kernel then
 /// keeps flock and fcntl locks itself, local to the machine.
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_PARALLEL_DIROPS,
+    // Without FUSE_READDIRPLUS_AUTO, which lists what comes after the first 32 KiB of a directory by
+    // names only until one of them is looked up. find, tar and ls -l list all of it before that, and
+    // then ask for each.
     InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
     // Safe, because an inode number stands for one version of one link.
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_MAX_PAGES,
