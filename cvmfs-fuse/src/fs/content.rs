@@ -4,6 +4,7 @@
 //! Open objects are bounded over all files and for each file (`objects`). No lock is held while
 //! anything is fetched, read or closed.
 
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -59,20 +60,24 @@ impl ContentTable {
         self
     }
 
-    /// Prepares a file for reading: fetches a whole object, loads a chunk list.
+    /// Prepares a file for reading: fetches a whole object, loads a chunk list. Returns the file that
+    /// has all of the content, if there is one.
     pub async fn open(
         &self,
         inode: &Inode,
         caller: u32,
         fetcher: &Fetcher,
         revisions: &[Arc<Revision>],
-    ) -> Result<(), FsError> {
+    ) -> Result<Option<Arc<File>>, FsError> {
         match &inode.entry.content {
             Content::Whole(id) => {
                 let source = Source { inode, piece: 0, id, chunk: None, caller, revisions };
-                self.object(&source, fetcher).await.map(|_| ())
+                let object = self.object(&source, fetcher).await?;
+                // Should its length not be that of the inode, reads through us say so.
+                let is_whole = object.len() == inode.entry.size;
+                Ok(object.file().filter(|_| is_whole).cloned())
             }
-            Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
+            Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| None),
             unservable => Err(refusal(inode, unservable)),
         }
     }

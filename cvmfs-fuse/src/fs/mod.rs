@@ -16,7 +16,9 @@
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
 //! | [`root`] | [`RootFs`]: all repositories as one filesystem, each opened at its first use |
 
+use std::fs::File;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cvmfs_core::catalog::EntryKind;
@@ -60,7 +62,7 @@ pub struct Entry {
 }
 
 /// How the kernel shall treat an opened file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Handle for read and release; carries no state, reads go by inode.
     pub handle: u64,
@@ -68,6 +70,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Reads go past the page cache.
     pub direct_io: bool,
+    /// A file that has the whole content, if there is one: the kernel may read it without us.
+    pub whole: Option<Arc<File>>,
 }
 
 /// What `df` shows.
