@@ -7,6 +7,7 @@
 //! | [`walk`] | neighbours of files that are read in one directory, or in the order of a walk |
 //! | [`chunks`] | the next chunks of a file that is read from start to end |
 //! | [`profile`] | what followed when the same program was started before |
+//! | [`python`] | what a module imports, and what those import |
 //! | [`bundle`] | what the publisher says is needed along with a file |
 //! | [`group`] | wishes that are dropped together |
 //!
@@ -17,11 +18,13 @@ pub mod bundle;
 pub mod chunks;
 pub mod group;
 pub mod profile;
+pub mod python;
 pub mod queue;
 pub mod walk;
 
 use std::sync::Arc;
 
+use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::Chunk;
 use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
@@ -32,6 +35,7 @@ use bundle::Bundles;
 use chunks::ChunkReaders;
 use profile::Item;
 use profile::learner::Learner;
+use python::Imports;
 use queue::{Queue, Wish};
 use walk::Walks;
 
@@ -71,6 +75,7 @@ pub struct Prefetcher {
     chunks: ChunkReaders,
     learner: Arc<Learner>,
     bundles: Arc<Bundles>,
+    imports: Arc<Imports>,
 }
 
 impl Prefetcher {
@@ -81,6 +86,7 @@ impl Prefetcher {
             walks: Arc::new(Walks::new(Arc::clone(&queue))),
             learner: Learner::new(fqrn, fetcher, &queue),
             bundles: Arc::new(Bundles::new(fetcher, &queue)),
+            imports: Arc::new(Imports::new(fetcher, &queue)),
             queue,
             chunks: ChunkReaders::default(),
         }
@@ -103,7 +109,21 @@ impl Prefetcher {
             // What follows is known better than by its neighbours.
             self.queue.asked_for(id);
         } else if chunk.is_none() {
-            self.walks.used(&inode.path, &inode.entry, revision, how);
+            let guesses = !self.imports.knows(&inode.path, id);
+            self.walks.used(&inode.path, &inode.entry, revision, (how, guesses));
+        }
+    }
+
+    /// To be told of the same first use when the object is here. As [`Self::used`].
+    pub fn arrived(&self, first: &FirstUse<'_>, object: &CachedObject) {
+        let FirstUse { inode, id, chunk, revision, how, .. } = *first;
+        if how == Use::Here || chunk.is_some() {
+            return;
+        }
+        if self.walks.is_walked(&inode.path) {
+            self.imports.stop();
+        } else {
+            self.imports.used(&inode.path, id, object, revision);
         }
     }
 

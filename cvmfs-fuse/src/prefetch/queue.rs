@@ -35,6 +35,9 @@ pub struct Wish {
     pub group: Option<Arc<Group>>,
 }
 
+/// What is to be done once an object is here; must return at once.
+pub type Then = Box<dyn FnOnce() + Send>;
+
 /// The queue of one repository.
 pub struct Queue {
     fetcher: Arc<Fetcher>,
@@ -43,7 +46,7 @@ pub struct Queue {
 }
 
 struct State {
-    waiting: VecDeque<Wish>,
+    waiting: VecDeque<(Wish, Option<Then>)>,
     bytes: u64,
     workers: usize,
     remembered: LruCache<ObjectId, ()>,
@@ -75,6 +78,11 @@ impl Queue {
 
     /// Adds an object, unless it was proposed lately or there is no room; tells whether it was.
     pub fn propose(self: &Arc<Self>, wish: Wish) -> bool {
+        self.propose_then(wish, None)
+    }
+
+    /// The same, with something to be done once the object is here.
+    pub fn propose_then(self: &Arc<Self>, wish: Wish, then: Option<Then>) -> bool {
         let mut state = self.state.lock();
         let full =
             state.waiting.len() >= MAX_WAITING || state.bytes + wish.size > MAX_WAITING_BYTES;
@@ -82,16 +90,20 @@ impl Queue {
             return false;
         }
         state.bytes += wish.size;
-        state.waiting.push_back(wish);
+        state.waiting.push_back((wish, then));
         if state.workers < self.max_workers {
             state.workers += 1;
             let queue = Arc::clone(self);
             // Ends when nothing waits, so nobody has to end it.
             tokio::spawn(async move {
-                while let Some(wish) = queue.next() {
+                while let Some((wish, then)) = queue.next() {
                     let outcome = queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
                     if let Some(group) = &wish.group {
                         group.note(&wish.id, outcome);
+                    }
+                    let is_here = matches!(outcome, AheadOutcome::Fetched | AheadOutcome::Here);
+                    if let Some(then) = then.filter(|_| is_here) {
+                        then();
                     }
                     if outcome == AheadOutcome::Failed {
                         // It may be proposed again when the network is back.
@@ -115,12 +127,12 @@ impl Queue {
     }
 
     /// Takes out what is next; without it, one worker fewer. What has become useless goes.
-    fn next(&self) -> Option<Wish> {
+    fn next(&self) -> Option<(Wish, Option<Then>)> {
         let mut state = self.state.lock();
-        while let Some(wish) = state.waiting.pop_front() {
+        while let Some((wish, then)) = state.waiting.pop_front() {
             state.bytes -= wish.size;
             if !wish.group.as_ref().is_some_and(|group| group.is_useless()) {
-                return Some(wish);
+                return Some((wish, then));
             }
             state.remembered.pop(&wish.id);
         }

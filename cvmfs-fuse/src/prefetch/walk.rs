@@ -25,6 +25,8 @@ const MAX_SIZE: u64 = 256 << 10;
 const EVIDENCE: usize = 2;
 /// Files used in the order of the listing before it is taken for a walk.
 const WALK_EVIDENCE: usize = 4;
+/// The same where something else tells what is next: each one right behind the one before.
+const STRICT_EVIDENCE: usize = 8;
 /// Files fetched ahead at first; doubled with each one that proved right, in time.
 const FIRST_WINDOW: usize = 32;
 /// Most files ahead of a reader.
@@ -52,6 +54,8 @@ struct Directory {
     last: Option<usize>,
     /// Uses behind the one before, in the order of the listing.
     in_order: usize,
+    /// Of these, right behind it.
+    next_in_order: usize,
     window: usize,
     /// Proposed and not used yet, as far as it is known.
     outstanding: usize,
@@ -74,6 +78,7 @@ impl Directory {
         if self.last.is_none_or(|last| at > last) {
             self.in_order += 1;
         }
+        self.next_in_order += usize::from(self.last.is_some_and(|last| at == last + 1));
         self.last = Some(at);
     }
 
@@ -91,6 +96,11 @@ impl Directory {
 
     fn is_walked(&self) -> bool {
         self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used
+    }
+
+    /// The same, beyond doubt.
+    fn is_walked_strictly(&self) -> bool {
+        self.next_in_order >= STRICT_EVIDENCE && self.next_in_order + 2 >= self.used
     }
 }
 
@@ -113,13 +123,21 @@ impl Walks {
         }
     }
 
-    /// Notes the first use of a file, and proposes its neighbours in a task of its own.
+    /// Tells whether the directory of a file is read in order, beyond doubt.
+    pub fn is_walked(&self, path: &RepoPath) -> bool {
+        let Some(parent) = path.parent() else { return false };
+        let directories = self.directories.lock();
+        directories.peek(&parent).is_some_and(Directory::is_walked_strictly)
+    }
+
+    /// Notes the first use of a file, and proposes its neighbours in a task of its own: if
+    /// `guesses` is not set, only where it is read in order.
     pub fn used(
         self: &Arc<Self>,
         path: &RepoPath,
         entry: &Arc<DirectoryEntry>,
         revision: &Arc<Revision>,
-        how: Use,
+        (how, guesses): (Use, bool),
     ) {
         let Some(parent) = path.parent() else { return };
         if let Content::Whole(id) = &entry.content {
@@ -134,6 +152,7 @@ impl Walks {
             if let Some(window) = expected {
                 // As if it had been walked from the start: it is, by its predecessor's evidence.
                 directory.in_order += WALK_EVIDENCE;
+                directory.next_in_order += STRICT_EVIDENCE;
                 directory.window = window;
             }
             if how == Use::Early {
@@ -142,18 +161,27 @@ impl Walks {
             let has_evidence = directory.used >= EVIDENCE || expected.is_some();
             let has_enough = directory.outstanding > directory.window / 2;
             let is_done = directory.exhausted && !directory.is_walked();
-            if !has_evidence || has_enough || is_done || directory.busy {
+            // Once its order is known, uses are enough to tell.
+            let is_no_walk =
+                !guesses && directory.order.is_some() && !directory.is_walked_strictly();
+            if !has_evidence || has_enough || is_done || is_no_walk || directory.busy {
                 return;
             }
             directory.busy = true;
             directory.window = (directory.window * 2).clamp(FIRST_WINDOW, MAX_WINDOW);
         }
         let (walks, path, revision) = (Arc::clone(self), path.clone(), Arc::clone(revision));
-        tokio::spawn(async move { walks.look_ahead(&parent, &path, &revision).await });
+        tokio::spawn(async move { walks.look_ahead(&parent, &path, &revision, guesses).await });
     }
 
-    async fn look_ahead(&self, parent: &RepoPath, path: &RepoPath, revision: &Arc<Revision>) {
-        let proposed = self.propose_around(parent, path, revision).await;
+    async fn look_ahead(
+        &self,
+        parent: &RepoPath,
+        path: &RepoPath,
+        revision: &Arc<Revision>,
+        guesses: bool,
+    ) {
+        let proposed = self.propose_around(parent, path, revision, guesses).await;
         let mut directories = self.directories.lock();
         if let Some(directory) = directories.get_mut(parent) {
             directory.busy = false;
@@ -167,6 +195,7 @@ impl Walks {
         parent: &RepoPath,
         path: &RepoPath,
         revision: &Arc<Revision>,
+        guesses: bool,
     ) -> usize {
         let Ok(entries) = revision.list(parent).await else { return 0 };
         let Some(at) = entries.iter().position(|entry| &*entry.name == path.name()) else {
@@ -176,6 +205,9 @@ impl Walks {
             let mut directories = self.directories.lock();
             let Some(directory) = directories.get_mut(parent) else { return 0 };
             directory.learn(&entries);
+            if !guesses && !directory.is_walked_strictly() {
+                return 0;
+            }
             (directory.window, directory.is_walked())
         };
         let mut ahead =
