@@ -10,6 +10,7 @@
 //! | [`python`] | what a module imports, and what those import |
 //! | [`bundle`] | what the publisher says is needed along with a file |
 //! | [`group`] | wishes that are dropped together |
+//! | `pace` | a bound of bandwidth |
 //!
 //! Whatever is proposed here is only a guess: nothing waits for it, nothing fails with it, and what
 //! is asked for joins a download that is under way.
@@ -17,6 +18,7 @@
 pub mod bundle;
 pub mod chunks;
 pub mod group;
+mod pace;
 pub mod profile;
 pub mod python;
 pub mod queue;
@@ -26,8 +28,9 @@ use std::sync::Arc;
 
 use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::Chunk;
-use cvmfs_core::fetch::{FetchOptions, Fetcher};
+use cvmfs_core::fetch::FetchOptions;
 use cvmfs_core::object::ObjectId;
+use cvmfs_core::repository::Repository;
 use cvmfs_core::revision::Revision;
 
 use crate::fs::inode::Inode;
@@ -79,9 +82,10 @@ pub struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Fetches with `fetcher`; `fqrn` names the repository.
-    pub fn new(fqrn: &str, fetcher: &Arc<Fetcher>) -> Self {
-        let queue = Arc::new(Queue::new(Arc::clone(fetcher)));
+    /// Fetches objects of a repository, as fast as it may.
+    pub fn new(repository: &Repository) -> Self {
+        let (fqrn, fetcher) = (repository.fqrn().as_str(), repository.fetcher());
+        let queue = Arc::new(Queue::new(Arc::clone(fetcher), repository.ahead_bandwidth()));
         Self {
             walks: Arc::new(Walks::new(Arc::clone(&queue))),
             learner: Learner::new(fqrn, fetcher, &queue),

@@ -1,8 +1,9 @@
 //! What is to be fetched ahead, in the order in which it was proposed.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvmfs_core::fetch::{AheadOutcome, FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
@@ -10,6 +11,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::group::Group;
+use super::pace::Pace;
 
 /// Objects that wait. What does not fit is not fetched ahead: the reader is nearer than the queue
 /// is long.
@@ -19,6 +21,9 @@ const MAX_WAITING_BYTES: u64 = 128 << 20;
 /// Downloads at a time: enough to fill a fast line at a long round trip, and half of the
 /// connections to a server (64), so that what is asked for always finds one.
 const MAX_WORKERS: usize = 32;
+/// What cannot begin within this time under a bound of bandwidth is let go: its reader will have
+/// been there before.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// Objects that are not proposed again for a while.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
@@ -42,6 +47,7 @@ pub type Then = Box<dyn FnOnce() + Send>;
 pub struct Queue {
     fetcher: Arc<Fetcher>,
     max_workers: usize,
+    pace: Option<Pace>,
     state: Mutex<State>,
 }
 
@@ -63,8 +69,8 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Makes an empty one.
-    pub fn new(fetcher: Arc<Fetcher>) -> Self {
+    /// Makes an empty one; `bandwidth` bounds the plain bytes fetched in a second.
+    pub fn new(fetcher: Arc<Fetcher>, bandwidth: Option<NonZeroU64>) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             bytes: 0,
@@ -73,7 +79,7 @@ impl Queue {
         };
         // Under a tight limit of descriptors few downloads may be under way at all.
         let max_workers = MAX_WORKERS.min(fetcher.transfers() / 2);
-        Self { fetcher, max_workers, state: Mutex::new(state) }
+        Self { fetcher, max_workers, pace: bandwidth.map(Pace::new), state: Mutex::new(state) }
     }
 
     /// Adds an object, unless it was proposed lately or there is no room; tells whether it was.
@@ -97,6 +103,10 @@ impl Queue {
             // Ends when nothing waits, so nobody has to end it.
             tokio::spawn(async move {
                 while let Some((wish, then)) = queue.next() {
+                    if !queue.may_begin(&wish).await {
+                        queue.state.lock().remembered.pop(&wish.id);
+                        continue;
+                    }
                     let outcome = queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
                     if let Some(group) = &wish.group {
                         group.note(&wish.id, outcome);
@@ -113,6 +123,14 @@ impl Queue {
             });
         }
         true
+    }
+
+    /// Waits for the time of an object under a bound of bandwidth; tells whether it is worth it.
+    async fn may_begin(&self, wish: &Wish) -> bool {
+        let Some(pace) = &self.pace else { return true };
+        let Some(pause) = pace.take(wish.size, MAX_PAUSE) else { return false };
+        tokio::time::sleep(pause).await;
+        !wish.group.as_ref().is_some_and(|group| group.is_useless())
     }
 
     /// Notes that an object is asked for by others: it need not be fetched ahead.

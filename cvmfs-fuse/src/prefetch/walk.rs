@@ -104,13 +104,21 @@ impl Directory {
     }
 }
 
+/// What is passed on to a directory that a walk comes to next.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    window: usize,
+    /// The walk is beyond doubt.
+    strictly: bool,
+}
+
 /// All directories that are read from.
 #[derive(Debug)]
 pub struct Walks {
     queue: Arc<Queue>,
     directories: Mutex<LruCache<RepoPath, Directory>>,
     /// Directories that a walk comes to next: no evidence is waited for there.
-    expected: Mutex<LruCache<RepoPath, usize>>,
+    expected: Mutex<LruCache<RepoPath, Expected>>,
 }
 
 impl Walks {
@@ -149,10 +157,10 @@ impl Walks {
             let directory = directories.get_or_insert_mut(parent.clone(), Directory::default);
             directory.used += 1;
             directory.note(path.name());
-            if let Some(window) = expected {
+            if let Some(Expected { window, strictly }) = expected {
                 // As if it had been walked from the start: it is, by its predecessor's evidence.
                 directory.in_order += WALK_EVIDENCE;
-                directory.next_in_order += STRICT_EVIDENCE;
+                directory.next_in_order += if strictly { STRICT_EVIDENCE } else { 0 };
                 directory.window = window;
             }
             if how == Use::Early {
@@ -201,17 +209,23 @@ impl Walks {
         let Some(at) = entries.iter().position(|entry| &*entry.name == path.name()) else {
             return 0;
         };
-        let (window, is_walked) = {
+        let (window, is_walked, strictly) = {
             let mut directories = self.directories.lock();
             let Some(directory) = directories.get_mut(parent) else { return 0 };
             directory.learn(&entries);
             if !guesses && !directory.is_walked_strictly() {
                 return 0;
             }
-            (directory.window, directory.is_walked())
+            (directory.window, directory.is_walked(), directory.is_walked_strictly())
         };
-        let mut ahead =
-            Ahead { walks: self, revision, left: window, bytes: MAX_WINDOW_BYTES, proposed: 0 };
+        let mut ahead = Ahead {
+            walks: self,
+            revision,
+            left: window,
+            bytes: MAX_WINDOW_BYTES,
+            proposed: 0,
+            strictly,
+        };
         if is_walked {
             ahead.walk(parent, entries, at + 1).await;
         } else {
@@ -236,6 +250,8 @@ struct Ahead<'a> {
     left: usize,
     bytes: u64,
     proposed: usize,
+    /// The walk is beyond doubt.
+    strictly: bool,
 }
 
 impl Ahead<'_> {
@@ -293,7 +309,9 @@ impl Ahead<'_> {
                 listed += 1;
                 // Its catalog is fetched by this, if it has one.
                 let Ok(entries) = self.revision.list(&below).await else { continue };
-                self.walks.expected.lock().put(below.clone(), FIRST_WINDOW.max(self.left / 2));
+                let window = FIRST_WINDOW.max(self.left / 2);
+                let expected = Expected { window, strictly: self.strictly };
+                self.walks.expected.lock().put(below.clone(), expected);
                 stack.push((below, entries, 0));
             }
         }

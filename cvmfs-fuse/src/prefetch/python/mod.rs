@@ -94,8 +94,8 @@ impl Imports {
 
     /// Tells whether what follows a file is known better than by its neighbours.
     pub fn knows(&self, path: &RepoPath, id: &ObjectId) -> bool {
-        (Home::of(path).is_some() && !self.is_lost.load(Ordering::Relaxed))
-            || self.proposed.lock().contains(id)
+        let is_module = Home::of(path).is_some() || is_extension(path.name());
+        (is_module && !self.is_lost.load(Ordering::Relaxed)) || self.proposed.lock().contains(id)
     }
 
     /// To be told of a whole file that is used for the first time, and is here now. Must be called
@@ -203,6 +203,12 @@ impl Imports {
         });
         self.queue.propose_then(Wish { id, size, options, group: None }, then);
     }
+}
+
+/// Tells whether a name is that of a module in C, as its build names it.
+fn is_extension(name: &[u8]) -> bool {
+    let holds = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    name.ends_with(b".so") && (holds(b".cpython-") || holds(b".abi3."))
 }
 
 /// A file that is worth a guess.
