@@ -29,7 +29,7 @@ use crate::format::blocklist::Blocklist;
 use crate::format::manifest::Manifest;
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
-use crate::letters::{Judge, Letters, fetch_manifest};
+use crate::letters::{Judge, Letters, RootAhead, fetch_manifest};
 use crate::memory::RevisionMemory;
 use crate::net::{
     Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
@@ -195,14 +195,17 @@ impl Repository {
         let judge = judge(&config, &config.blocklist, now);
         let memory = RevisionMemory::load(&**fetcher.cache(), fqrn.as_str());
         let known = memory.letters(judge);
+        let ahead = RootAhead::default();
         let asked = async {
+            let root = (config.pin == Pin::Latest).then_some(&ahead);
             // Beside each other: neither needs the other.
             let (newest, order) = tokio::join!(
-                newest_letters(&config, &fetcher, judge, known.as_ref(), &memory),
+                newest_letters(&config, &fetcher, judge, known.as_ref(), &memory, root),
                 find_order(&config, &fetcher),
             );
             apply_order(&config, &fetcher, order);
             let letters = newest?;
+            ahead.store(&fetcher, &letters.manifest);
             let revision = revision_of(&config, &fetcher, &catalogs, &letters).await?;
             Ok((letters, revision))
         };
@@ -348,7 +351,7 @@ impl Repository {
                     manifest = Some(bytes);
                 }
                 let known = letters.as_ref();
-                let new = Letters::fetch(judge, &self.fetcher, host, known, manifest).await?;
+                let new = Letters::fetch(judge, &self.fetcher, host, known, manifest, None).await?;
                 memory.check(&new, letters.as_ref(), judge)?;
                 Ok::<_, ServerError>(Some(new))
             };
@@ -559,18 +562,21 @@ async fn newest_letters(
     judge: Judge<'_>,
     known: Option<&Letters>,
     memory: &RevisionMemory,
+    root_ahead: Option<&RootAhead>,
 ) -> Result<Letters, RepositoryError> {
     let hosts = fetcher.downloader().hosts();
     let wanted = if known.is_some() { COMPARED_SERVERS.min(hosts.len()) } else { hosts.len() };
     let ask = |host: usize| async move {
-        let outcome = Letters::fetch(judge, fetcher, host, known, None).await.and_then(|letters| {
-            let (found, least) = (letters.manifest.revision, config.min_revision);
-            if found < least {
-                return Err(TrustError::Rollback { found, known: least }.into());
-            }
-            memory.check(&letters, known, judge)?;
-            Ok(letters)
-        });
+        let outcome = Letters::fetch(judge, fetcher, host, known, None, root_ahead).await.and_then(
+            |letters| {
+                let (found, least) = (letters.manifest.revision, config.min_revision);
+                if found < least {
+                    return Err(TrustError::Rollback { found, known: least }.into());
+                }
+                memory.check(&letters, known, judge)?;
+                Ok(letters)
+            },
+        );
         (host, outcome)
     };
     let mut waiting: FuturesUnordered<_> = (0..wanted).map(ask).collect();

@@ -106,7 +106,8 @@ impl Prefetcher {
         if how == Use::Here {
             return;
         }
-        if chunk.is_none_or(|chunk| chunk.offset == 0) {
+        // One that was fetched ahead has been expected: what needs it is under way already.
+        if how == Use::Missed && chunk.is_none_or(|chunk| chunk.offset == 0) {
             self.bundles.used(&inode.path, revision);
         }
         if is_expected {

@@ -21,12 +21,18 @@ const MAX_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Larger files are fetched when they are asked for: their bytes take longer than the round trip,
 /// and a wrong guess costs too much.
 const MAX_SIZE: u64 = 256 << 10;
+/// The same where somebody reads in the order of the listing, and is going to read all of them.
+const MAX_WALK_SIZE: u64 = 2 << 20;
 /// Files used in a directory before its others are fetched.
 const EVIDENCE: usize = 2;
 /// Files used in the order of the listing before it is taken for a walk.
 const WALK_EVIDENCE: usize = 4;
 /// The same where something else tells what is next: each one right behind the one before.
 const STRICT_EVIDENCE: usize = 8;
+/// Several threads that share a directory are near each other in its listing: as many as this.
+const MAX_READERS: usize = 16;
+/// Files used near each other before that is taken for a walk.
+const NEAR_EVIDENCE: usize = 16;
 /// Files fetched ahead at first; doubled with each one that proved right, in time.
 const FIRST_WINDOW: usize = 32;
 /// Most files ahead of a reader.
@@ -56,6 +62,10 @@ struct Directory {
     in_order: usize,
     /// Of these, right behind it.
     next_in_order: usize,
+    /// Where in the listing the one furthest behind was.
+    furthest: Option<usize>,
+    /// Uses near that one.
+    near: usize,
     window: usize,
     /// Proposed and not used yet, as far as it is known.
     outstanding: usize,
@@ -80,6 +90,9 @@ impl Directory {
         }
         self.next_in_order += usize::from(self.last.is_some_and(|last| at == last + 1));
         self.last = Some(at);
+        let furthest = self.furthest.unwrap_or(0);
+        self.near += usize::from(at.abs_diff(furthest) <= MAX_READERS);
+        self.furthest = Some(furthest.max(at));
     }
 
     /// Learns the order of the listing.
@@ -95,7 +108,8 @@ impl Directory {
     }
 
     fn is_walked(&self) -> bool {
-        self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used
+        (self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used)
+            || (self.near >= NEAR_EVIDENCE && self.near + 2 >= self.used)
     }
 
     /// The same, beyond doubt.
@@ -160,6 +174,7 @@ impl Walks {
             if let Some(Expected { window, strictly }) = expected {
                 // As if it had been walked from the start: it is, by its predecessor's evidence.
                 directory.in_order += WALK_EVIDENCE;
+                directory.near += NEAR_EVIDENCE;
                 directory.next_in_order += if strictly { STRICT_EVIDENCE } else { 0 };
                 directory.window = window;
             }
@@ -231,7 +246,7 @@ impl Walks {
         } else {
             let (before, behind) = entries.split_at(at);
             for entry in behind.iter().skip(1).chain(before) {
-                ahead.offer(parent, entry);
+                ahead.offer(parent, entry, MAX_SIZE);
             }
             if !ahead.is_done()
                 && let Some(directory) = self.directories.lock().get_mut(parent)
@@ -259,9 +274,9 @@ impl Ahead<'_> {
         self.left == 0 || self.bytes == 0
     }
 
-    /// Proposes a small file.
-    fn offer(&mut self, directory: &RepoPath, entry: &DirectoryEntry) {
-        let Some((id, size)) = small(entry) else { return };
+    /// Proposes a file that is not larger than `most`.
+    fn offer(&mut self, directory: &RepoPath, entry: &DirectoryEntry, most: u64) {
+        let Some((id, size)) = small(entry, most) else { return };
         if self.is_done() {
             return;
         }
@@ -301,7 +316,7 @@ impl Ahead<'_> {
             *at += 1;
             let directory = directory.clone();
             if entry.kind != EntryKind::Directory {
-                self.offer(&directory, &entry);
+                self.offer(&directory, &entry, MAX_WALK_SIZE);
                 continue;
             }
             let below = directory.join(&entry.name);
@@ -319,9 +334,9 @@ impl Ahead<'_> {
 }
 
 /// A file that is worth a guess.
-fn small(entry: &DirectoryEntry) -> Option<(ObjectId, u64)> {
+fn small(entry: &DirectoryEntry, most: u64) -> Option<(ObjectId, u64)> {
     match entry.content {
-        Content::Whole(id) if (1..=MAX_SIZE).contains(&entry.size) && !entry.external => {
+        Content::Whole(id) if (1..=most).contains(&entry.size) && !entry.external => {
             Some((id, entry.size))
         }
         _ => None,

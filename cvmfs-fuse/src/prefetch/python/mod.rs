@@ -181,6 +181,10 @@ impl Imports {
     fn propose(self: &Arc<Self>, module: Module, chain: &Chain) {
         let Module { path, entry } = module;
         let Some(id) = worth(&entry) else { return };
+        // Most are imported many times, and must not use up the chain each time.
+        if self.proposed.lock().contains(&id) {
+            return;
+        }
         let taken = chain.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
             left.checked_sub(entry.size)
         });
