@@ -141,6 +141,13 @@ pub struct Unstored {
     proof: CheckedBody,
 }
 
+impl Unstored {
+    /// Returns its name.
+    pub fn id(&self) -> &ObjectId {
+        self.proof.id()
+    }
+}
+
 /// What came of asking for the right to download.
 enum Claimed {
     /// A sibling stored it.

@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cvmfs_cache::parse_size;
 use cvmfs_core::net::discovery::WPAD_URL;
 use cvmfs_core::net::names::Family;
 use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Timeouts};
@@ -57,6 +59,8 @@ pub struct Parameters {
     pub fetch_ahead: Option<bool>,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
+    /// Bytes of these in a second.
+    pub ahead_bandwidth: Option<NonZeroU64>,
 }
 
 struct Parameter {
@@ -271,6 +275,16 @@ const PARAMETERS: &[Parameter] = &[
         help: "the kernel reads cached files without the server: for few large files; needs \
                CAP_SYS_ADMIN and Linux 6.9 [no]",
         set: |p, v| switch(v).map(|v| p.pass_through = v),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_PREFETCH_BANDWIDTH",
+        form: "SIZE",
+        help: "bytes of these in a second, before compression, as 2M; 0: no bound [0]",
+        set: |p, v| {
+            let bytes = if v == "0" { 0 } else { parse_size(v)? };
+            p.ahead_bandwidth = NonZeroU64::new(bytes);
+            Some(())
+        },
     },
     Parameter {
         name: "CVMFS_EXTERNAL_URL",

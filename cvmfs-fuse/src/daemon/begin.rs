@@ -96,7 +96,7 @@ pub(super) async fn first(
 ) -> Result<(Shown, Begun<RepoFs>), Failure> {
     let repository = tokio::select! {
         signal = stop.next() => return Err(interrupted(signal)),
-        repository = settings.repository.open() => repository?,
+        repository = settings.repository.open(settings.auto_update) => repository?,
     };
     let journal = Journal::new()
         .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
@@ -129,7 +129,7 @@ pub(super) async fn successor(
     let open = async {
         match shown.flatten() {
             Some(root) => settings.repository.resume(root).await,
-            None => settings.repository.open().await,
+            None => settings.repository.open(settings.auto_update).await,
         }
     };
     let prepared = tokio::select! {

@@ -39,7 +39,10 @@ pub(super) async fn follow(
 ) {
     let mut blocklist = settings.blocklist.clone();
     loop {
-        wait(&repository, settings.parameters.max_ttl).await;
+        // A mount that did not wait for slow servers looks at once.
+        if !repository.take_unconfirmed() {
+            wait(&repository, settings.parameters.max_ttl).await;
+        }
         // The administrators may have changed the file.
         if let Ok(present) = settings.present_blocklist() {
             blocklist = present;

@@ -79,9 +79,7 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(
                 repository.descriptors().objects,
-                repository
-                    .fetches_ahead()
-                    .then(|| Prefetcher::new(repository.fqrn().as_str(), repository.fetcher())),
+                repository.fetches_ahead().then(|| Prefetcher::new(&repository)),
             ),
             directories: DirectoryTable::default(),
             gate: Arc::default(),
