@@ -14,7 +14,7 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::suspects::Suspects;
-use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
+use crate::fs::{RecentFailures, RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::handover::Mount;
@@ -31,6 +31,8 @@ pub(super) struct Begun<V: Vfs> {
     pub(super) bequest: Bequest,
     /// Resolved.
     pub(super) mountpoint: PathBuf,
+    /// As in [`crate::fuse::mountinfo::MountEntry`].
+    pub(super) device: Option<String>,
     /// It was another server's.
     pub(super) is_successor: bool,
 }
@@ -39,6 +41,7 @@ pub(super) struct Begun<V: Vfs> {
 pub(super) struct Shown {
     pub(super) repository: Arc<Repository>,
     pub(super) fs: Arc<RepoFs>,
+    pub(super) recent: Arc<RecentFailures>,
 }
 
 /// Mounts on a resolved directory.
@@ -51,7 +54,8 @@ pub(super) fn make<V: Vfs>(
     let (session, mount) = mount_supervised(adapter, resolved, options)
         .map_err(|error| mount_failed(resolved, &error))?;
     bequest.mounted(&mount);
-    Ok(Begun { session, bequest, mountpoint: mount.mountpoint, is_successor: false })
+    let Mount { mountpoint, device, .. } = mount;
+    Ok(Begun { session, bequest, mountpoint, device, is_successor: false })
 }
 
 /// Waits for the end of the server before.
@@ -79,7 +83,8 @@ pub(super) fn go_on<V: Vfs>(
     // fuser has its own descriptor of the connection.
     let session = take_over(adapter, options, mount)
         .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
-    Ok(Begun { session, bequest, mountpoint: mount.mountpoint.clone(), is_successor: true })
+    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device.clone());
+    Ok(Begun { session, bequest, mountpoint, device, is_successor: true })
 }
 
 /// Opens the repository and mounts it on a resolved directory.
@@ -101,9 +106,11 @@ pub(super) async fn first(
     })?;
     let fs = show_with(&repository, (journal, Inheritance::default()), suspects, &bequest);
     let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let recent = Arc::<RecentFailures>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&recent));
+    let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted);
     let begun = make(adapter, resolved, &settings.options, bequest)?;
-    Ok((Shown { repository, fs }, begun))
+    Ok((Shown { repository, fs, recent }, begun))
 }
 
 /// Prepares what it can, waits for the end of the server before, and goes on with its mount.
@@ -150,9 +157,11 @@ pub(super) async fn successor(
     };
     let fs = show_with(&repository, (journal, inheritance), suspects, &bequest);
     let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let recent = Arc::<RecentFailures>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&recent));
+    let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted);
     let begun = go_on(adapter, &settings.options, &mount, bequest)?;
-    Ok((Shown { repository, fs }, begun))
+    Ok((Shown { repository, fs, recent }, begun))
 }
 
 fn show_with(

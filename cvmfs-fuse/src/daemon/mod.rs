@@ -7,6 +7,7 @@
 //! | `succession`, `child` | who serves a mount, one after the other |
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
+//! | `talking` | the control sockets of what is served |
 //! | `abort` | the end of a mount that nobody serves |
 //! | [`holder`] | who outlives the supervisor |
 //! | [`control`] | how a supervisor is asked for an upgrade |
@@ -30,6 +31,7 @@ pub mod serve;
 pub(crate) mod succession;
 pub mod supervisor;
 pub mod umount;
+mod talking;
 mod update;
 
 use std::io::{self, Write as _};

@@ -8,6 +8,7 @@
 //! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
 //! | `objects` | which objects are open, and how many may be |
+//! | [`recent`] | the last failures, for people |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
 //! | `directory` | open directories |
@@ -29,6 +30,7 @@ pub mod inode;
 pub mod journal;
 mod magic;
 mod objects;
+pub mod recent;
 mod repeats;
 pub mod repo;
 pub mod root;
@@ -38,6 +40,7 @@ pub mod switch;
 pub use attributes::Attributes;
 pub use error::FsError;
 pub use gate::Gate;
+pub use recent::{RecentFailure, RecentFailures};
 pub use repo::{RepoFs, RepoFsOptions};
 pub use root::RootFs;
 

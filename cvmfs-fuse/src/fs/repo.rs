@@ -143,6 +143,16 @@ impl RepoFs {
         self.inodes.journal()
     }
 
+    /// Returns how many inodes the kernel knows, the root not counted.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn known_paths(&self, most: usize) -> Vec<RepoPath> {
+        self.inodes.paths(most)
+    }
+
     /// Takes over all inodes of a predecessor; before that, no revision may be switched to.
     pub async fn adopt_all(&self) {
         for ino in self.inodes.heirs() {

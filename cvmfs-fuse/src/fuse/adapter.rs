@@ -25,7 +25,7 @@ use super::directory::{PlainListing, PlusListing};
 use super::dispatch::{Dispatcher, Operation};
 use super::failure::Failures;
 use super::greeting;
-use crate::fs::{FsError, Vfs};
+use crate::fs::{FsError, RecentFailures, Vfs};
 
 /// An attribute of ours: how many requests the kernel has made. What it answers by itself is seen by
 /// this standing still.
@@ -58,9 +58,16 @@ impl<V: Vfs> Shared<V> {
 
 impl<V: Vfs> Adapter<V> {
     /// Serves `vfs`; requests that must wait do so on `runtime`, for at most `deadline`.
-    pub fn new(vfs: Arc<V>, runtime: Handle, deadline: Duration) -> Self {
+    ///
+    /// What fails is noted in `recent`, for people who ask why.
+    pub fn new(
+        vfs: Arc<V>,
+        runtime: Handle,
+        deadline: Duration,
+        recent: Arc<RecentFailures>,
+    ) -> Self {
         Self {
-            shared: Arc::new(Shared { vfs, failures: Failures::default() }),
+            shared: Arc::new(Shared { vfs, failures: Failures::noting(recent) }),
             dispatcher: Dispatcher::new(runtime, deadline),
             opens_itself: false,
             opens_directories_itself: false,
