@@ -9,6 +9,7 @@
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
 //! | `profile` | `profile show`, `export`, `import`, `record` |
+//! | [`control`] | `status`, `top`, `why`, `probe`, `talk`, `bugreport` |
 //! | [`docker_run`] | `docker-run` |
 //! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
@@ -21,6 +22,7 @@
 
 pub mod args;
 mod cache;
+pub mod control;
 pub mod docker_run;
 pub mod exit;
 mod help;
@@ -89,6 +91,12 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Stat(args) => read::stat(args, environment),
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
+        Command::Status(args) => control::status::run(args),
+        Command::Top(args) => control::top::run(args),
+        Command::Why(args) => control::why::run(args),
+        Command::Probe(args) => control::probe::run(args),
+        Command::Talk(args) => control::talk::run(args, environment),
+        Command::Bugreport(args) => control::bugreport::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),
         Command::DockerRun(args) => docker_run::run(args),
         Command::Demo(DemoArgs { dir, once }) => {

@@ -10,6 +10,7 @@
 //! | `place` | the sockets themselves, for as long as the mount lives |
 //! | [`desk`] | what one process can be asked about |
 //! | `commands` | the answers |
+//! | [`mounts`] | which mounts there are, and which of them answer |
 //! | [`report`] | what `status` shows of a repository |
 //!
 //! A server that takes over a mount binds the same sockets again; those who ask in between try
@@ -21,6 +22,7 @@ mod commands;
 pub mod desk;
 mod listener;
 mod place;
+pub mod mounts;
 pub mod report;
 pub mod wire;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::desk::Desk;
+use super::desk::{Desk, Served};
 use crate::fs::RepoFs;
 
 /// The state of one repository of a live mount.
@@ -19,6 +19,8 @@ pub struct RepositoryStatus {
     pub mountpoint: PathBuf,
     /// `MAJOR:MINOR` of the mount.
     pub device: Option<String>,
+    /// Where cache, log and control socket are.
+    pub workspace: PathBuf,
     /// The process that serves.
     pub pid: u32,
     /// Its version.
@@ -92,7 +94,7 @@ const MAX_FETCHING: usize = 64;
 
 impl RepositoryStatus {
     /// Looks at a repository; waits for nobody.
-    pub(super) fn of(desk: &Desk, fs: &Arc<RepoFs>) -> Self {
+    pub(super) fn of(desk: &Desk, served: &Served, fs: &Arc<RepoFs>) -> Self {
         let repository = fs.repository();
         let current = repository.current();
         let fetcher = repository.fetcher();
@@ -117,6 +119,7 @@ impl RepositoryStatus {
         Self {
             mountpoint,
             device: desk.device.clone(),
+            workspace: served.settings.cache.directory.clone(),
             pid: std::process::id(),
             version: crate::VERSION.to_owned(),
             uptime: desk.begun.elapsed().as_secs(),

@@ -96,7 +96,7 @@ fn parameters(subject: &Subject) -> Reply {
 }
 
 fn internal_affairs(subject: &Subject) -> Reply {
-    let status = RepositoryStatus::of(&subject.desk, &subject.fs);
+    let status = RepositoryStatus::of(&subject.desk, &subject.served, &subject.fs);
     let mut text = format!(
         "Revision: {} (root catalog {})\nInodes known to the kernel: {}\nOpen catalogs: {}\n\
          Shown since: {}\n\nRaw Counters:\nName|Value|Description\n",

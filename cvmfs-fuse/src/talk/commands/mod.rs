@@ -92,7 +92,7 @@ fn about_the_mount(desk: &Arc<Desk>, command: &str, fqrn: Option<&str>) -> Optio
                 .all()
                 .iter()
                 .filter(|(name, ..)| wanted(name))
-                .map(|(.., fs)| RepositoryStatus::of(desk, fs))
+                .map(|(_, served, fs)| RepositoryStatus::of(desk, served, fs))
                 .collect();
             let names: Vec<_> = reports.iter().map(|report| report.repository.clone()).collect();
             Reply::text(names.join("\n")).with(reports)

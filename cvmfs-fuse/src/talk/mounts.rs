@@ -1,0 +1,92 @@
+//! Which mounts there are, and which of them answer.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::address::Address;
+use super::client::{AskError, ask};
+use super::report::RepositoryStatus;
+use super::wire::{Reply, Request};
+use crate::fuse::mountinfo;
+
+/// How long a mount may take to tell about itself; it waits for nobody.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Mounts that are asked at once; a node with more has other sorrows.
+const MAX_MOUNTS: usize = 256;
+/// First column of `df` for mounts of this program and of upstream's.
+const FS_NAME: &str = "cvmfs2";
+
+/// A FUSE mount that is ours, or looks like it.
+#[derive(Debug)]
+pub struct Found {
+    /// `MAJOR:MINOR`.
+    pub device: String,
+    /// Where it is seen from here.
+    pub mountpoint: PathBuf,
+    /// What it says of its repositories.
+    pub status: Result<Vec<RepositoryStatus>, AskError>,
+}
+
+/// Asks all mounts that are seen from here, each once. The kernel is not asked, so that none that
+/// hangs keeps us; nor is one waited for that does not answer.
+pub fn all() -> io::Result<Vec<Found>> {
+    let mut mounts = BTreeMap::new();
+    for mount in mountinfo::all()?.into_iter().filter(mountinfo::MountEntry::is_fuse) {
+        let looks_ours = mount.source == FS_NAME;
+        mounts.entry(mount.device).or_insert((mount.mountpoint, looks_ours));
+    }
+    let (sender, answers) = mpsc::channel();
+    let asked: Vec<_> = mounts.into_iter().take(MAX_MOUNTS).collect();
+    for (number, (device, _)) in asked.iter().enumerate() {
+        let (sender, address) = (sender.clone(), Address::Device(device.clone()));
+        thread::spawn(move || {
+            let request = Request { command: "status".to_owned(), repository: None };
+            // Nobody listens after the deadline.
+            let _ = sender.send((number, ask(&address, &request, PATIENCE)));
+        });
+    }
+    drop(sender);
+    let mut said: BTreeMap<usize, Result<Reply, AskError>> = BTreeMap::new();
+    while let Ok((number, answer)) = answers.recv_timeout(PATIENCE) {
+        said.insert(number, answer);
+    }
+    let found = asked.into_iter().enumerate().filter_map(|(number, (device, at))| {
+        let (mountpoint, looks_ours) = at;
+        let address = || Address::Device(device.clone());
+        let status = match said.remove(&number) {
+            Some(Ok(reply)) => serde_json::from_value(reply.data).map_err(|error| {
+                AskError::Broken { address: address(), source: io::Error::other(error) }
+            }),
+            Some(Err(error)) => Err(error),
+            None => Err(AskError::Broken {
+                address: address(),
+                source: io::ErrorKind::TimedOut.into(),
+            }),
+        };
+        // Of another program, or not to be reached from here.
+        if matches!(status, Err(AskError::Connect { .. })) && !looks_ours {
+            return None;
+        }
+        Some(Found { device, mountpoint, status })
+    });
+    Ok(found.collect())
+}
+
+/// Finds the mount that shows a path, without touching it: the device, where it is mounted, and
+/// what is left of the path.
+pub fn of_path(path: &Path) -> io::Result<Option<(String, PathBuf, PathBuf)>> {
+    let mounts = mountinfo::all()?;
+    let deepest = mounts
+        .into_iter()
+        .filter(|mount| path.starts_with(&mount.mountpoint))
+        // The last one is on top.
+        .max_by_key(|mount| mount.mountpoint.as_os_str().len());
+    Ok(deepest.filter(mountinfo::MountEntry::is_fuse).and_then(|mount| {
+        let inside = path.strip_prefix(&mount.mountpoint).ok()?.to_owned();
+        Some((mount.device, mount.mountpoint, inside))
+    }))
+}
