@@ -30,8 +30,8 @@ pub mod mountpoint;
 pub mod serve;
 pub(crate) mod succession;
 pub mod supervisor;
-pub mod umount;
 mod talking;
+pub mod umount;
 mod update;
 
 use std::io::{self, Write as _};

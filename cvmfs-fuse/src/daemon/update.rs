@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cvmfs_core::repository::Repository;
 use cvmfs_core::chain::chain;
+use cvmfs_core::repository::Repository;
 use fuser::{INodeNo, Notifier};
 use tokio::sync::mpsc;
 

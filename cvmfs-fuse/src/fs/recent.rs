@@ -196,7 +196,9 @@ mod tests {
         let all = recent.all();
         let told: Vec<_> = all
             .iter()
-            .map(|f| (f.repository.as_deref(), f.path.as_deref().unwrap(), f.first, f.last, f.count))
+            .map(|f| {
+                (f.repository.as_deref(), f.path.as_deref().unwrap(), f.first, f.last, f.count)
+            })
             .collect();
         assert_eq!(
             told,

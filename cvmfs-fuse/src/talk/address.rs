@@ -29,7 +29,10 @@ impl Address {
     }
 
     /// Hands over the address as the kernel wants it. Paths may be longer than it takes.
-    pub(super) fn with<T>(&self, use_it: impl FnOnce(&SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn with<T>(
+        &self,
+        use_it: impl FnOnce(&SocketAddr) -> io::Result<T>,
+    ) -> io::Result<T> {
         match self {
             Self::Device(device) => {
                 let name = format!("cvmfs-fuse/talk/{device}");
@@ -48,7 +51,8 @@ impl Address {
 /// Opens the directory of a socket, and names the socket through that: always short enough.
 fn reach(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     let unnamed = || io::Error::from(io::ErrorKind::InvalidInput);
-    let (parent, name) = (path.parent().ok_or_else(unnamed)?, path.file_name().ok_or_else(unnamed)?);
+    let (parent, name) =
+        (path.parent().ok_or_else(unnamed)?, path.file_name().ok_or_else(unnamed)?);
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(parent, flags, Mode::empty())?;

@@ -50,18 +50,36 @@ pub enum AskError {
 
 /// Sends a command and returns what comes back, byte by byte: the way of upstream's tool.
 pub fn ask_text(address: &Address, command: &str, limit: Duration) -> Result<Vec<u8>, AskError> {
-    exchange(address, &[command.as_bytes(), b"\n"].concat(), limit)
+    exchange(address, &[command.as_bytes(), b"\n"].concat(), limit, TAKE_OVER)
+}
+
+/// Asks for data, and gives up at once where nobody listens.
+pub fn ask_now(
+    address: &Address,
+    request: &Request,
+    limit: Duration,
+) -> Result<Reply, AskError> {
+    ask_within(address, request, limit, Duration::ZERO)
 }
 
 /// Asks for data.
 pub fn ask(address: &Address, request: &Request, limit: Duration) -> Result<Reply, AskError> {
+    ask_within(address, request, limit, TAKE_OVER)
+}
+
+fn ask_within(
+    address: &Address,
+    request: &Request,
+    limit: Duration,
+    patience: Duration,
+) -> Result<Reply, AskError> {
     let broken = |error: serde_json::Error| AskError::Broken {
         address: address.clone(),
         source: io::Error::other(error),
     };
     let mut letter = serde_json::to_vec(request).map_err(broken)?;
     letter.push(b'\n');
-    let answer = exchange(address, &letter, limit)?;
+    let answer = exchange(address, &letter, limit, patience)?;
     serde_json::from_slice(&answer).map_err(|error| {
         // A refusal comes before the question is read, so it is plain.
         let said = String::from_utf8_lossy(&answer).trim().to_owned();
@@ -72,10 +90,14 @@ pub fn ask(address: &Address, request: &Request, limit: Duration) -> Result<Repl
     })
 }
 
-fn exchange(address: &Address, letter: &[u8], limit: Duration) -> Result<Vec<u8>, AskError> {
-    let broken =
-        |source: io::Error| AskError::Broken { address: address.clone(), source };
-    let mut stream = connect(address)?;
+fn exchange(
+    address: &Address,
+    letter: &[u8],
+    limit: Duration,
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
+    let broken = |source: io::Error| AskError::Broken { address: address.clone(), source };
+    let mut stream = connect(address, patience)?;
     stream.set_write_timeout(Some(limit)).map_err(broken)?;
     stream.set_read_timeout(Some(limit)).map_err(broken)?;
     // One that refuses us says so without listening.
@@ -92,14 +114,14 @@ fn exchange(address: &Address, letter: &[u8], limit: Duration) -> Result<Vec<u8>
     }
 }
 
-fn connect(address: &Address) -> Result<UnixStream, AskError> {
+fn connect(address: &Address, patience: Duration) -> Result<UnixStream, AskError> {
     let start = Instant::now();
     let stream = loop {
         match address.with(UnixStream::connect_addr) {
             Ok(stream) => break stream,
             Err(error)
                 if error.kind() == io::ErrorKind::ConnectionRefused
-                    && start.elapsed() < TAKE_OVER =>
+                    && start.elapsed() < patience =>
             {
                 #[expect(clippy::disallowed_methods, reason = "a short pause of a command")]
                 thread::sleep(RETRY);

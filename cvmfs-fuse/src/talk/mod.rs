@@ -21,8 +21,8 @@ pub mod client;
 mod commands;
 pub mod desk;
 mod listener;
-mod place;
 pub mod mounts;
+mod place;
 pub mod report;
 pub mod wire;
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::address::Address;
-use super::client::{AskError, ask};
+use super::client::{AskError, ask, ask_now};
 use super::report::RepositoryStatus;
 use super::wire::{Reply, Request};
 use crate::fuse::mountinfo;
@@ -41,10 +41,14 @@ pub fn all() -> io::Result<Vec<Found>> {
     }
     let (sender, answers) = mpsc::channel();
     let asked: Vec<_> = mounts.into_iter().take(MAX_MOUNTS).collect();
-    for (number, (device, _)) in asked.iter().enumerate() {
+    for (number, (device, (_, looks_ours))) in asked.iter().enumerate() {
         let (sender, address) = (sender.clone(), Address::Device(device.clone()));
+        let looks_ours = *looks_ours;
         thread::spawn(move || {
             let request = Request { command: "status".to_owned(), repository: None };
+            // Other programs never listen there; ours do, but for a moment.
+            let ask: fn(&Address, &Request, Duration) -> Result<Reply, AskError> =
+                if looks_ours { ask } else { ask_now };
             // Nobody listens after the deadline.
             let _ = sender.send((number, ask(&address, &request, PATIENCE)));
         });
@@ -62,10 +66,9 @@ pub fn all() -> io::Result<Vec<Found>> {
                 AskError::Broken { address: address(), source: io::Error::other(error) }
             }),
             Some(Err(error)) => Err(error),
-            None => Err(AskError::Broken {
-                address: address(),
-                source: io::ErrorKind::TimedOut.into(),
-            }),
+            None => {
+                Err(AskError::Broken { address: address(), source: io::ErrorKind::TimedOut.into() })
+            }
         };
         // Of another program, or not to be reached from here.
         if matches!(status, Err(AskError::Connect { .. })) && !looks_ours {

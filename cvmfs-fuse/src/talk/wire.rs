@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn requests_as_they_come() {
-        let text = |command: &str| (Request { command: command.into(), repository: None }, Form::Text);
+        let text =
+            |command: &str| (Request { command: command.into(), repository: None }, Form::Text);
         for (bytes, command) in [
             (&b"cache size"[..], "cache size"),
             (b" cache size \r\nrest", "cache size"),
@@ -153,11 +154,12 @@ mod tests {
         ] {
             assert_eq!(parse(bytes).unwrap(), text(command));
         }
-        let (request, form) =
-            parse(br#"{"command":"pid","repository":"a.b.c","more":1}"#).unwrap();
+        let (request, form) = parse(br#"{"command":"pid","repository":"a.b.c","more":1}"#).unwrap();
         assert_eq!((request.command.as_str(), form), ("pid", Form::Json));
         assert_eq!(request.repository.as_deref(), Some("a.b.c"));
-        for bad in [&b""[..], b"\n", b"\0", b"{", b"{\"x\":1}", b"\xff\xfe", &[b'x'; MAX_REQUEST + 1]] {
+        for bad in
+            [&b""[..], b"\n", b"\0", b"{", b"{\"x\":1}", b"\xff\xfe", &[b'x'; MAX_REQUEST + 1]]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -111,7 +111,10 @@ mod tests {
         let now = Instant::now();
         let mut selection = selection("http://p1:1|http://p2:1;http://q:1");
         let url = |text: &str| Proxy::Url(text.to_owned());
-        selection.set_addresses(&url("http://p1:1"), &[url("http://1.1.1.1:1"), url("http://1.1.1.2:1")]);
+        selection.set_addresses(
+            &url("http://p1:1"),
+            &[url("http://1.1.1.1:1"), url("http://1.1.1.2:1")],
+        );
         assert_eq!(selection.members()[0].len(), 3);
         assert_eq!(
             selection.configured_proxies(),

@@ -31,8 +31,14 @@ const MAX_FILES: usize = 200;
 const CONFIGURATION: [&str; 4] = ["", "default.d", "domain.d", "config.d"];
 /// What is asked of each repository.
 const QUESTIONS: [&str; 8] = [
-    "parameters", "host info", "proxy info", "timeout info", "max ttl info", "cache size",
-    "open catalogs", "internal affairs",
+    "parameters",
+    "host info",
+    "proxy info",
+    "timeout info",
+    "max ttl info",
+    "cache size",
+    "open catalogs",
+    "internal affairs",
 ];
 /// Words in names of parameters whose values nobody else may see.
 const SECRET: [&str; 6] = ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "AUTHZ", "CREDENTIAL"];
@@ -227,7 +233,10 @@ mod tests {
     #[test]
     fn secrets_are_masked() {
         for (line, expected) in [
-            ("CVMFS_HTTP_PROXY=http://u:p@h:1|http://b:2", "CVMFS_HTTP_PROXY=http://***@h:1|http://b:2"),
+            (
+                "CVMFS_HTTP_PROXY=http://u:p@h:1|http://b:2",
+                "CVMFS_HTTP_PROXY=http://***@h:1|http://b:2",
+            ),
             ("say http://a/b and https://x:y:z@c/d?e", "say http://a/b and https://***@c/d?e"),
             ("CVMFS_AUTHZ_TOKEN=abc", "CVMFS_AUTHZ_TOKEN=***"),
             ("export my_password='x'", "export my_password=***"),

@@ -97,7 +97,10 @@ fn ends_well(mut child: Child, deadline: Instant) -> bool {
         match child.try_wait() {
             Ok(Some(status)) => return status.success(),
             Ok(None) if Instant::now() < deadline => {
-                #[expect(clippy::disallowed_methods, reason = "waits for a child, with a deadline")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "waits for a child, with a deadline"
+                )]
                 std::thread::sleep(PAUSE);
             }
             _ => {
@@ -118,7 +121,8 @@ fn is_repository(place: &Path) -> bool {
 
 /// What the child does.
 fn look(directory: &Path) -> ExitStatus {
-    let listed = std::fs::read_dir(directory).and_then(|mut entries| entries.try_for_each(|e| e.map(drop)));
+    let listed =
+        std::fs::read_dir(directory).and_then(|mut entries| entries.try_for_each(|e| e.map(drop)));
     let counted = rustix::fs::statvfs(directory);
     match (listed, counted) {
         (Ok(()), Ok(_)) => ExitStatus::Ok,

@@ -38,8 +38,11 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitStatus, Failure> {
         args.repositories.is_empty() || args.repositories.contains(&status.repository)
     };
     let found = mounts()?;
-    let silent: Vec<_> =
-        found.iter().filter(|_| args.repositories.is_empty()).filter(|f| f.status.is_err()).collect();
+    let silent: Vec<_> = found
+        .iter()
+        .filter(|_| args.repositories.is_empty())
+        .filter(|f| f.status.is_err())
+        .collect();
     let all: Vec<_> = found.iter().flat_map(|found| found.status.iter().flatten()).collect();
     let shown: Vec<_> = all.iter().copied().filter(is_wanted).collect();
     let text = match args.json {
@@ -77,8 +80,17 @@ fn text(found: &[Found], shown: &[&RepositoryStatus], silent: &[&Found]) -> Stri
         return "nothing is mounted here\n".to_owned();
     }
     let header = [
-        "REPOSITORY", "MOUNTPOINT", "REV", "AGE", "SERVER", "PROXY", "HITS", "RECEIVED", "CACHE",
-        "ERRORS", "STATE",
+        "REPOSITORY",
+        "MOUNTPOINT",
+        "REV",
+        "AGE",
+        "SERVER",
+        "PROXY",
+        "HITS",
+        "RECEIVED",
+        "CACHE",
+        "ERRORS",
+        "STATE",
     ];
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.map_or(0, |now| now.as_secs());
@@ -98,7 +110,8 @@ fn text(found: &[Found], shown: &[&RepositoryStatus], silent: &[&Found]) -> Stri
 
 fn row(status: &RepositoryStatus, now: u64) -> Vec<String> {
     let time = |seconds: i64| {
-        jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string())
+        jiff::Timestamp::from_second(seconds)
+            .map_or_else(|_| seconds.to_string(), |t| t.to_string())
     };
     let state = match (status.stale_since, status.offline) {
         (Some(since), _) => {

@@ -39,7 +39,8 @@ mod tests {
 
     #[test]
     fn columns() {
-        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "\u{e9}".to_owned()]];
+        let rows =
+            [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "\u{e9}".to_owned()]];
         assert_eq!(table(&["X", "YY"], &rows), "X     YY\na     b\nlong  \u{e9}\n");
         assert_eq!(table(&["X"], &[]), "X\n");
         for (seconds, text) in [(7, "7 s"), (180, "3 min"), (7200, "2 h"), (864_000, "10 d")] {

@@ -43,7 +43,10 @@ struct Partner {
 }
 
 /// Runs the command.
-pub(in crate::cli) fn run(args: &TalkArgs, environment: &Environment) -> Result<ExitStatus, Failure> {
+pub(in crate::cli) fn run(
+    args: &TalkArgs,
+    environment: &Environment,
+) -> Result<ExitStatus, Failure> {
     let command = args.command.join(" ");
     if let Some(socket) = &args.socket {
         let address = Address::Path(socket.clone());
@@ -86,10 +89,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Finds whom to ask: the socket in the workspace where upstream's tool looks, or the mount itself.
-fn find(
-    instance: &Path,
-    environment: &Environment,
-) -> Result<(Partner, String, PathBuf), Failure> {
+fn find(instance: &Path, environment: &Environment) -> Result<(Partner, String, PathBuf), Failure> {
     let named = instance.as_os_str().as_bytes();
     if named.contains(&b'/') {
         return at_directory(instance);
@@ -158,9 +158,7 @@ fn told(
             print(&text)?;
             return Ok(ExitStatus::Ok);
         }
-        Err(AskError::Connect { address, source })
-            if source.kind() == io::ErrorKind::NotFound =>
-        {
+        Err(AskError::Connect { address, source }) if source.kind() == io::ErrorKind::NotFound => {
             format!("Seems like CernVM-FS is not running in {directory} (not found: {address})")
         }
         Err(AskError::Connect { source, .. } | AskError::Broken { source, .. })
@@ -171,7 +169,10 @@ fn told(
             format!("Could not access instance '{name}' active in {directory} ({number} - {text})")
         }
         Err(error) => {
-            format!("Could not access instance '{name}' active in {directory} ({})", cvmfs_core::chain::chain(&error))
+            format!(
+                "Could not access instance '{name}' active in {directory} ({})",
+                cvmfs_core::chain::chain(&error)
+            )
         }
     };
     // Scripts match the line as a whole.

@@ -113,18 +113,31 @@ fn view(before: &Seen, now: &Seen, elapsed: Duration) -> String {
             .to_owned(),
         ]);
         for one in &status.fetching {
-            files.push((one.since, vec![
-                age(one.since / 1000),
-                one.waiting.to_string(),
-                format!("{}:{}", status.repository, for_terminal(one.label.as_bytes())),
-            ]));
+            files.push((
+                one.since,
+                vec![
+                    age(one.since / 1000),
+                    one.waiting.to_string(),
+                    format!("{}:{}", status.repository, for_terminal(one.label.as_bytes())),
+                ],
+            ));
         }
     }
     let header = [
-        "REPOSITORY", "REV", "OBJECTS/s", "HITS", "FETCHED/s", "RECEIVED", "FAILED/s", "UNDER WAY",
-        "INODES", "ERRORS", "STATE",
+        "REPOSITORY",
+        "REV",
+        "OBJECTS/s",
+        "HITS",
+        "FETCHED/s",
+        "RECEIVED",
+        "FAILED/s",
+        "UNDER WAY",
+        "INODES",
+        "ERRORS",
+        "STATE",
     ];
-    let mut text = format!("cvmfs-fuse top, {}\n\n", jiff::Timestamp::now().strftime("%H:%M:%S UTC"));
+    let mut text =
+        format!("cvmfs-fuse top, {}\n\n", jiff::Timestamp::now().strftime("%H:%M:%S UTC"));
     text.push_str(&table(&header, &rows));
     files.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
     let named: Vec<_> = files.into_iter().take(MAX_FILES).map(|(_, row)| row).collect();
@@ -151,7 +164,8 @@ mod tests {
             fetching: vec![Fetching { label: "/x\n".to_owned(), since: 3000, waiting: 2 }],
             ..RepositoryStatus::default()
         };
-        let seen = |status: RepositoryStatus| -> Seen { [((None, "a.b.c".to_owned()), status)].into() };
+        let seen =
+            |status: RepositoryStatus| -> Seen { [((None, "a.b.c".to_owned()), status)].into() };
         let (before, now) = (seen(status(10, 5, 0)), seen(status(16, 7, 4096)));
         let text = view(&before, &now, Duration::from_secs(2));
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();

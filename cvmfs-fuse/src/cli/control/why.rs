@@ -94,7 +94,8 @@ fn concerns(failure: &RecentFailure, inside: &Path) -> bool {
 
 fn told(failure: &RecentFailure) -> String {
     let time = |seconds: i64| {
-        jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string())
+        jiff::Timestamp::from_second(seconds)
+            .map_or_else(|_| seconds.to_string(), |t| t.to_string())
     };
     let path = failure.path.as_deref().unwrap_or("(no path)");
     let repository = failure.repository.as_ref().map_or(String::new(), |name| format!("{name}:"));

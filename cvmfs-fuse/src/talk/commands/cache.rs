@@ -68,7 +68,9 @@ pub(super) async fn answer(subject: &Subject, command: &str, raw: &str) -> Optio
                 return Some(set_limit(subject, megabytes).await);
             }
             if command.starts_with("cleanup rate ") {
-                return Some(Reply::failed("not supported: eviction goes on all the time, in small steps"));
+                return Some(Reply::failed(
+                    "not supported: eviction goes on all the time, in small steps",
+                ));
             }
             let megabytes = command.strip_prefix("cleanup ")?;
             let Ok(megabytes) = megabytes.parse::<u64>() else {
@@ -227,9 +229,8 @@ async fn evict(subject: &Subject, path: &str) -> Reply {
     // No longer to be kept.
     drop(subject.served.pins.lock().remove(&path));
     let cache = Arc::clone(subject.fs.repository().cache());
-    let removed = tokio::task::spawn_blocking(move || {
-        ids.iter().try_for_each(|(id, _)| cache.discard(id))
-    });
+    let removed =
+        tokio::task::spawn_blocking(move || ids.iter().try_for_each(|(id, _)| cache.discard(id)));
     match removed.await {
         Ok(Ok(())) => Reply::ok(),
         Ok(Err(error)) => Reply::failed(format!("Failed: {error}")),

@@ -69,12 +69,8 @@ fn subject(desk: &Arc<Desk>, fqrn: Option<&str>) -> Result<Subject, Reply> {
         None if only => all.into_iter().next(),
         None => None,
     };
-    let subject = found.map(|(fqrn, served, fs)| Subject {
-        fqrn,
-        served,
-        fs,
-        desk: Arc::clone(desk),
-    });
+    let subject =
+        found.map(|(fqrn, served, fs)| Subject { fqrn, served, fs, desk: Arc::clone(desk) });
     subject.ok_or_else(|| match (fqrn, names.is_empty()) {
         (Some(fqrn), _) => Reply::failed(format!("{fqrn} is not open in this mount")),
         (None, true) => Reply::failed("no repository is open in this mount"),

@@ -142,9 +142,10 @@ async fn host_probe(subject: &Subject, downloader: &Downloader) -> Reply {
     if servers != downloader.hosts() || times.iter().all(Option::is_none) {
         return Reply::failed("Failed");
     }
-    let known = servers.iter().zip(&times).map(|(server, time)| {
-        (server.clone(), time.map_or(Distance::Down, Distance::Measured))
-    });
+    let known = servers
+        .iter()
+        .zip(&times)
+        .map(|(server, time)| (server.clone(), time.map_or(Distance::Down, Distance::Measured)));
     *subject.served.distances.lock() = known.collect();
     downloader.selection(|selection| selection.reorder_hosts(&order_by_time(&times), 0));
     Reply::ok()
@@ -195,10 +196,8 @@ fn proxy_info(downloader: &Downloader, fallback: Option<&ProxySpec>) -> Reply {
     if let Some(first) = first_fallback_group {
         let _ = write!(text, "\nFirst fallback group: [{first}]");
     }
-    let groups = groups
-        .iter()
-        .map(|group| group.iter().map(|(_, used)| used.display()).collect())
-        .collect();
+    let groups =
+        groups.iter().map(|group| group.iter().map(|(_, used)| used.display()).collect()).collect();
     Reply::text(text).with(ProxyInfo { groups, active_group: group, active, first_fallback_group })
 }
 
@@ -236,9 +235,9 @@ fn set_fallback(downloader: &Downloader, list: &str, before: Option<&ProxySpec>)
 }
 
 fn set_timeouts(downloader: &Downloader, limits: &str) -> Option<()> {
-    let mut limits = limits.split(' ').map(|text| {
-        text.parse::<u64>().ok().filter(|seconds| (1..=MAX_TIMEOUT).contains(seconds))
-    });
+    let mut limits = limits
+        .split(' ')
+        .map(|text| text.parse::<u64>().ok().filter(|seconds| (1..=MAX_TIMEOUT).contains(seconds)));
     let (proxy, direct) = (limits.next()??, limits.next()??);
     if limits.next().is_some() {
         return None;
