@@ -11,6 +11,7 @@
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
 //! | [`doctor`] | what stands in the way of a mount, and what to do about it |
+//! | [`mirrors`] | the servers of a repository compared, as table, CSV and page |
 //! | [`cli`] | the subcommands and their exit codes |
 
 /// The version of this program.
@@ -24,5 +25,6 @@ pub mod demo;
 pub mod doctor;
 pub mod fs;
 pub mod fuse;
+pub mod mirrors;
 pub mod prefetch;
 pub mod talk;

@@ -9,6 +9,7 @@
 //! | [`pac`] | scripts that name proxies |
 //! | [`names`] | names turned into addresses |
 //! | [`geo`] | servers ordered by distance |
+//! | [`probe`] | one connection, and how long each of its steps takes |
 //! | [`selection`] | which server and proxy next, and when to give up |
 //! | `shard` | which proxy of a group for which object |
 //! | [`error`] | attempts and what they died of |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod geo;
 pub mod names;
 pub mod pac;
+pub mod probe;
 pub mod proxy;
 pub mod selection;
 mod shard;

@@ -15,6 +15,8 @@ use super::docker_run::DockerRunArgs;
 use super::exit::{ExitStatus, Failure};
 use super::help;
 use super::hold::HoldArgs;
+use super::manual::{CompletionsArgs, ManArgs};
+use super::mirrors::MirrorsArgs;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
 use crate::config::cache::CacheFlags;
@@ -107,9 +109,18 @@ pub enum Command {
     /// Look for what stands in the way of a mount, and say what to do about it
     #[command(after_long_help = help::DOCTOR)]
     Doctor(Box<DoctorArgs>),
+    /// Compare the servers of a repository: reachable, fast, new, right
+    #[command(after_long_help = help::MIRRORS)]
+    Mirrors(Box<MirrorsArgs>),
     /// Print the docker or podman command line for containers that use repositories
     #[command(after_long_help = help::DOCKER_RUN)]
     DockerRun(DockerRunArgs),
+    /// Print what a shell needs to complete our command lines
+    #[command(after_long_help = help::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_long_help = help::MAN)]
+    Man(ManArgs),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
@@ -559,6 +570,10 @@ mod tests {
             "doctor",
             "docker-run a.b.c d.e.f --engine podman --mode rootless --image i -- ls -l",
             "doctor --json --mountpoint /m a.b.c --proxy http://p:1 --cache-dir /c",
+            "mirrors",
+            "mirrors cern.ch a.b.c --json --html /f --servers http://a;http://b --proxy http://p",
+            "mirrors a.b.c --watch 5m --rounds 3 --full --csv --parallel 1,4 --max-requests 9",
+            "mirrors a.b.c --max-bytes 1M --max-time 5s --max-lag 1h --fail-on stale,corrupt",
             "profile show a.b.c --json --cache-dir /c",
             "profile export a.b.c -o f --alien-cache /a",
             "profile import a.b.c f",
@@ -603,6 +618,11 @@ mod tests {
             "cache clean",
             "preload",
             "profile record a.b.c -o f",
+            "mirrors --json --csv",
+            "mirrors --rounds 3",
+            "mirrors --parallel 0",
+            "mirrors --watch soon",
+            "mirrors --fail-on weather",
             "profile import a.b.c",
             "mount a.b.c /mnt --alien-cache /a --quota 5G",
             "mount a.b.c /mnt --lower-cache-write",

@@ -26,6 +26,7 @@ Examples:
   cvmfs-fuse status                                      all mounts at a glance
   cvmfs-fuse why PATH                                    what stands behind an 'Input/output error'
   cvmfs-fuse doctor [FQRN]                               what is wrong here, and what to do
+  cvmfs-fuse mirrors cms.cern.ch                         which server is fast, new and right
   cvmfs-fuse docker-run cms.cern.ch                      print the flags that containers need
   cvmfs-fuse cache info                                  how full, shared with whom
 
@@ -279,6 +280,25 @@ Nothing is changed. Each line is ok, a warning (works, but not for everybody or 
 problem, with the command or flag that mends it. The exit code is 0 if there is no problem, 1 \
 otherwise. Checks are bounded: 3 s for all mounts, 40 s for all servers.";
 
+/// Examples for `cvmfs-fuse mirrors --help`.
+pub(super) const MIRRORS: &str = "\
+Examples:
+  cvmfs-fuse mirrors cms.cern.ch
+  cvmfs-fuse mirrors cern.ch --html mirrors.html           a repository that all servers have
+  cvmfs-fuse mirrors sw.example.org --servers 'http://s1/cvmfs/@fqrn@;http://s2/cvmfs/@fqrn@' \\
+                     --public-key sw.pub --proxy 'http://squid:3128;DIRECT' --json
+  cvmfs-fuse mirrors cms.cern.ch --watch 10m --json >> mirrors.jsonl
+
+Every server is asked by every proxy of the list (and directly, if it has DIRECT): the time for DNS, \
+connecting, TLS and the first byte, whether connections are kept, HTTP/2; then manifest, whitelist \
+and certificate, verified as for a mount; then random objects, whose hashes are checked, one and \
+several at a time. The best server is the first line: right and new comes before fast.
+
+Exit codes: 0 if nothing is wrong; else 64 plus the sum of 1 a server is unreachable or does not \
+have the repository, 2 one is stale, 4 signatures or objects are not right or not there, 8 a \
+whitelist is expired or will be soon; --fail-on says which of them count. Others: cvmfs-fuse --help. \
+A server that is behind for less than --max-lag is a warning only.";
+
 /// Examples for `cvmfs-fuse docker-run --help`.
 pub(super) const DOCKER_RUN: &str = "\
 Examples:
@@ -361,3 +381,19 @@ The repository is mounted already; --cache-dir is that of the mount, whose serve
 before and after the command. So whatever else starts from this mount meanwhile is in the profile, \
 too, and what the kernel has in memory is not: record with a fresh mount. The exit code is that of \
 the command, 128+N if signal N ended it, 126 or 127 if it cannot be executed or found.";
+
+/// Examples for `cvmfs-fuse completions --help`.
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  cvmfs-fuse completions bash > /usr/share/bash-completion/completions/cvmfs-fuse
+  cvmfs-fuse completions zsh > ~/.zfunc/_cvmfs-fuse
+  cvmfs-fuse completions fish > ~/.config/fish/completions/cvmfs-fuse.fish
+  source <(cvmfs-fuse completions bash)                  for this shell only";
+
+/// Examples for `cvmfs-fuse man --help`.
+pub(super) const MAN: &str = "\
+Examples:
+  cvmfs-fuse man | man -l -                              the page of the program
+  cvmfs-fuse man /usr/local/share/man/man1               all pages, one for each subcommand
+
+They have the same text as --help.";

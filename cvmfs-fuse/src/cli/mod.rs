@@ -16,6 +16,8 @@
 //! | [`run`](mod@run) | `run`, `enter` |
 //! | [`upgrade`] | `upgrade` |
 //! | [`hold`] | `hold` |
+//! | [`manual`] | `completions`, `man` |
+//! | [`mirrors`] | `mirrors` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
@@ -27,6 +29,8 @@ pub mod docker_run;
 pub mod exit;
 mod help;
 pub mod hold;
+pub mod manual;
+pub mod mirrors;
 mod preload;
 mod profile;
 mod progress;
@@ -80,6 +84,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
+        // Its exit code says what is wrong with whom.
+        Command::Mirrors(args) => return mirrors::run(args, environment),
         Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
@@ -98,6 +104,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Talk(args) => control::talk::run(args, environment),
         Command::Bugreport(args) => control::bugreport::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::pages(args),
         Command::DockerRun(args) => docker_run::run(args),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)

@@ -59,6 +59,8 @@ pub struct Parameters {
     pub talk_socket: Option<PathBuf>,
     /// User who may talk to it besides root and the one who mounted.
     pub talk_owner: Option<u32>,
+    /// The kernel reads cached files without us.
+    pub pass_through: bool,
 }
 
 struct Parameter {
@@ -279,6 +281,13 @@ const PARAMETERS: &[Parameter] = &[
         form: "yes|no",
         help: "fetch files before they are read, by patterns, profiles and bundles [yes]",
         set: |p, v| switch(v).map(|v| p.fetch_ahead = Some(v)),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_PASSTHROUGH",
+        form: "yes|no",
+        help: "the kernel reads cached files without the server: for few large files; needs \
+               CAP_SYS_ADMIN and Linux 6.9 [no]",
+        set: |p, v| switch(v).map(|v| p.pass_through = v),
     },
     Parameter {
         name: "CVMFS_EXTERNAL_URL",

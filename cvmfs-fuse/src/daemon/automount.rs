@@ -107,6 +107,9 @@ async fn run(
         mtime: jiff::Timestamp::now().as_second(),
     };
     let fs = Arc::new(RootFs::new(Arc::new(doorman), options, inherited));
+    if settings.model.parameters.pass_through {
+        tracing::warn!("files are not passed through to the kernel: not with automount");
+    }
     let patient = settings.model.parameters.wait_for_network;
     let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&recent));
     let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted);
