@@ -130,8 +130,10 @@ fn every_command_answers_as_scripts_expect() {
             assert_eq!(talk(&mount, command), expected, "{command}");
         }
         // The index of the cache is written once a second.
-        wait_until(CONDITION, "entry in the index", || talk(&mount, "cache list").contains("/cold"))
-            .unwrap();
+        wait_until(CONDITION, "entry in the index", || {
+            talk(&mount, "cache list").contains("/cold")
+        })
+        .unwrap();
         for (command, parts) in [
             ("version", &["(CernVM-FS Fuse Module)", "(Loader)"][..]),
             ("cache size", &["Current cache size is 0MB (", " Bytes), pinned: 0MB ("]),
@@ -482,6 +484,94 @@ fn a_mount_that_does_not_answer_keeps_nobody() {
         );
         assert_eq!((probed, probe), (1, format!("Probing {root}... Failed!\n")));
         assert_eq!(talk(&mount, "revision"), "1");
+        assert!(mount.unmount().success());
+    });
+}
+
+#[test]
+fn who_asks_for_what() {
+    deadline(LIMIT, || {
+        let mut repo = repo();
+        for number in 0..6 {
+            repo.file(&format!("/program/{number}"), format!("part {number}").into_bytes());
+        }
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let mount = spec(&published, &[&server]).start();
+        let root = mount.root().to_str().unwrap();
+        let profile = published.root().join("profile");
+        assert_eq!(talk(&mount, "revision"), "1");
+        let (code, said) = std::thread::scope(|scope| {
+            let arguments =
+                ["trace", root, "--duration", "6", "--profile", profile.to_str().unwrap()];
+            let tracing = scope.spawn(move || run(&arguments));
+            let is_watched = || {
+                // A name that is new each time, so that the kernel cannot answer.
+                let name = format!("missing {}", std::process::id());
+                let _ = std::fs::metadata(mount.path(name));
+                let said = raw(&socket(&mount, FQRN), b"trace watch 10 0\n").unwrap();
+                said.contains("missing")
+            };
+            wait_until(CONDITION, "trace", is_watched).unwrap();
+            let script = format!("cat {root}/program/*");
+            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert!(output.status.success());
+            tracing.join().unwrap()
+        });
+        assert_eq!(code, 0, "{said}");
+        let read = |line: &&str| line.contains(" read ") && line.contains("cat(");
+        let read: Vec<_> = said.lines().filter(read).collect();
+        assert!(read.len() >= 6 && read[0].ends_with(" /program/0"), "{said}");
+        assert!(
+            said.lines().any(|line| line.contains(" lookup ") && line.ends_with("/program")),
+            "{said}"
+        );
+        for part in ["REQUEST", "p99", "PROGRAM", "FILE READ"] {
+            assert!(said.contains(part), "{part} missing in {said}");
+        }
+        // What was read in this order is an access profile of the known form.
+        let text = std::fs::read_to_string(&profile).unwrap();
+        assert!(text.contains(FQRN), "{text}");
+        let cache = mount.cache_dir().to_str().unwrap();
+        let (code, said) =
+            run(&["profile", "import", "--cache-dir", cache, profile.to_str().unwrap()]);
+        assert_eq!(code, 0, "{said}");
+        let (_, said) = run(&["top", "--once", "--delay", "1"]);
+        assert!(said.contains("OBJECTS/s"), "{said}");
+        let said = talk(&mount, "latency");
+        assert!(said.starts_with("Name|Count|") && said.contains("\nread|"), "{said}");
+        assert!(mount.unmount().success());
+    });
+}
+
+#[test]
+fn called_as_cvmfs_talk() {
+    deadline(LIMIT, || {
+        let published = repo().publish();
+        let server = TestServer::serving(published.root());
+        let mount = spec(&published, &[&server]).start();
+        let name = published.root().join("cvmfs_talk");
+        std::os::unix::fs::symlink(client!().command().get_program(), &name).unwrap();
+        assert_eq!(talk(&mount, "revision"), "1");
+        for (arguments, expected) in [
+            (&["-i", FQRN, "revision"][..], "1\n"),
+            (&["-i", FQRN, "cleanup", "rate"], "Usage: cleanup rate MINUTES\n"),
+            (
+                &["-p", socket(&mount, FQRN).to_str().unwrap(), "mountpoint"],
+                mount.root().to_str().unwrap(),
+            ),
+        ] {
+            let output = Command::new(&name).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(said.trim_end(), expected.trim_end());
+        }
+        let output =
+            Command::new(&name).args(["-i", "gone.test.repo", "mountpoint"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.starts_with("Seems like CernVM-FS is not running in "), "{said}");
+        assert!(said.trim_end().ends_with("/cvmfs_io.gone.test.repo)"), "{said}");
         assert!(mount.unmount().success());
     });
 }

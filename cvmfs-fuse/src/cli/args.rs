@@ -10,6 +10,7 @@ use super::control::probe::ProbeArgs;
 use super::control::status::StatusArgs;
 use super::control::talk::TalkArgs;
 use super::control::top::TopArgs;
+use super::control::trace::TraceArgs;
 use super::control::why::WhyArgs;
 use super::docker_run::DockerRunArgs;
 use super::exit::{ExitStatus, Failure};
@@ -94,6 +95,9 @@ pub enum Command {
     /// Show what mounts are doing, as it happens
     #[command(after_long_help = help::TOP)]
     Top(TopArgs),
+    /// Show who asks a mount for what, and how long that takes
+    #[command(after_long_help = help::TRACE)]
+    Trace(TraceArgs),
     /// Say why something could not be read: which object, which servers, when
     #[command(after_long_help = help::WHY)]
     Why(WhyArgs),

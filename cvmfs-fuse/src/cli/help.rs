@@ -135,6 +135,19 @@ Examples:
 OBJECTS/s counts the first uses of objects: what the kernel has in memory is read without us. End it \
 with Ctrl-C, or q and Enter.";
 
+/// Examples for `cvmfs-fuse trace --help`.
+pub(super) const TRACE: &str = "\
+Examples:
+  cvmfs-fuse trace /cvmfs/cms.cern.ch --duration 30
+  cvmfs-fuse trace cms.cern.ch --summary
+  cvmfs-fuse trace cms.cern.ch --summary --profile FILE && cvmfs-fuse profile import FILE
+
+Files are opened without a message to us, and what the kernel has in memory is read without one. So this \
+shows lookups and the reads of what the kernel does not have: each file's first. Times are from the \
+request to its answer, in microseconds; the summary counts by powers of two. The thread and its program \
+are known for processes of this pid namespace. A profile names what each thread read, in its order, \
+from the last 16,384 requests; files in chunks are left out.";
+
 /// Examples for `cvmfs-fuse why --help`.
 pub(super) const WHY: &str = "\
 Examples:
@@ -167,7 +180,7 @@ Commands:
   external host|proxy ..., timeout info|set PROXY DIRECT, nameserver get, open catalogs,
   detach nested catalogs, internal affairs, reset error counters, parameters, mountpoint, device id,
   pid, pid watchdog, version, hotpatch history, vfs inodes, vfs entries;
-  ours: status, repositories, failures
+  latency; ours: status, repositories, failures, trace watch SECONDS, trace profile
 
 Only root, the user who mounted, and CVMFS_TALK_OWNER may talk to a mount. Programs write a line to the \
 socket and read until its end; a JSON object with 'command' (and 'repository') is answered by one with \

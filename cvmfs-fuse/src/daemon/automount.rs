@@ -34,7 +34,8 @@ use crate::config::{AutomountSettings, RepositorySettings};
 use crate::fs::journal::Journal;
 use crate::fs::root::{Former, OpenError, Opened, Opener, RootFsOptions, Slot, Wanted};
 use crate::fs::suspects::Suspects;
-use crate::fs::{RecentFailures, RepoFs, RepoFsOptions, RootFs};
+use crate::fs::{RepoFs, RepoFsOptions, RootFs};
+use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
 use crate::talk::Desk;
 
@@ -88,7 +89,7 @@ async fn run(
         }
     };
     let (notifier, notified) = watch::channel(None);
-    let recent = Arc::<RecentFailures>::default();
+    let activity = Arc::<Activity>::default();
     let (seated, desk) = watch::channel(None);
     let (bequeathed, settings_of_each) = (bequest.clone(), settings.clone());
     let doorman = Doorman {
@@ -111,7 +112,7 @@ async fn run(
         tracing::warn!("files are not passed through to the kernel: not with automount");
     }
     let patient = settings.model.parameters.wait_for_network;
-    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&recent));
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted);
     let begun = match &taken_over {
         Some(mount) => go_on(adapter, &settings.options, mount, bequest)?,
@@ -119,7 +120,7 @@ async fn run(
     };
     drop(taken_over);
     let limit = settings.idle_timeout;
-    let desk = talking::desk_of(&begun, true, &settings.model, recent);
+    let desk = talking::desk_of(&begun, true, &settings.model, activity);
     seated.send_replace(Some(Arc::clone(&desk)));
     let accompany = |kernel| {
         // Requests that need it wait for it.

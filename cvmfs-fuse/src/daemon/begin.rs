@@ -14,7 +14,8 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::suspects::Suspects;
-use crate::fs::{RecentFailures, RepoFs, RepoFsOptions, Vfs, journal};
+use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
+use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::backing::{self, Backings};
 use crate::fuse::dispatch::REQUEST_DEADLINE;
@@ -45,7 +46,7 @@ pub(super) struct Begun<V: Vfs> {
 pub(super) struct Shown {
     pub(super) repository: Arc<Repository>,
     pub(super) fs: Arc<RepoFs>,
-    pub(super) recent: Arc<RecentFailures>,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// Mounts on a resolved directory.
@@ -113,11 +114,11 @@ pub(super) async fn first(
     let backings = parameters.pass_through.then(pass_through).flatten();
     let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
     let deadline = request_deadline(parameters.wait_for_network);
-    let recent = Arc::<RecentFailures>::default();
-    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&recent));
+    let activity = Arc::<Activity>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter = Adapter::new(vfs, handle, deadline, noted).passing_through(backings);
     let begun = make(adapter, resolved, &settings.options, bequest)?;
-    Ok((Shown { repository, fs, recent }, begun))
+    Ok((Shown { repository, fs, activity }, begun))
 }
 
 /// Prepares what it can, waits for the end of the server before, and goes on with its mount.
@@ -172,12 +173,12 @@ pub(super) async fn successor(
         (true, None) => Some(Backings::new().map_err(unreadable)?),
     };
     let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
-    let recent = Arc::<RecentFailures>::default();
-    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&recent));
+    let activity = Arc::<Activity>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter =
         Adapter::new(vfs, handle, request_deadline(patient), noted).passing_through(backings);
     let begun = go_on(adapter, &settings.options, &mount, bequest)?;
-    Ok((Shown { repository, fs, recent }, begun))
+    Ok((Shown { repository, fs, activity }, begun))
 }
 
 fn show_with(

@@ -139,7 +139,7 @@ async fn run(
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
     leave_directory(&settings.process);
-    let (Shown { repository, fs, recent }, begun) = match origin {
+    let (Shown { repository, fs, activity }, begun) = match origin {
         Origin::First(bequest) => {
             begin::first(settings, bequest, &resolved, handle, &mut stop).await?
         }
@@ -148,7 +148,7 @@ async fn run(
         }
     };
     let follows = settings.auto_update && repository.follows_updates();
-    let desk = talking::desk_of(&begun, false, &settings.repository, recent);
+    let desk = talking::desk_of(&begun, false, &settings.repository, activity);
     let (name, bequest) = (settings.repository.fqrn.to_string(), begun.bequest.clone());
     let follow = |notifier| {
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);

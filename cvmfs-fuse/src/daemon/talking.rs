@@ -8,7 +8,8 @@ use super::begin::Begun;
 use super::serve::AbortOnDrop;
 use super::update::Orders;
 use crate::config::RepositorySettings;
-use crate::fs::{RecentFailures, RepoFs, Vfs};
+use crate::fs::{RepoFs, Vfs};
+use crate::fuse::activity::Activity;
 use crate::talk::address::Address;
 use crate::talk::{self, Desk, Membership, Served, TtlLimit};
 
@@ -23,11 +24,11 @@ pub(super) fn desk_of<V: Vfs>(
     begun: &Begun<V>,
     has_several: bool,
     settings: &RepositorySettings,
-    recent: Arc<RecentFailures>,
+    activity: Arc<Activity>,
 ) -> Arc<Desk> {
     let (mountpoint, device) = (begun.mountpoint.clone(), begun.device.clone());
     let owner = settings.parameters.talk_owner;
-    Arc::new(Desk::new(mountpoint, device, has_several, owner, recent))
+    Arc::new(Desk::new(mountpoint, device, has_several, owner, activity))
 }
 
 /// Answers at the socket that is named after the device of the mount.

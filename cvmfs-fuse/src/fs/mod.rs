@@ -176,6 +176,11 @@ pub trait Vfs: Send + Sync + 'static {
     fn server_attribute(&self, ino: Ino, name: &[u8]) -> Option<Vec<u8>>;
     /// Returns how long the kernel may remember that a name does not exist in a directory.
     fn negative_ttl(&self, parent: Ino) -> Duration;
+    /// Returns where an inode is that the kernel knows, below the mountpoint and without a slash at
+    /// its end; for people. It never waits.
+    fn shown_path(&self, _ino: Ino) -> Option<String> {
+        None
+    }
     /// Tells whether the kernel may keep the listing of a directory until it is told of a change.
     fn keeps_listing(&self, _ino: Ino) -> bool {
         true

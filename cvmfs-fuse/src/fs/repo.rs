@@ -545,6 +545,14 @@ impl Vfs for RepoFs {
         }
     }
 
+    fn shown_path(&self, ino: Ino) -> Option<String> {
+        if ino == ROOT_INO {
+            return Some(String::new());
+        }
+        let inode = self.inodes.get(ino)?;
+        Some(String::from_utf8_lossy(inode.path.as_bytes()).into_owned())
+    }
+
     fn negative_ttl(&self, _parent: Ino) -> Duration {
         self.options.negative_ttl
     }

@@ -54,11 +54,7 @@ pub fn ask_text(address: &Address, command: &str, limit: Duration) -> Result<Vec
 }
 
 /// Asks for data, and gives up at once where nobody listens.
-pub fn ask_now(
-    address: &Address,
-    request: &Request,
-    limit: Duration,
-) -> Result<Reply, AskError> {
+pub fn ask_now(address: &Address, request: &Request, limit: Duration) -> Result<Reply, AskError> {
     ask_within(address, request, limit, Duration::ZERO)
 }
 

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::commands;
 use super::wire::{Reply, Request};
 use crate::config::RepositorySettings;
-use crate::fs::{RecentFailures, RepoFs};
+use crate::fs::RepoFs;
+use crate::fuse::activity::Activity;
 
 /// Asks of the one who updates a repository.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ pub(crate) struct Desk {
     pub(super) has_several: bool,
     /// Who may ask besides root and ourselves.
     owner: Option<u32>,
-    pub(super) recent: Arc<RecentFailures>,
+    pub(super) activity: Arc<Activity>,
     pub(super) since: SystemTime,
     pub(super) begun: Instant,
     served: Mutex<BTreeMap<String, Arc<Served>>>,
@@ -102,14 +103,14 @@ impl Desk {
         device: Option<String>,
         has_several: bool,
         owner: Option<u32>,
-        recent: Arc<RecentFailures>,
+        activity: Arc<Activity>,
     ) -> Self {
         Self {
             mountpoint,
             device,
             has_several,
             owner,
-            recent,
+            activity,
             since: SystemTime::now(),
             begun: Instant::now(),
             served: Mutex::default(),

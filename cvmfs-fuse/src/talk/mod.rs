@@ -26,5 +26,6 @@ mod place;
 pub mod report;
 pub mod wire;
 
+pub use commands::activity::Watched;
 pub(crate) use desk::{Ask, Desk, Membership, Served, TtlLimit};
 pub(crate) use place::listen;

@@ -111,6 +111,7 @@ impl RepositoryStatus {
             false => desk.mountpoint.clone(),
         };
         let failures: Vec<_> = desk
+            .activity
             .recent
             .all()
             .into_iter()

@@ -8,6 +8,7 @@
 //! | [`probe`] | `probe` |
 //! | [`bugreport`] | `bugreport` |
 //! | [`top`] | `top` |
+//! | [`trace`] | `trace` |
 //! | `table` | columns of text |
 
 pub mod bugreport;
@@ -16,6 +17,7 @@ pub mod status;
 mod table;
 pub mod talk;
 pub mod top;
+pub mod trace;
 pub mod why;
 
 use super::exit::{ExitStatus, Failure};
@@ -26,6 +28,12 @@ fn mounts() -> Result<Vec<Found>, Failure> {
     mounts::all().map_err(|error| {
         Failure::caused(ExitStatus::Unknown, "cannot read /proc/self/mountinfo", &error)
     })
+}
+
+/// Waits between two looks of a command.
+fn pause(time: std::time::Duration) {
+    #[expect(clippy::disallowed_methods, reason = "between two looks that a user asked for")]
+    std::thread::sleep(time);
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {

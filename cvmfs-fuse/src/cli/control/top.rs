@@ -13,7 +13,12 @@ use super::table::{age, table};
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::for_terminal;
+use crate::fuse::activity::Latency;
+use crate::talk::address::Address;
+use crate::talk::client::ask_now;
+use crate::talk::mounts::PATIENCE;
 use crate::talk::report::RepositoryStatus;
+use crate::talk::wire::Request;
 
 /// Files that are named in one view.
 const MAX_FILES: usize = 20;
@@ -32,7 +37,12 @@ pub struct TopArgs {
     pub once: bool,
 }
 
-type Seen = BTreeMap<(Option<String>, String), RepositoryStatus>;
+/// Repositories by device and name, and the requests of the kernel by their kind.
+#[derive(Default)]
+struct Seen {
+    repositories: BTreeMap<(Option<String>, String), RepositoryStatus>,
+    requests: BTreeMap<String, Latency>,
+}
 
 pub(in crate::cli) fn run(args: &TopArgs) -> Result<ExitStatus, Failure> {
     let once = args.once || !std::io::stdout().is_terminal();
@@ -52,8 +62,23 @@ pub(in crate::cli) fn run(args: &TopArgs) -> Result<ExitStatus, Failure> {
 }
 
 fn look() -> Result<Seen, Failure> {
-    let all = mounts()?.into_iter().flat_map(|found| found.status.into_iter().flatten());
-    Ok(all.map(|status| ((status.device.clone(), status.repository.clone()), status)).collect())
+    let mut seen = Seen::default();
+    for found in mounts()? {
+        let Ok(all) = found.status else { continue };
+        for status in all {
+            let key = (status.device.clone(), status.repository.clone());
+            seen.repositories.insert(key, status);
+        }
+        let request = Request { command: "latency".to_owned(), repository: None };
+        let Ok(reply) = ask_now(&Address::Device(found.device), &request, PATIENCE) else {
+            continue;
+        };
+        let latencies: Vec<Latency> = serde_json::from_value(reply.data).unwrap_or_default();
+        for latency in latencies {
+            seen.requests.entry(latency.operation.clone()).or_default().add(&latency);
+        }
+    }
+    Ok(seen)
 }
 
 /// Waits; tells whether somebody typed a line with q.
@@ -81,8 +106,8 @@ fn wait(pause: Duration) -> bool {
 fn view(before: &Seen, now: &Seen, elapsed: Duration) -> String {
     let mut rows = Vec::new();
     let mut files = Vec::new();
-    for (key, status) in now {
-        let earlier = before.get(key).filter(|earlier| earlier.pid == status.pid);
+    for (key, status) in &now.repositories {
+        let earlier = before.repositories.get(key).filter(|earlier| earlier.pid == status.pid);
         let rate = |of: fn(&RepositoryStatus) -> u64| {
             let grown = of(status).saturating_sub(earlier.map_or(0, of));
             #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -139,6 +164,25 @@ fn view(before: &Seen, now: &Seen, elapsed: Duration) -> String {
     let mut text =
         format!("cvmfs-fuse top, {}\n\n", jiff::Timestamp::now().strftime("%H:%M:%S UTC"));
     text.push_str(&table(&header, &rows));
+    let requests: Vec<_> = now
+        .requests
+        .iter()
+        .map(|(operation, latency)| {
+            let earlier = before.requests.get(operation);
+            (operation, earlier.map_or_else(|| latency.clone(), |earlier| latency.since(earlier)))
+        })
+        .filter(|(_, latency)| latency.count > 0)
+        .map(|(operation, latency)| {
+            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+            let rate = latency.count as f64 / elapsed.as_secs_f64().max(0.001);
+            let [p50, p99] = [0.5, 0.99].map(|share| format!("<{}", latency.quantile(share)));
+            vec![operation.clone(), format!("{rate:.0}"), p50, p99, latency.failures.to_string()]
+        })
+        .collect();
+    if !requests.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&["REQUEST", "PER SECOND", "p50 us", "p99 us", "FAILED"], &requests));
+    }
     files.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
     let named: Vec<_> = files.into_iter().take(MAX_FILES).map(|(_, row)| row).collect();
     if !named.is_empty() {
@@ -164,15 +208,17 @@ mod tests {
             fetching: vec![Fetching { label: "/x\n".to_owned(), since: 3000, waiting: 2 }],
             ..RepositoryStatus::default()
         };
-        let seen =
-            |status: RepositoryStatus| -> Seen { [((None, "a.b.c".to_owned()), status)].into() };
+        let seen = |status: RepositoryStatus| Seen {
+            repositories: [((None, "a.b.c".to_owned()), status)].into(),
+            requests: BTreeMap::new(),
+        };
         let (before, now) = (seen(status(10, 5, 0)), seen(status(16, 7, 4096)));
         let text = view(&before, &now, Duration::from_secs(2));
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!(row[..8], ["a.b.c", "0", "4", "75%", "1", "2.00", "KiB/s", "0"], "{text}");
         assert!(text.ends_with("3 s  2        a.b.c:/x\\n\n"), "{text}");
         // A server that has just begun.
-        let text = view(&Seen::new(), &now, Duration::from_secs(2));
+        let text = view(&Seen::default(), &now, Duration::from_secs(2));
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!(row[..4], ["a.b.c", "0", "0", "-"], "{text}");
     }

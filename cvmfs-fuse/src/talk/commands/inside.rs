@@ -120,6 +120,7 @@ fn internal_affairs(subject: &Subject) -> Reply {
     ] {
         let _ = writeln!(text, "{name}|{value}|{description}");
     }
-    text.pop();
+    text.push_str("\nRequests of the kernel:\n");
+    text.push_str(&super::activity::latency_table(&subject.desk.activity.latencies()));
     Reply::text(text).with(status)
 }

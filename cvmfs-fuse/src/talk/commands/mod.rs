@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `network` | servers, proxies, time limits, names |
 //! | `cache` | stored objects |
+//! | [`activity`] | requests of the kernel |
 //! | `inside` | catalogs, inodes, counters |
 //!
 //! What has no meaning in this program says so, instead of an `OK` that changes nothing.
@@ -21,6 +22,7 @@ use super::report::RepositoryStatus;
 use super::wire::{Reply, Request};
 use crate::fs::RepoFs;
 
+pub(super) mod activity;
 mod cache;
 mod inside;
 mod network;
@@ -42,6 +44,9 @@ pub(super) async fn answer(desk: &Arc<Desk>, request: &Request) -> Reply {
     if let Some(reply) = about_the_mount(desk, &command, request.repository.as_deref()) {
         return reply;
     }
+    if let Some(reply) = activity::about_the_mount(desk, &command) {
+        return reply;
+    }
     let subject = match subject(desk, request.repository.as_deref()) {
         Ok(subject) => subject,
         Err(reply) => return reply,
@@ -55,6 +60,9 @@ pub(super) async fn answer(desk: &Arc<Desk>, request: &Request) -> Reply {
         return reply;
     }
     if let Some(reply) = cache::answer(&subject, &command, raw).await {
+        return reply;
+    }
+    if let Some(reply) = activity::answer(&subject, &command).await {
         return reply;
     }
     inside::answer(&subject, &command).unwrap_or_else(|| Reply::failed("unknown command"))
@@ -98,12 +106,12 @@ fn about_the_mount(desk: &Arc<Desk>, command: &str, fqrn: Option<&str>) -> Optio
             Reply::text(names.join("\n")).with(names)
         }
         "failures" => {
-            let all = desk.recent.all();
+            let all = desk.activity.recent.all();
             let lines: Vec<_> = all.iter().map(|failure| failure.reason.clone()).collect();
             Reply::text(lines.join("\n")).with(all)
         }
         "reset error counters" => {
-            desk.recent.clear();
+            desk.activity.recent.clear();
             Reply::ok()
         }
         "mountpoint" => {
