@@ -501,24 +501,27 @@ fn who_asks_for_what() {
         let root = mount.root().to_str().unwrap();
         let profile = published.root().join("profile");
         assert_eq!(talk(&mount, "revision"), "1");
-        let (code, said) = std::thread::scope(|scope| {
-            let arguments =
-                ["trace", root, "--duration", "6", "--profile", profile.to_str().unwrap()];
-            let tracing = scope.spawn(move || run(&arguments));
-            let is_watched = || {
-                // A name that is new each time, so that the kernel cannot answer.
-                let name = format!("missing {}", std::process::id());
-                let _ = std::fs::metadata(mount.path(name));
-                let said = raw(&socket(&mount, FQRN), b"trace watch 10 0\n").unwrap();
-                said.contains("missing")
-            };
-            wait_until(CONDITION, "trace", is_watched).unwrap();
-            let script = format!("cat {root}/program/*");
-            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert!(output.status.success());
-            tracing.join().unwrap()
-        });
-        assert_eq!(code, 0, "{said}");
+        let said = published.root().join("traced");
+        let mut tracing = client!()
+            .command()
+            .args(["trace", root, "--duration", "8", "--profile", profile.to_str().unwrap()])
+            .stdout(std::fs::File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        let said = || std::fs::read_to_string(&said).unwrap();
+        let mut number = 0;
+        wait_until(CONDITION, "trace", || {
+            // A name that is new each time, so that the kernel cannot answer.
+            number += 1;
+            let _ = std::fs::metadata(mount.path(format!("missing {number}")));
+            said().contains("missing")
+        })
+        .unwrap();
+        let script = format!("cat {root}/program/*");
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(output.status.success());
+        assert!(tracing.wait().unwrap().success());
+        let said = said();
         let read = |line: &&str| line.contains(" read ") && line.contains("cat(");
         let read: Vec<_> = said.lines().filter(read).collect();
         assert!(read.len() >= 6 && read[0].ends_with(" /program/0"), "{said}");
@@ -534,7 +537,7 @@ fn who_asks_for_what() {
         assert!(text.contains(FQRN), "{text}");
         let cache = mount.cache_dir().to_str().unwrap();
         let (code, said) =
-            run(&["profile", "import", "--cache-dir", cache, profile.to_str().unwrap()]);
+            run(&["profile", "import", "--cache-dir", cache, FQRN, profile.to_str().unwrap()]);
         assert_eq!(code, 0, "{said}");
         let (_, said) = run(&["top", "--once", "--delay", "1"]);
         assert!(said.contains("OBJECTS/s"), "{said}");

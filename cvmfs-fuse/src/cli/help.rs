@@ -140,7 +140,7 @@ pub(super) const TRACE: &str = "\
 Examples:
   cvmfs-fuse trace /cvmfs/cms.cern.ch --duration 30
   cvmfs-fuse trace cms.cern.ch --summary
-  cvmfs-fuse trace cms.cern.ch --summary --profile FILE && cvmfs-fuse profile import FILE
+  cvmfs-fuse trace cms.cern.ch --summary --profile FILE && cvmfs-fuse profile import cms.cern.ch FILE
 
 Files are opened without a message to us, and what the kernel has in memory is read without one. So this \
 shows lookups and the reads of what the kernel does not have: each file's first. Times are from the \

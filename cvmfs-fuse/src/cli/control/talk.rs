@@ -96,14 +96,13 @@ fn find(instance: &Path, environment: &Environment) -> Result<(Partner, String, 
     }
     let name = instance.display().to_string();
     let workspace = environment.default_cache_dir().unwrap_or_else(|| environment.scratch_dir());
-    for found in mounts()? {
-        for status in found.status.into_iter().flatten() {
-            if status.repository == name {
-                let address = Address::Device(found.device.clone());
-                let partner = Partner { address, repository: Some(name.clone()) };
-                return Ok((partner, name, workspace));
-            }
-        }
+    let found = crate::talk::mounts::showing(&name).map_err(|error| {
+        Failure::caused(ExitStatus::Unknown, "cannot read /proc/self/mountinfo", &error)
+    })?;
+    if let Some(found) = found {
+        let address = Address::Device(found.device);
+        let partner = Partner { address, repository: Some(name.clone()) };
+        return Ok((partner, name, workspace));
     }
     // In another network namespace, or another client.
     let address = Address::in_workspace(&workspace, &name);

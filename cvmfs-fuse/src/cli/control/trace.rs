@@ -91,7 +91,7 @@ pub(in crate::cli) fn run(args: &TraceArgs) -> Result<ExitStatus, Failure> {
         if !reply.ok {
             return Err(Failure::new(ExitStatus::Unknown, reply.text));
         }
-        std::fs::write(file, reply.text + "\n").map_err(|error| {
+        std::fs::write(file, reply.text.trim_end().to_owned() + "\n").map_err(|error| {
             Failure::caused(
                 ExitStatus::Unknown,
                 &format!("cannot write {}", file.display()),
