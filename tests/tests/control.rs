@@ -493,7 +493,7 @@ fn who_asks_for_what() {
     deadline(LIMIT, || {
         let mut repo = repo();
         for number in 0..6 {
-            repo.file(&format!("/program/{number}"), format!("part {number}").into_bytes());
+            repo.file(format!("/program/{number}"), format!("part {number}").into_bytes());
         }
         let published = repo.publish();
         let server = TestServer::serving(published.root());

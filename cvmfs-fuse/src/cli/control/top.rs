@@ -216,7 +216,7 @@ mod tests {
         let text = view(&before, &now, Duration::from_secs(2));
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!(row[..8], ["a.b.c", "0", "4", "75%", "1", "2.00", "KiB/s", "0"], "{text}");
-        assert!(text.ends_with("3 s  2        a.b.c:/x\\n\n"), "{text}");
+        assert!(text.ends_with("3 s  2        a.b.c:/x\\x0a\n"), "{text}");
         // A server that has just begun.
         let text = view(&Seen::default(), &now, Duration::from_secs(2));
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();

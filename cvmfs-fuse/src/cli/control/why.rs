@@ -176,7 +176,7 @@ mod tests {
     fn told_in_full() {
         assert_eq!(
             told(&failure(None, "/a\n", "read")),
-            "/a\\n: read failed with EIO, 3 times in 60 s, last at 1970-01-01T00:01:00Z\n  \
+            "/a\\x0a: read failed with EIO, 3 times in 60 s, last at 1970-01-01T00:01:00Z\n  \
              object abc\n  asked for by process 7\n  http://s/data through http://p:1: refused\n"
         );
     }
