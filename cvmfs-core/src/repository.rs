@@ -131,7 +131,8 @@ pub struct Stale {
 #[derive(Debug)]
 pub struct Update {
     revision: Arc<Revision>,
-    letters: Letters,
+    /// `None`: somebody named its root catalog.
+    letters: Option<Letters>,
 }
 
 impl Update {
@@ -373,7 +374,7 @@ impl Repository {
                         .adopt(&self.current.load_full())
                         .await
                         .map_err(|source| RepositoryError::RootCatalog { fqrn, source })?;
-                    return Ok(Some(Update { revision: Arc::new(revision), letters: new }));
+                    return Ok(Some(Update { revision: Arc::new(revision), letters: Some(new) }));
                 }
                 Err(error) => {
                     tracing::debug!(server = %hosts[host], error = %chain(&error), "server refused");
@@ -384,14 +385,29 @@ impl Repository {
         Err(RepositoryError::NoManifest { fqrn: self.config.fqrn.clone(), servers })
     }
 
+    /// Prepares the revision with this root catalog, which is trusted because a person named it.
+    /// The next revision that is published takes its place.
+    pub async fn prepare(&self, root: ContentHash) -> Result<Update, RepositoryError> {
+        let revision = self.earlier(root).await?;
+        let fqrn = || self.config.fqrn.clone();
+        revision
+            .adopt(&self.current.load_full())
+            .await
+            .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn(), source })?;
+        Ok(Update { revision, letters: None })
+    }
+
     /// Makes a prepared revision the current one and remembers its letters.
     pub fn commit(&self, update: Update, blocklist: &Blocklist) {
         let now = self.clock.unix_seconds();
-        let number = update.letters.manifest.revision;
+        let named = update.revision.number();
+        let number = update.letters.as_ref().map_or(named, |letters| letters.manifest.revision);
         tracing::info!(fqrn = %self.config.fqrn, "switched to catalog revision {number}");
-        self.set_stale(None);
         self.current.store(update.revision);
-        self.confirm(update.letters, blocklist, now);
+        if let Some(letters) = update.letters {
+            self.set_stale(None);
+            self.confirm(letters, blocklist, now);
+        }
     }
 
     fn confirm(&self, letters: Letters, blocklist: &Blocklist, now: i64) {

@@ -291,6 +291,12 @@ impl InodeTable {
             .collect()
     }
 
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn paths(&self, most: usize) -> Vec<RepoPath> {
+        let slots = self.slots.lock();
+        slots.values().take(most).map(|slot| slot.inode.path.clone()).collect()
+    }
+
     /// Returns the names that the kernel knows in a directory.
     pub fn names_in(&self, directory: &RepoPath) -> Vec<Box<[u8]>> {
         let slots = self.slots.lock();

@@ -141,6 +141,16 @@ impl RepoFs {
         self.inodes.journal()
     }
 
+    /// Returns how many inodes the kernel knows, the root not counted.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn known_paths(&self, most: usize) -> Vec<RepoPath> {
+        self.inodes.paths(most)
+    }
+
     /// Takes over all inodes of a predecessor; before that, no revision may be switched to.
     pub async fn adopt_all(&self) {
         for ino in self.inodes.heirs() {
@@ -531,6 +541,14 @@ impl Vfs for RepoFs {
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
             _ => server_attribute(&self.repository, name),
         }
+    }
+
+    fn shown_path(&self, ino: Ino) -> Option<String> {
+        if ino == ROOT_INO {
+            return Some(String::new());
+        }
+        let inode = self.inodes.get(ino)?;
+        Some(String::from_utf8_lossy(inode.path.as_bytes()).into_owned())
     }
 
     fn negative_ttl(&self, _parent: Ino) -> Duration {
