@@ -168,7 +168,7 @@ impl Examiner {
         };
         for mirror in &mut mirrors {
             // What the others took is not its fault.
-            mirror.deadline = mirror.deadline.max(Instant::now() + limit / 2);
+            mirror.deadline = Instant::now() + limit;
             let chosen = samples.as_ref().map_or(&[][..], |samples| samples.objects.as_slice());
             self.fetch_objects(mirror, chosen, &tell).await;
         }
@@ -288,13 +288,15 @@ impl Examiner {
         for way in ways.iter_mut() {
             let Ok(letters) = &way.letters else { continue };
             let root = Sample::root_catalog(&letters.manifest);
+            let parts = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+            let time = deadline.saturating_duration_since(Instant::now()) / parts;
             let fetcher = transfer::Fetch {
                 meter: &self.meter,
                 plan: &self.plan,
                 timeouts: self.config.timeouts,
                 server,
                 proxy: &way.proxy,
-                deadline: *deadline,
+                deadline: Instant::now() + time,
                 share: self.meter.share(server, left),
             };
             let (objects, throughput) =

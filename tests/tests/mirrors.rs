@@ -4,6 +4,7 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use fixtures::name_server::NameServer;
 use fixtures::peers::{Authority, Nginx, Squid};
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, Rule, TestServer};
@@ -254,7 +255,10 @@ fn whitelists_and_missing_things() {
         let absent = TestServer::empty();
         let closing = origin.serve();
         closing.rule(Rule::on("*").with_header("Connection", "close"));
-        let all = [&good, &expired, &expiring, &missing, &rootless, &failing, &absent, &closing];
+        let late = origin.serve();
+        late.rule(Rule::on("*").with_header("Date", "Wed, 01 Jan 2020 00:00:00 GMT"));
+        let all =
+            [&good, &expired, &expiring, &missing, &rootless, &failing, &absent, &closing, &late];
         let bases: Vec<_> = all.iter().map(|server| server.base(FQRN)).collect();
         let output = origin.command(&bases).args(["--json", "--light"]).output().unwrap();
         let survey = json(&output);
@@ -267,6 +271,7 @@ fn whitelists_and_missing_things() {
             (&failing, &[("failing", "problem")]),
             (&absent, &[("absent", "problem")]),
             (&closing, &[("no-keep-alive", "warning")]),
+            (&late, &[("clock", "warning")]),
         ] {
             assert_faults(mirror(&survey, &server.base(FQRN)), expected);
         }
@@ -311,6 +316,32 @@ fn by_every_proxy_and_directly() {
         assert_eq!(*address(0), *good.address().to_string());
         assert_eq!(*address(3), *server.address().to_string());
         assert!(good.count("*/.cvmfspublished") >= 3 && broken.count("*/data/*") >= 3);
+    });
+}
+
+#[test]
+fn names_take_time_or_are_not_known() {
+    deadline(LIMIT, || {
+        let origin = Origin::new();
+        let (server, names) = (origin.serve(), NameServer::start());
+        names.set("mirror.test", &["127.0.0.1"]);
+        let base = |name: &str| format!("http://{name}:{}/{FQRN}", server.address().port());
+        let servers = [base("mirror.test"), base("nowhere.test")];
+        let output = origin
+            .command(&servers)
+            .args(["--json", "--light"])
+            .arg(format!("--set=CVMFS_DNS_SERVER={}", names.address()))
+            .output()
+            .unwrap();
+        let survey = json(&output);
+        let known = mirror(&survey, &servers[0]);
+        assert_faults(known, &[]);
+        assert!(known["ways"][0]["connection"]["dns_ms"].as_f64() > Some(0.0), "{known:#}");
+        let unknown = mirror(&survey, &servers[1]);
+        assert_faults(unknown, &[("unreachable", "problem")]);
+        let message = unknown["faults"][0]["message"].as_str().unwrap();
+        assert!(message.contains("nowhere.test has no address"), "{message}");
+        assert_eq!(output.status.code(), Some(64 + 1));
     });
 }
 

@@ -14,9 +14,9 @@ use crate::letters::ServerError;
 use crate::net::DownloadError;
 use crate::trust::{TrustError, Verified};
 
-/// Differences of clocks that nobody needs to know of: the Date header has whole seconds, and
-/// proxies keep it for a while.
-const UNIMPORTANT_SKEW: u64 = 60;
+/// Differences of clocks that nobody needs to know of: the Date header has whole seconds, caches may
+/// not tell how old an answer is, and a manifest is kept for up to 61 s.
+const UNIMPORTANT_SKEW: u64 = 180;
 /// The mix of files that servers of equal worth are ordered by: small ones, one after the other,
 const MIX_ROUND_TRIPS: f64 = 100.0;
 /// and bytes at the best rate that was measured.
@@ -53,7 +53,7 @@ pub(super) fn judge(
             let ways: Vec<_> = mirror.ways.iter().map(report).collect();
             let used = meter.used(&mirror.server);
             let mut faults = Vec::new();
-            of_letters(mirror, letters, &newest, lag.as_ref(), &found, &mut faults);
+            of_letters(letters, &newest, lag.as_ref(), &found, &mut faults);
             for (way, shown) in mirror.ways.iter().zip(&ways) {
                 of_way(way, shown, lag.is_some(), &mut faults);
             }
@@ -66,7 +66,6 @@ pub(super) fn judge(
                     published: letters.manifest.published,
                     whitelist_expires: letters.whitelist_expires,
                     whitelist_left: letters.whitelist_expires.saturating_sub(found.now),
-                    clock_skew: letters.clock_skew,
                 }),
                 lag,
                 ways,
@@ -114,7 +113,6 @@ fn lag(revision: u64, published: u64, newest: &Newest, now: i64) -> Option<Lag> 
 }
 
 fn of_letters(
-    mirror: &Examined,
     letters: Option<&FoundLetters>,
     newest: &Option<Newest>,
     lag: Option<&Lag>,
@@ -148,11 +146,6 @@ fn of_letters(
         let message = format!("the whitelist expires in {}", span(left));
         add(FaultKind::WhitelistExpiring, Severity::Problem, message);
     }
-    let skew = letters.clock_skew;
-    if mirror.server.starts_with("http") && skew.unsigned_abs() >= UNIMPORTANT_SKEW {
-        let message = format!("its clock differs from ours by {skew} s");
-        add(FaultKind::Clock, Severity::Warning, message);
-    }
 }
 
 fn of_way(way: &Way, shown: &WayReport, is_behind: bool, faults: &mut Vec<Fault>) {
@@ -182,6 +175,12 @@ fn of_way(way: &Way, shown: &WayReport, is_behind: bool, faults: &mut Vec<Fault>
         if !connection.keep_alive {
             let message = "connections are closed after each answer".to_owned();
             add(FaultKind::NoKeepAlive, Severity::Warning, message);
+        }
+        if let Some(skew) = connection.clock_skew
+            && skew.unsigned_abs() >= UNIMPORTANT_SKEW
+        {
+            let message = format!("its clock differs from ours by {skew} s");
+            add(FaultKind::Clock, Severity::Warning, message);
         }
         if connection.made < connection.tried {
             let (made, tried) = (connection.made, connection.tried);

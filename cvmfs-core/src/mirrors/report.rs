@@ -124,8 +124,6 @@ pub struct LettersReport {
     pub whitelist_expires: i64,
     /// Seconds until then.
     pub whitelist_left: i64,
-    /// The server's clock minus ours, in seconds; 0 if it tells none.
-    pub clock_skew: i64,
 }
 
 /// How far a server is behind.
@@ -172,6 +170,9 @@ pub struct ConnectionReport {
     pub kept_ms: Option<f64>,
     /// The server keeps connections.
     pub keep_alive: bool,
+    /// The server's clock minus ours, in seconds; `None` if it tells none. A round's own length
+    /// is in it.
+    pub clock_skew: Option<i64>,
     /// Connections that were made, of those that were tried.
     pub made: usize,
     /// Connections that were tried.
