@@ -9,6 +9,7 @@ use super::docker_run::DockerRunArgs;
 use super::exit::{ExitStatus, Failure};
 use super::help;
 use super::hold::HoldArgs;
+use super::manual::{CompletionsArgs, ManArgs};
 use super::mirrors::MirrorsArgs;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
@@ -90,6 +91,12 @@ pub enum Command {
     /// Print the docker or podman command line for containers that use repositories
     #[command(after_long_help = help::DOCKER_RUN)]
     DockerRun(DockerRunArgs),
+    /// Print what a shell needs to complete our command lines
+    #[command(after_long_help = help::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_long_help = help::MAN)]
+    Man(ManArgs),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),

@@ -313,3 +313,19 @@ The repository is mounted already; --cache-dir is that of the mount, whose serve
 before and after the command. So whatever else starts from this mount meanwhile is in the profile, \
 too, and what the kernel has in memory is not: record with a fresh mount. The exit code is that of \
 the command, 128+N if signal N ended it, 126 or 127 if it cannot be executed or found.";
+
+/// Examples for `cvmfs-fuse completions --help`.
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  cvmfs-fuse completions bash > /usr/share/bash-completion/completions/cvmfs-fuse
+  cvmfs-fuse completions zsh > ~/.zfunc/_cvmfs-fuse
+  cvmfs-fuse completions fish > ~/.config/fish/completions/cvmfs-fuse.fish
+  source <(cvmfs-fuse completions bash)                  for this shell only";
+
+/// Examples for `cvmfs-fuse man --help`.
+pub(super) const MAN: &str = "\
+Examples:
+  cvmfs-fuse man | man -l -                              the page of the program
+  cvmfs-fuse man /usr/local/share/man/man1               all pages, one for each subcommand
+
+They have the same text as --help.";

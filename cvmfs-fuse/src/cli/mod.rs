@@ -15,6 +15,7 @@
 //! | [`run`](mod@run) | `run`, `enter` |
 //! | [`upgrade`] | `upgrade` |
 //! | [`hold`] | `hold` |
+//! | [`manual`] | `completions`, `man` |
 //! | [`mirrors`] | `mirrors` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
@@ -26,6 +27,7 @@ pub mod docker_run;
 pub mod exit;
 mod help;
 pub mod hold;
+pub mod manual;
 pub mod mirrors;
 mod preload;
 mod profile;
@@ -94,6 +96,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::pages(args),
         Command::DockerRun(args) => docker_run::run(args),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)

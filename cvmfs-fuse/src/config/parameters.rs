@@ -55,6 +55,8 @@ pub struct Parameters {
     pub auto_update: Option<bool>,
     /// Objects are fetched before they are asked for; `None` is yes.
     pub fetch_ahead: Option<bool>,
+    /// The kernel reads cached files without us.
+    pub pass_through: bool,
 }
 
 struct Parameter {
@@ -262,6 +264,13 @@ const PARAMETERS: &[Parameter] = &[
         form: "yes|no",
         help: "fetch files before they are read, by patterns, profiles and bundles [yes]",
         set: |p, v| switch(v).map(|v| p.fetch_ahead = Some(v)),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_PASSTHROUGH",
+        form: "yes|no",
+        help: "the kernel reads cached files without the server: for few large files; needs \
+               CAP_SYS_ADMIN and Linux 6.9 [no]",
+        set: |p, v| switch(v).map(|v| p.pass_through = v),
     },
     Parameter {
         name: "CVMFS_EXTERNAL_URL",

@@ -102,6 +102,9 @@ async fn run(
         mtime: jiff::Timestamp::now().as_second(),
     };
     let fs = Arc::new(RootFs::new(Arc::new(doorman), options, inherited));
+    if settings.model.parameters.pass_through {
+        tracing::warn!("files are not passed through to the kernel: not with automount");
+    }
     let patient = settings.model.parameters.wait_for_network;
     let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
     let begun = match &taken_over {

@@ -16,6 +16,7 @@ use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::adapter::Adapter;
+use crate::fuse::backing::{self, Backings};
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
@@ -24,6 +25,9 @@ use crate::fuse::session::{MountedSession, mount_supervised, take_over};
 
 /// Behind the name of a repository: its page of what is under way.
 pub(super) const UNDER_WAY: &str = "/under-way";
+
+/// Behind the name of a repository: how its open files are read.
+const BACKINGS: &str = "/backing-files";
 
 /// A mount whose requests are not answered yet.
 pub(super) struct Begun<V: Vfs> {
@@ -100,8 +104,12 @@ pub(super) async fn first(
         Failure::caused(ExitStatus::SaveState, "cannot note what is under way", &error)
     })?;
     let fs = show_with(&repository, (journal, Inheritance::default()), suspects, &bequest);
-    let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let parameters = &settings.repository.parameters;
+    let backings = parameters.pass_through.then(pass_through).flatten();
+    let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
+    let adapter =
+        Adapter::new(Arc::clone(&fs), handle, request_deadline(parameters.wait_for_network))
+            .passing_through(backings);
     let begun = make(adapter, resolved, &settings.options, bequest)?;
     Ok((Shown { repository, fs }, begun))
 }
@@ -135,6 +143,7 @@ pub(super) async fn successor(
         None => Journal::new().map(|journal| (journal, Inheritance::default())),
     }
     .map_err(unreadable)?;
+    let backings = journals.remove(&format!("{name}{BACKINGS}"));
     let suspects = match journals.remove(&under_way(name)) {
         Some(page) => Suspects::inherit(page, died),
         None => Suspects::new(),
@@ -150,7 +159,15 @@ pub(super) async fn successor(
     };
     let fs = show_with(&repository, (journal, inheritance), suspects, &bequest);
     let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    // As the mount began, whatever the parameters say.
+    let backings = match (mount.greeting.passes_through(), backings) {
+        (false, _) => None,
+        (true, Some(page)) => Some(Backings::inherit(page).map_err(unreadable)?),
+        (true, None) => Some(Backings::new().map_err(unreadable)?),
+    };
+    let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
+    let adapter =
+        Adapter::new(Arc::clone(&fs), handle, request_deadline(patient)).passing_through(backings);
     let begun = go_on(adapter, &settings.options, &mount, bequest)?;
     Ok((Shown { repository, fs }, begun))
 }
@@ -171,6 +188,30 @@ fn show_with(
     let options = RepoFsOptions::default();
     let (repository, journal) = (Arc::clone(repository), Some(Arc::new(journal)));
     Arc::new(RepoFs::inheriting(repository, options, journal, inheritance, Some(suspects)))
+}
+
+/// Makes the memory for files that the kernel reads without us, if it would.
+fn pass_through() -> Option<Backings> {
+    let backings = match backing::is_allowed() {
+        Ok(()) => Backings::new().map_err(|error| error.to_string()),
+        Err(reason) => Err(reason.to_owned()),
+    };
+    backings
+        .inspect_err(|reason| {
+            tracing::warn!("files are not passed through to the kernel: {reason}");
+        })
+        .ok()
+}
+
+/// Leaves to a successor how open files are read.
+fn keep_backings(backings: Backings, settings: &MountSettings, bequest: &Bequest) -> Arc<Backings> {
+    let name = format!("{}{BACKINGS}", settings.repository.fqrn);
+    match backings.descriptor() {
+        // It has said so if it did not arrive.
+        Ok(page) => drop(bequest.journal(&name, page.as_fd())),
+        Err(error) => tracing::warn!(%error, "a successor will not know how files are read"),
+    }
+    Arc::new(backings)
 }
 
 /// Leaves the page of what is under way to a successor.

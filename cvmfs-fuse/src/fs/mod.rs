@@ -7,6 +7,7 @@
 //! | [`inode`] | the scheme of inode numbers, references of the kernel |
 //! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
+//! | [`buffers`] | what answers to reads are made in |
 //! | `objects` | which objects are open, and how many may be |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
@@ -15,12 +16,15 @@
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
 //! | [`root`] | [`RootFs`]: all repositories as one filesystem, each opened at its first use |
 
+use std::fs::File;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cvmfs_core::catalog::EntryKind;
 
 pub mod attributes;
+pub mod buffers;
 pub mod content;
 mod directory;
 pub mod error;
@@ -36,6 +40,7 @@ pub mod suspects;
 pub mod switch;
 
 pub use attributes::Attributes;
+pub use buffers::Buffer;
 pub use error::FsError;
 pub use gate::Gate;
 pub use repo::{RepoFs, RepoFsOptions};
@@ -57,7 +62,7 @@ pub struct Entry {
 }
 
 /// How the kernel shall treat an opened file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Handle for read and release; carries no state, reads go by inode.
     pub handle: u64,
@@ -65,6 +70,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Reads go past the page cache.
     pub direct_io: bool,
+    /// A file that has the whole content, if there is one: the kernel may read it without us.
+    pub whole: Option<Arc<File>>,
 }
 
 /// What `df` shows.
@@ -134,7 +141,7 @@ pub trait Vfs: Send + Sync + 'static {
         caller: u32,
         offset: u64,
         size: u32,
-    ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    ) -> impl Future<Output = Result<Buffer, FsError>> + Send;
     /// Closes a file.
     fn release(&self, ino: Ino, handle: u64);
     /// Lists a directory and keeps the listing under the handle returned.

@@ -27,8 +27,8 @@ use super::magic::server_attribute;
 use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
-    Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
-    ROOT_INO, Vfs,
+    Attributes, Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry,
+    Opened, ROOT_INO, Vfs,
 };
 use crate::prefetch::Prefetcher;
 
@@ -426,18 +426,13 @@ impl Vfs for RepoFs {
             return Err(FsError::IsADirectory(inode.path.clone()));
         }
         let revisions = self.revisions_of(&inode);
-        self.contents.open(&inode, caller, self.repository.fetcher(), &revisions).await?;
+        let whole =
+            self.contents.open(&inode, caller, self.repository.fetcher(), &revisions).await?;
         // The number stands for this very content, so pages of earlier opens are always right.
-        Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io })
+        Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io, whole })
     }
 
-    async fn read(
-        &self,
-        ino: Ino,
-        caller: u32,
-        offset: u64,
-        size: u32,
-    ) -> Result<Vec<u8>, FsError> {
+    async fn read(&self, ino: Ino, caller: u32, offset: u64, size: u32) -> Result<Buffer, FsError> {
         let inode = self.inode(ino).await?;
         let revisions = self.revisions_of(&inode);
         let span = (offset, size);

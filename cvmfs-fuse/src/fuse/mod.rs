@@ -5,6 +5,7 @@
 //! | [`dispatch`] | poll a request once on the worker thread, hand it to the runtime if it must wait |
 //! | [`adapter`] | fuser's calls turned into calls of `Vfs`, results turned into replies |
 //! | `greeting` | what we ask of the kernel when a connection begins |
+//! | [`backing`] | files that the kernel reads without us |
 //! | [`attributes`] | values of `Vfs` in the kernel's terms |
 //! | [`directory`] | directory listings written into reply buffers |
 //! | [`failure`] | the one place that logs and counts failed requests |
@@ -19,6 +20,7 @@
 
 pub mod adapter;
 pub mod attributes;
+pub mod backing;
 pub mod directory;
 pub mod dispatch;
 pub mod failure;
