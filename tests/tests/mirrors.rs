@@ -4,6 +4,7 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use fixtures::genuine::Genuine;
 use fixtures::name_server::NameServer;
 use fixtures::peers::{Authority, Nginx, Squid};
 use fixtures::publish::{Published, TestRepo};
@@ -14,6 +15,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tests::{client, deadline};
 
+#[path = "mirrors/hostile.rs"]
+mod hostile;
 #[path = "mirrors/page.rs"]
 mod page;
 #[path = "mirrors/watch.rs"]
@@ -120,6 +123,16 @@ fn assert_faults(mirror: &Value, expected: &[(&str, &str)]) {
     assert_eq!(found, expected, "{mirror:#}");
 }
 
+fn genuine_command(genuine: &Genuine, servers: &[String]) -> Command {
+    let mut command = client!().command();
+    command
+        .args(["mirrors", genuine.fqrn(), "--json"])
+        .arg(format!("--servers={}", servers.join(";")))
+        .arg("--public-key")
+        .arg(genuine.public_key());
+    command
+}
+
 fn is_file_object(path: &str) -> bool {
     path.contains("/data/") && !path.ends_with(['C', 'X', 'H'])
 }
@@ -144,6 +157,9 @@ fn each_mirror_has_its_rank_and_its_faults() {
         let page = tempfile::tempdir().unwrap();
         let page = page.path().join("mirrors.html");
         let output = origin.command(&bases).args(["--json", "--html"]).arg(&page).output().unwrap();
+        // It takes long enough to be told about, in lines since nobody watches.
+        let told = text(&output.stderr);
+        assert!(told.contains("received ") && told.contains("at a time"), "{told}");
         let survey = json(&output);
         let ranked = |server: &TestServer| mirror(&survey, &server.base(FQRN))["rank"].as_u64();
         let ranks: Vec<_> = [&near, &far, &slow, &stale, &corrupt, &away]
@@ -203,6 +219,7 @@ fn table_and_csv_say_the_same() {
         let servers = [good.base(FQRN), bad.base(FQRN)];
         let table = origin.command(&servers).output().unwrap();
         let shown = text(&table.stdout);
+        assert_eq!(text(&table.stderr), "");
         assert_eq!(table.status.code(), Some(64 + 4), "{shown}");
         for part in [
             "revision 1",
@@ -444,5 +461,50 @@ fn what_cannot_be_asked() {
             assert_eq!(found, Some(code), "{arguments:?}: {stderr}");
             assert!(stderr.contains(part), "{arguments:?}: {stderr}");
         }
+    });
+}
+
+#[test]
+fn a_genuine_repository_also_from_a_directory() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let directory = format!("file://{}/@fqrn@", genuine.dir().display());
+        let servers = [format!("{}/@fqrn@", server.url()), directory.clone()];
+        let output = genuine_command(&genuine, &servers).output().unwrap();
+        let survey = json(&output);
+        assert_eq!(output.status.code(), Some(0), "{survey:#}");
+        for base in [server.base(genuine.fqrn()), directory.replace("@fqrn@", genuine.fqrn())] {
+            let mirror = mirror(&survey, &base);
+            assert_faults(mirror, &[]);
+            let objects = &mirror["ways"][0]["objects"];
+            assert!(objects["verified"].as_u64() > Some(10), "{mirror:#}");
+        }
+        assert!(survey["mirrors"][1]["ways"][0]["connection"].is_null());
+    });
+}
+
+#[test]
+fn a_domain_stands_for_a_repository_that_its_servers_have() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new("cvmfs-config.cern.ch");
+        repo.whitelist_expires(&in_seconds(30 * 86_400));
+        repo.file("/etc/cvmfs/default.conf", b"CVMFS_X=y\n".to_vec());
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let output = client!()
+            .command()
+            .args(["mirrors", "cern.ch", "cvmfs-config.cern.ch", "--json", "--light"])
+            .arg(format!("--server={}/@fqrn@", server.url()))
+            .arg("--public-key")
+            .arg(published.public_key())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        let surveys: Vec<Value> =
+            shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let names: Vec<_> = surveys.iter().map(|survey| &survey["fqrn"]).collect();
+        assert_eq!(names, ["cvmfs-config.cern.ch"; 2]);
     });
 }
