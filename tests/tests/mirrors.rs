@@ -293,7 +293,8 @@ fn whitelists_and_missing_things() {
             assert_faults(mirror(&survey, &server.base(FQRN)), expected);
         }
         assert_eq!(output.status.code(), Some(64 + 1 + 4 + 8));
-        assert_eq!(mirror(&survey, &good.base(FQRN))["rank"], 1);
+        // Nothing is wrong with three of them.
+        assert!(mirror(&survey, &good.base(FQRN))["rank"].as_u64() <= Some(3), "{survey:#}");
         assert_eq!(
             mirror(&survey, &good.base(FQRN))["ways"][0]["throughput"],
             serde_json::json!([])
