@@ -16,6 +16,7 @@ use super::exit::{ExitStatus, Failure};
 use super::progress::Progress;
 use crate::config::known::{DOMAINS, KnownDomain};
 use crate::config::{Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
+use crate::mirrors::history::History;
 use crate::mirrors::units::{parse_span, time};
 use crate::mirrors::verdict::{Finding, code};
 use crate::mirrors::{csv, page, table};
@@ -190,6 +191,7 @@ async fn rounds(
     let (mut interrupt, mut terminate) =
         (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
     let mut before: Vec<Survey> = Vec::new();
+    let mut history = History::default();
     let mut round = 0;
     if args.csv {
         super::cache::print(&csv::header(&plan.parallel))?;
@@ -205,7 +207,8 @@ async fn rounds(
             let begun = tokio::time::Instant::now();
             let surveys = survey_all(examiners).await;
             round += 1;
-            show(args, plan, &surveys, &before)?;
+            surveys.iter().for_each(|survey| history.add(survey));
+            show(args, plan, &surveys, &before, &history)?;
             before = surveys;
             let is_last = args.watch.is_none() || args.rounds.is_some_and(|most| round >= most);
             if let Some(interval) = args.watch.filter(|_| !is_last) {
@@ -248,6 +251,7 @@ fn show(
     plan: &Plan,
     surveys: &[Survey],
     before: &[Survey],
+    history: &History,
 ) -> Result<(), Failure> {
     let mut text = String::new();
     for survey in surveys {
@@ -268,11 +272,11 @@ fn show(
             text += &table::table(survey);
         }
     }
-    super::cache::print(&text)?;
-    match &args.html {
-        Some(file) => write_page(file, &page::page(surveys)),
-        None => Ok(()),
+    // First, so that whoever reads the line of a round finds its page.
+    if let Some(file) = &args.html {
+        write_page(file, &page::page_with_history(surveys, history))?;
     }
+    super::cache::print(&text).map(drop)
 }
 
 /// Replaces the page as a whole: in a watched directory readers see the old one or the new one.
