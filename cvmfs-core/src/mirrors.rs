@@ -71,6 +71,8 @@ pub struct Examiner {
     prober: Prober,
     meter: Arc<Meter>,
     plan: Plan,
+    /// Rounds are counted one at a time.
+    turn: tokio::sync::Mutex<()>,
     /// The objects of the revision that was the newest; looked for again when there is a newer one.
     samples: Mutex<Option<Arc<Samples>>>,
 }
@@ -118,7 +120,7 @@ impl Examiner {
     ) -> Self {
         let prober = Prober::new(&config.names, authorities);
         let meter = Arc::new(Meter::new(transport, &config.servers, plan.limits));
-        Self { config, prober, meter, plan, samples: Mutex::default() }
+        Self { config, prober, meter, plan, turn: Default::default(), samples: Mutex::default() }
     }
 
     /// Returns the name of the repository.
@@ -129,12 +131,13 @@ impl Examiner {
     /// Asks all servers once. Must run inside a tokio runtime; bounded in time by the limits.
     ///
     /// Connections and letters are asked for side by side, objects from one server after the other,
-    /// so that they do not share the way.
+    /// so that they do not share the way. Of one value only one round is under way at a time.
     pub async fn survey(
         &self,
         clock: &dyn Clock,
         progress: &(dyn Fn(Progress<'_>) + Sync),
     ) -> Survey {
+        let _turn = self.turn.lock().await;
         let start = Instant::now();
         let now = clock.unix_seconds();
         self.meter.begin_round();

@@ -4,6 +4,7 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use cvmfs_core::mirrors::Survey;
 use fixtures::genuine::Genuine;
 use fixtures::name_server::NameServer;
 use fixtures::peers::{Authority, Nginx, Squid};
@@ -191,6 +192,10 @@ fn each_mirror_has_its_rank_and_its_faults() {
         assert!(of(&far, first_byte).as_f64() > Some(149.0));
         assert!(of(&near, first_byte).as_f64() < of(&far, first_byte).as_f64());
         assert!(of(&corrupt, "/ways/0/objects/corrupt").as_u64() > Some(5));
+        assert!(!of(&corrupt, "/faults/0/message").as_str().unwrap().contains("caches"));
+        // What was printed can be read back as what a harness has.
+        let read: Survey = serde_json::from_value(survey.clone()).unwrap();
+        assert_eq!(read.ranked()[0].server, near.base(FQRN));
         assert_eq!(of(&corrupt, "/ways/0/objects/root_catalog"), "verified");
         assert!(of(&near, "/ways/0/objects/verified").as_u64() > Some(20));
         let rates = of(&slow, "/ways/0/throughput");
@@ -315,7 +320,13 @@ fn by_every_proxy_and_directly() {
         let origin = Origin::new();
         let server = origin.serve();
         let (good, broken, away) = (TestServer::empty(), TestServer::empty(), TestServer::empty());
-        broken.rule(Rule::when(|request| is_file_object(&request.path)).flip_bit(3));
+        // As a cache with a damaged copy does, until it is asked for a fresh one.
+        broken.rule(
+            Rule::when(|request| {
+                is_file_object(&request.path) && request.header("Cache-Control").is_none()
+            })
+            .flip_bit(3),
+        );
         away.set_network(Network::Refusing);
         let proxies = format!("{}|{};{};DIRECT", good.url(), broken.url(), away.url());
         let output = origin
@@ -329,6 +340,8 @@ fn by_every_proxy_and_directly() {
         assert_eq!(ways, [&*good.url(), &*broken.url(), &*away.url(), "DIRECT"]);
         assert_faults(mirror, &[("corrupt", "problem"), ("unreachable", "problem")]);
         assert_eq!(mirror["faults"][0]["way"], *broken.url());
+        let message = mirror["faults"][0]["message"].as_str().unwrap();
+        assert!(message.contains("one on the way has a damaged copy"), "{message}");
         assert_eq!(mirror["faults"][1]["way"], *away.url());
         let address = |way: usize| &mirror["ways"][way]["connection"]["address"];
         assert_eq!(*address(0), *good.address().to_string());
@@ -396,8 +409,14 @@ fn over_tls_with_http_2_also_through_a_proxy() {
         let asked = nginx.requests();
         assert!(asked.iter().all(|line| line.starts_with("HTTP/2.0 GET")), "{asked:?}");
         assert!(squid.requests().iter().any(|line| line.contains("CONNECT")));
-        // Nobody vouches for it.
-        let output = origin.command(&servers).args(["--json", "--light"]).output().unwrap();
+        // Nobody vouches for it, or for anybody at all: plain HTTP needs nobody.
+        let output = origin
+            .command(&servers)
+            .args(["--json", "--light"])
+            .env("SSL_CERT_FILE", "/nonexistent")
+            .env("SSL_CERT_DIR", "/nonexistent")
+            .output()
+            .unwrap();
         let survey = json(&output);
         assert_faults(mirror(&survey, &servers[0]), &[("unreachable", "problem")]);
         let message = mirror(&survey, &servers[0])["faults"][0]["message"].as_str().unwrap();

@@ -107,6 +107,10 @@ fn lag(revision: u64, published: u64, newest: &Newest, now: i64) -> Option<Lag> 
     let revisions = newest.revision.checked_sub(revision).filter(|behind| *behind > 0)?;
     let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
     let (own, last) = (seconds(published), seconds(newest.published));
+    if own == 0 || last == 0 {
+        // Manifests of old server tools tell no time.
+        return Some(Lag { revisions, seconds: 0 });
+    }
     let between = last.saturating_sub(own).max(0) / i64::try_from(revisions).unwrap_or(i64::MAX);
     let lacking_since = own.saturating_add(between);
     Some(Lag { revisions, seconds: now.saturating_sub(lacking_since).max(0) })
@@ -308,9 +312,10 @@ mod tests {
         let lag = |revision, published| lag(revision, published, &newest(10, 90_000), now);
         assert_eq!(lag(10, 90_000), None);
         // Published rarely: a mirror that is late by minutes is late by minutes.
-        assert_eq!(lag(9, 0), Some(Lag { revisions: 1, seconds: 10_000 }));
+        assert_eq!(lag(9, 1), Some(Lag { revisions: 1, seconds: 10_000 }));
         // Published often: one that is dead for long is late for long.
-        assert_eq!(lag(0, 0), Some(Lag { revisions: 10, seconds: 91_000 }));
+        assert_eq!(lag(0, 10), Some(Lag { revisions: 10, seconds: 90_991 }));
+        assert_eq!(lag(0, 0), Some(Lag { revisions: 10, seconds: 0 }));
         // Nonsense stays in bounds.
         assert_eq!(lag(9, u64::MAX).map(|lag| lag.seconds), Some(0));
         assert!(super::lag(1, 5, &newest(u64::MAX, 0), i64::MAX).is_some());
