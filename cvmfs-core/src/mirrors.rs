@@ -65,6 +65,9 @@ use meter::Meter;
 use sample::{Sample, Samples};
 use way::{FoundLetters, Way};
 
+/// The part of the limits of one server that may be used for catalogs to choose objects from.
+const LOOKING: u64 = 4;
+
 /// Asks the servers of one repository, round after round.
 pub struct Examiner {
     config: RepositoryConfig,
@@ -262,8 +265,13 @@ impl Examiner {
                     .is_ok_and(|letters| letters.manifest.root_catalog == newest.root_catalog)
             });
             for way in ways {
-                let downloader =
-                    way::downloader(&self.config, &self.meter, &mirror.server, &way.proxy);
+                // What is used up by looking is missing for measuring this server.
+                let Limits { requests, bytes, seconds } = self.plan.limits;
+                let part = Limits { requests: requests / LOOKING, bytes: bytes / LOOKING, seconds };
+                let inner = Arc::clone(&self.meter);
+                let servers = std::slice::from_ref(&mirror.server);
+                let meter = Arc::new(Meter::new(inner, servers, part));
+                let downloader = way::downloader(&self.config, &meter, &mirror.server, &way.proxy);
                 let limit = Duration::from_secs(self.plan.limits.seconds);
                 let found = sample::find(&self.config, downloader, newest, &self.plan);
                 match tokio::time::timeout(limit, found).await {

@@ -60,7 +60,7 @@ pub(super) fn judge(
             MirrorReport {
                 server: mirror.server.clone(),
                 rank: 0,
-                cost_ms: ways.iter().filter_map(cost).min_by(f64::total_cmp),
+                cost_ms: None,
                 letters: letters.map(|letters| LettersReport {
                     revision: letters.manifest.revision,
                     published: letters.manifest.published,
@@ -75,6 +75,7 @@ pub(super) fn judge(
             }
         })
         .collect();
+    set_costs(&mut mirrors);
     rank(&mut mirrors);
     let geo = compare(&mirrors, found.geo);
     (mirrors, geo)
@@ -232,15 +233,29 @@ fn for_all_ways(faults: Vec<Fault>, ways: usize) -> Vec<Fault> {
     merged
 }
 
+/// Sets what each server costs by its best way. One whose rate could not be measured is taken to be
+/// as slow as the slowest: what is not known must not be an advantage.
+fn set_costs(mirrors: &mut [MirrorReport]) {
+    let ways = || mirrors.iter().flat_map(|mirror| &mirror.ways);
+    let slowest = ways().filter_map(best_rate).min_by(f64::total_cmp);
+    for mirror in mirrors {
+        let costs = mirror.ways.iter().filter_map(|way| cost(way, slowest));
+        mirror.cost_ms = costs.min_by(f64::total_cmp);
+    }
+}
+
+fn best_rate(way: &WayReport) -> Option<f64> {
+    way.throughput.iter().map(|figure| figure.rate).max_by(f64::total_cmp)
+}
+
 /// Milliseconds for the mix of files by one way.
-fn cost(way: &WayReport) -> Option<f64> {
+fn cost(way: &WayReport, slowest: Option<f64>) -> Option<f64> {
     way.letters_ms?;
     let small = way.connection.as_ref().map_or(0.0, |connection| {
         connection.total_ms()
             + MIX_ROUND_TRIPS * connection.kept_ms.unwrap_or_else(|| connection.total_ms())
     });
-    let best = way.throughput.iter().map(|figure| figure.rate).max_by(f64::total_cmp);
-    let large = best.map_or(0.0, |rate| MIX_BYTES / rate.max(1.0) * 1e3);
+    let large = best_rate(way).or(slowest).map_or(0.0, |rate| MIX_BYTES / rate.max(1.0) * 1e3);
     Some(small + large)
 }
 
