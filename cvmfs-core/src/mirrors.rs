@@ -131,6 +131,11 @@ impl Examiner {
         self.config.fqrn.as_str()
     }
 
+    /// Returns requests to all servers, and bytes of bodies from them, in this round so far.
+    pub fn used(&self) -> (u64, u64) {
+        self.meter.total()
+    }
+
     /// Asks all servers once. Must run inside a tokio runtime; bounded in time by the limits.
     ///
     /// Connections and letters are asked for side by side, objects from one server after the other,

@@ -9,6 +9,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use cvmfs_cache::parse_size;
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::mirrors::{Change, Examiner, Limits, Plan, Survey, Tolerance};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,6 +24,8 @@ use crate::mirrors::{csv, page, table};
 
 /// Shortest pause between rounds: servers are strangers' machines.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a person is told how far it is; a slow step has no end for long.
+const TICK: Duration = Duration::from_millis(250);
 /// A repository that the servers of each domain have, for those who name only the domain.
 const USUAL: [(&str, &str); 4] = [
     ("cern.ch", "cvmfs-config.cern.ch"),
@@ -236,12 +239,24 @@ async fn survey_all(examiners: &[Examiner]) -> Vec<Survey> {
     let mut surveys = Vec::new();
     for examiner in examiners {
         let progress = Progress::bytes("received", 0);
+        let step = Mutex::new(String::new());
         let tell = |at: cvmfs_core::mirrors::Progress<'_>| {
             let of = if at.server.is_empty() { examiner.fqrn() } else { at.server };
-            progress.set(at.bytes, || format!("{of}: {}, {} requests", at.step, at.requests));
+            *step.lock() = format!("{of}: {}", at.step);
         };
-        surveys.push(examiner.survey(&SystemClock, &tell).await);
+        let mut survey = std::pin::pin!(examiner.survey(&SystemClock, &tell));
+        let mut ticks = tokio::time::interval(TICK);
+        let survey = loop {
+            tokio::select! {
+                survey = &mut survey => break survey,
+                _ = ticks.tick() => {
+                    let (requests, bytes) = examiner.used();
+                    progress.set(bytes, || format!("{}, {requests} requests", step.lock()));
+                }
+            }
+        };
         progress.end();
+        surveys.push(survey);
     }
     surveys
 }
