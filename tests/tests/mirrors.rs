@@ -528,3 +528,26 @@ fn a_domain_stands_for_a_repository_that_its_servers_have() {
         assert_eq!(names, ["cvmfs-config.cern.ch"; 2]);
     });
 }
+
+#[test]
+fn a_user_without_a_home_and_a_cache() {
+    deadline(LIMIT, || {
+        let origin = Origin::new();
+        let server = origin.serve();
+        let stage = tempfile::tempdir().unwrap();
+        let script = "chmod 755 . && cp \"$CLIENT\" client && cp \"$KEY\" key && \
+            exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i TMPDIR=/nonexistent \
+            timeout 60 ./client mirrors \"$FQRN\" --server \"$SERVER\" --public-key key --light --json";
+        let output = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(stage.path())
+            .env("CLIENT", client!().command().get_program())
+            .env("KEY", origin.published.public_key())
+            .env("FQRN", FQRN)
+            .env("SERVER", server.base(FQRN))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_faults(mirror(&json(&output), &server.base(FQRN)), &[]);
+    });
+}

@@ -129,11 +129,14 @@ pub fn run(args: &MirrorsArgs, environment: &Environment) -> Result<ExitCode, Fa
         return Err(Failure::new(ExitStatus::Options, message));
     }
     let names = args.names()?;
+    let mut flags = args.repository.clone();
+    // Nothing is kept, so a user without a home needs no place for it.
+    flags.cache.cache_dir.get_or_insert_with(|| environment.scratch_dir());
     super::runtime()?.block_on(async {
         let mut examiners = Vec::new();
         for name in &names {
             let fqrn = parse_fqrn(name.as_ref())?;
-            let settings = RepositorySettings::resolve(fqrn, &args.repository, environment)?;
+            let settings = RepositorySettings::resolve(fqrn, &flags, environment)?;
             examiners.push(settings.examiner(plan.clone()).await?);
         }
         rounds(args, &plan, &examiners).await
