@@ -65,12 +65,17 @@ use meter::Meter;
 use sample::{Sample, Samples};
 use way::{FoundLetters, Way};
 
+/// The part of the limits of one server that may be used for catalogs to choose objects from.
+const LOOKING: u64 = 4;
+
 /// Asks the servers of one repository, round after round.
 pub struct Examiner {
     config: RepositoryConfig,
     prober: Prober,
     meter: Arc<Meter>,
     plan: Plan,
+    /// Rounds are counted one at a time.
+    turn: tokio::sync::Mutex<()>,
     /// The objects of the revision that was the newest; looked for again when there is a newer one.
     samples: Mutex<Option<Arc<Samples>>>,
 }
@@ -118,7 +123,7 @@ impl Examiner {
     ) -> Self {
         let prober = Prober::new(&config.names, authorities);
         let meter = Arc::new(Meter::new(transport, &config.servers, plan.limits));
-        Self { config, prober, meter, plan, samples: Mutex::default() }
+        Self { config, prober, meter, plan, turn: Default::default(), samples: Mutex::default() }
     }
 
     /// Returns the name of the repository.
@@ -126,15 +131,21 @@ impl Examiner {
         self.config.fqrn.as_str()
     }
 
+    /// Returns requests to all servers, and bytes of bodies from them, in this round so far.
+    pub fn used(&self) -> (u64, u64) {
+        self.meter.total()
+    }
+
     /// Asks all servers once. Must run inside a tokio runtime; bounded in time by the limits.
     ///
     /// Connections and letters are asked for side by side, objects from one server after the other,
-    /// so that they do not share the way.
+    /// so that they do not share the way. Of one value only one round is under way at a time.
     pub async fn survey(
         &self,
         clock: &dyn Clock,
         progress: &(dyn Fn(Progress<'_>) + Sync),
     ) -> Survey {
+        let _turn = self.turn.lock().await;
         let start = Instant::now();
         let now = clock.unix_seconds();
         self.meter.begin_round();
@@ -168,7 +179,7 @@ impl Examiner {
         };
         for mirror in &mut mirrors {
             // What the others took is not its fault.
-            mirror.deadline = mirror.deadline.max(Instant::now() + limit / 2);
+            mirror.deadline = Instant::now() + limit;
             let chosen = samples.as_ref().map_or(&[][..], |samples| samples.objects.as_slice());
             self.fetch_objects(mirror, chosen, &tell).await;
         }
@@ -259,8 +270,13 @@ impl Examiner {
                     .is_ok_and(|letters| letters.manifest.root_catalog == newest.root_catalog)
             });
             for way in ways {
-                let downloader =
-                    way::downloader(&self.config, &self.meter, &mirror.server, &way.proxy);
+                // What is used up by looking is missing for measuring this server.
+                let Limits { requests, bytes, seconds } = self.plan.limits;
+                let part = Limits { requests: requests / LOOKING, bytes: bytes / LOOKING, seconds };
+                let inner = Arc::clone(&self.meter);
+                let servers = std::slice::from_ref(&mirror.server);
+                let meter = Arc::new(Meter::new(inner, servers, part));
+                let downloader = way::downloader(&self.config, &meter, &mirror.server, &way.proxy);
                 let limit = Duration::from_secs(self.plan.limits.seconds);
                 let found = sample::find(&self.config, downloader, newest, &self.plan);
                 match tokio::time::timeout(limit, found).await {
@@ -288,13 +304,15 @@ impl Examiner {
         for way in ways.iter_mut() {
             let Ok(letters) = &way.letters else { continue };
             let root = Sample::root_catalog(&letters.manifest);
+            let parts = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+            let time = deadline.saturating_duration_since(Instant::now()) / parts;
             let fetcher = transfer::Fetch {
                 meter: &self.meter,
                 plan: &self.plan,
                 timeouts: self.config.timeouts,
                 server,
                 proxy: &way.proxy,
-                deadline: *deadline,
+                deadline: Instant::now() + time,
                 share: self.meter.share(server, left),
             };
             let (objects, throughput) =

@@ -4,6 +4,9 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use cvmfs_core::mirrors::Survey;
+use fixtures::genuine::Genuine;
+use fixtures::name_server::NameServer;
 use fixtures::peers::{Authority, Nginx, Squid};
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, Rule, TestServer};
@@ -13,6 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tests::{client, deadline};
 
+#[path = "mirrors/hostile.rs"]
+mod hostile;
 #[path = "mirrors/page.rs"]
 mod page;
 #[path = "mirrors/watch.rs"]
@@ -119,6 +124,16 @@ fn assert_faults(mirror: &Value, expected: &[(&str, &str)]) {
     assert_eq!(found, expected, "{mirror:#}");
 }
 
+fn genuine_command(genuine: &Genuine, servers: &[String]) -> Command {
+    let mut command = client!().command();
+    command
+        .args(["mirrors", genuine.fqrn(), "--json"])
+        .arg(format!("--servers={}", servers.join(";")))
+        .arg("--public-key")
+        .arg(genuine.public_key());
+    command
+}
+
 fn is_file_object(path: &str) -> bool {
     path.contains("/data/") && !path.ends_with(['C', 'X', 'H'])
 }
@@ -143,6 +158,9 @@ fn each_mirror_has_its_rank_and_its_faults() {
         let page = tempfile::tempdir().unwrap();
         let page = page.path().join("mirrors.html");
         let output = origin.command(&bases).args(["--json", "--html"]).arg(&page).output().unwrap();
+        // It takes long enough to be told about, in lines since nobody watches.
+        let told = text(&output.stderr);
+        assert!(told.contains("received ") && told.contains("at a time"), "{told}");
         let survey = json(&output);
         let ranked = |server: &TestServer| mirror(&survey, &server.base(FQRN))["rank"].as_u64();
         let ranks: Vec<_> = [&near, &far, &slow, &stale, &corrupt, &away]
@@ -174,6 +192,10 @@ fn each_mirror_has_its_rank_and_its_faults() {
         assert!(of(&far, first_byte).as_f64() > Some(149.0));
         assert!(of(&near, first_byte).as_f64() < of(&far, first_byte).as_f64());
         assert!(of(&corrupt, "/ways/0/objects/corrupt").as_u64() > Some(5));
+        assert!(!of(&corrupt, "/faults/0/message").as_str().unwrap().contains("caches"));
+        // What was printed can be read back as what a harness has.
+        let read: Survey = serde_json::from_value(survey.clone()).unwrap();
+        assert_eq!(read.ranked()[0].server, near.base(FQRN));
         assert_eq!(of(&corrupt, "/ways/0/objects/root_catalog"), "verified");
         assert!(of(&near, "/ways/0/objects/verified").as_u64() > Some(20));
         let rates = of(&slow, "/ways/0/throughput");
@@ -202,6 +224,7 @@ fn table_and_csv_say_the_same() {
         let servers = [good.base(FQRN), bad.base(FQRN)];
         let table = origin.command(&servers).output().unwrap();
         let shown = text(&table.stdout);
+        assert_eq!(text(&table.stderr), "");
         assert_eq!(table.status.code(), Some(64 + 4), "{shown}");
         for part in [
             "revision 1",
@@ -254,7 +277,10 @@ fn whitelists_and_missing_things() {
         let absent = TestServer::empty();
         let closing = origin.serve();
         closing.rule(Rule::on("*").with_header("Connection", "close"));
-        let all = [&good, &expired, &expiring, &missing, &rootless, &failing, &absent, &closing];
+        let late = origin.serve();
+        late.rule(Rule::on("*").with_header("Date", "Wed, 01 Jan 2020 00:00:00 GMT"));
+        let all =
+            [&good, &expired, &expiring, &missing, &rootless, &failing, &absent, &closing, &late];
         let bases: Vec<_> = all.iter().map(|server| server.base(FQRN)).collect();
         let output = origin.command(&bases).args(["--json", "--light"]).output().unwrap();
         let survey = json(&output);
@@ -267,11 +293,13 @@ fn whitelists_and_missing_things() {
             (&failing, &[("failing", "problem")]),
             (&absent, &[("absent", "problem")]),
             (&closing, &[("no-keep-alive", "warning")]),
+            (&late, &[("clock", "warning")]),
         ] {
             assert_faults(mirror(&survey, &server.base(FQRN)), expected);
         }
         assert_eq!(output.status.code(), Some(64 + 1 + 4 + 8));
-        assert_eq!(mirror(&survey, &good.base(FQRN))["rank"], 1);
+        // Nothing is wrong with three of them.
+        assert!(mirror(&survey, &good.base(FQRN))["rank"].as_u64() <= Some(3), "{survey:#}");
         assert_eq!(
             mirror(&survey, &good.base(FQRN))["ways"][0]["throughput"],
             serde_json::json!([])
@@ -292,7 +320,13 @@ fn by_every_proxy_and_directly() {
         let origin = Origin::new();
         let server = origin.serve();
         let (good, broken, away) = (TestServer::empty(), TestServer::empty(), TestServer::empty());
-        broken.rule(Rule::when(|request| is_file_object(&request.path)).flip_bit(3));
+        // As a cache with a damaged copy does, until it is asked for a fresh one.
+        broken.rule(
+            Rule::when(|request| {
+                is_file_object(&request.path) && request.header("Cache-Control").is_none()
+            })
+            .flip_bit(3),
+        );
         away.set_network(Network::Refusing);
         let proxies = format!("{}|{};{};DIRECT", good.url(), broken.url(), away.url());
         let output = origin
@@ -306,11 +340,39 @@ fn by_every_proxy_and_directly() {
         assert_eq!(ways, [&*good.url(), &*broken.url(), &*away.url(), "DIRECT"]);
         assert_faults(mirror, &[("corrupt", "problem"), ("unreachable", "problem")]);
         assert_eq!(mirror["faults"][0]["way"], *broken.url());
+        let message = mirror["faults"][0]["message"].as_str().unwrap();
+        assert!(message.contains("one on the way has a damaged copy"), "{message}");
         assert_eq!(mirror["faults"][1]["way"], *away.url());
         let address = |way: usize| &mirror["ways"][way]["connection"]["address"];
         assert_eq!(*address(0), *good.address().to_string());
         assert_eq!(*address(3), *server.address().to_string());
         assert!(good.count("*/.cvmfspublished") >= 3 && broken.count("*/data/*") >= 3);
+    });
+}
+
+#[test]
+fn names_take_time_or_are_not_known() {
+    deadline(LIMIT, || {
+        let origin = Origin::new();
+        let (server, names) = (origin.serve(), NameServer::start());
+        names.set("mirror.test", &["127.0.0.1"]);
+        let base = |name: &str| format!("http://{name}:{}/{FQRN}", server.address().port());
+        let servers = [base("mirror.test"), base("nowhere.test")];
+        let output = origin
+            .command(&servers)
+            .args(["--json", "--light"])
+            .arg(format!("--set=CVMFS_DNS_SERVER={}", names.address()))
+            .output()
+            .unwrap();
+        let survey = json(&output);
+        let known = mirror(&survey, &servers[0]);
+        assert_faults(known, &[]);
+        assert!(known["ways"][0]["connection"]["dns_ms"].as_f64() > Some(0.0), "{known:#}");
+        let unknown = mirror(&survey, &servers[1]);
+        assert_faults(unknown, &[("unreachable", "problem")]);
+        let message = unknown["faults"][0]["message"].as_str().unwrap();
+        assert!(message.contains("nowhere.test has no address"), "{message}");
+        assert_eq!(output.status.code(), Some(64 + 1));
     });
 }
 
@@ -347,8 +409,14 @@ fn over_tls_with_http_2_also_through_a_proxy() {
         let asked = nginx.requests();
         assert!(asked.iter().all(|line| line.starts_with("HTTP/2.0 GET")), "{asked:?}");
         assert!(squid.requests().iter().any(|line| line.contains("CONNECT")));
-        // Nobody vouches for it.
-        let output = origin.command(&servers).args(["--json", "--light"]).output().unwrap();
+        // Nobody vouches for it, or for anybody at all: plain HTTP needs nobody.
+        let output = origin
+            .command(&servers)
+            .args(["--json", "--light"])
+            .env("SSL_CERT_FILE", "/nonexistent")
+            .env("SSL_CERT_DIR", "/nonexistent")
+            .output()
+            .unwrap();
         let survey = json(&output);
         assert_faults(mirror(&survey, &servers[0]), &[("unreachable", "problem")]);
         let message = mirror(&survey, &servers[0])["faults"][0]["message"].as_str().unwrap();
@@ -413,5 +481,73 @@ fn what_cannot_be_asked() {
             assert_eq!(found, Some(code), "{arguments:?}: {stderr}");
             assert!(stderr.contains(part), "{arguments:?}: {stderr}");
         }
+    });
+}
+
+#[test]
+fn a_genuine_repository_also_from_a_directory() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let directory = format!("file://{}/@fqrn@", genuine.dir().display());
+        let servers = [format!("{}/@fqrn@", server.url()), directory.clone()];
+        let output = genuine_command(&genuine, &servers).output().unwrap();
+        let survey = json(&output);
+        assert_eq!(output.status.code(), Some(0), "{survey:#}");
+        for base in [server.base(genuine.fqrn()), directory.replace("@fqrn@", genuine.fqrn())] {
+            let mirror = mirror(&survey, &base);
+            assert_faults(mirror, &[]);
+            let objects = &mirror["ways"][0]["objects"];
+            assert!(objects["verified"].as_u64() > Some(10), "{mirror:#}");
+        }
+        assert!(survey["mirrors"][1]["ways"][0]["connection"].is_null());
+    });
+}
+
+#[test]
+fn a_domain_stands_for_a_repository_that_its_servers_have() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new("cvmfs-config.cern.ch");
+        repo.whitelist_expires(&in_seconds(30 * 86_400));
+        repo.file("/etc/cvmfs/default.conf", b"CVMFS_X=y\n".to_vec());
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let output = client!()
+            .command()
+            .args(["mirrors", "cern.ch", "cvmfs-config.cern.ch", "--json", "--light"])
+            .arg(format!("--server={}/@fqrn@", server.url()))
+            .arg("--public-key")
+            .arg(published.public_key())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        let surveys: Vec<Value> =
+            shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let names: Vec<_> = surveys.iter().map(|survey| &survey["fqrn"]).collect();
+        assert_eq!(names, ["cvmfs-config.cern.ch"; 2]);
+    });
+}
+
+#[test]
+fn a_user_without_a_home_and_a_cache() {
+    deadline(LIMIT, || {
+        let origin = Origin::new();
+        let server = origin.serve();
+        let stage = tempfile::tempdir().unwrap();
+        let script = "chmod 755 . && cp \"$CLIENT\" client && cp \"$KEY\" key && \
+            exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i TMPDIR=/nonexistent \
+            timeout 60 ./client mirrors \"$FQRN\" --server \"$SERVER\" --public-key key --light --json";
+        let output = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(stage.path())
+            .env("CLIENT", client!().command().get_program())
+            .env("KEY", origin.published.public_key())
+            .env("FQRN", FQRN)
+            .env("SERVER", server.base(FQRN))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_faults(mirror(&json(&output), &server.base(FQRN)), &[]);
     });
 }

@@ -14,9 +14,9 @@ use crate::letters::ServerError;
 use crate::net::DownloadError;
 use crate::trust::{TrustError, Verified};
 
-/// Differences of clocks that nobody needs to know of: the Date header has whole seconds, and
-/// proxies keep it for a while.
-const UNIMPORTANT_SKEW: u64 = 60;
+/// Differences of clocks that nobody needs to know of: the Date header has whole seconds, caches may
+/// not tell how old an answer is, and a manifest is kept for up to 61 s.
+const UNIMPORTANT_SKEW: u64 = 180;
 /// The mix of files that servers of equal worth are ordered by: small ones, one after the other,
 const MIX_ROUND_TRIPS: f64 = 100.0;
 /// and bytes at the best rate that was measured.
@@ -53,20 +53,19 @@ pub(super) fn judge(
             let ways: Vec<_> = mirror.ways.iter().map(report).collect();
             let used = meter.used(&mirror.server);
             let mut faults = Vec::new();
-            of_letters(mirror, letters, &newest, lag.as_ref(), &found, &mut faults);
+            of_letters(letters, &newest, lag.as_ref(), &found, &mut faults);
             for (way, shown) in mirror.ways.iter().zip(&ways) {
                 of_way(way, shown, lag.is_some(), &mut faults);
             }
             MirrorReport {
                 server: mirror.server.clone(),
                 rank: 0,
-                cost_ms: ways.iter().filter_map(cost).min_by(f64::total_cmp),
+                cost_ms: None,
                 letters: letters.map(|letters| LettersReport {
                     revision: letters.manifest.revision,
                     published: letters.manifest.published,
                     whitelist_expires: letters.whitelist_expires,
                     whitelist_left: letters.whitelist_expires.saturating_sub(found.now),
-                    clock_skew: letters.clock_skew,
                 }),
                 lag,
                 ways,
@@ -76,6 +75,7 @@ pub(super) fn judge(
             }
         })
         .collect();
+    set_costs(&mut mirrors);
     rank(&mut mirrors);
     let geo = compare(&mirrors, found.geo);
     (mirrors, geo)
@@ -108,13 +108,16 @@ fn lag(revision: u64, published: u64, newest: &Newest, now: i64) -> Option<Lag> 
     let revisions = newest.revision.checked_sub(revision).filter(|behind| *behind > 0)?;
     let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
     let (own, last) = (seconds(published), seconds(newest.published));
+    if own == 0 || last == 0 {
+        // Manifests of old server tools tell no time.
+        return Some(Lag { revisions, seconds: 0 });
+    }
     let between = last.saturating_sub(own).max(0) / i64::try_from(revisions).unwrap_or(i64::MAX);
     let lacking_since = own.saturating_add(between);
     Some(Lag { revisions, seconds: now.saturating_sub(lacking_since).max(0) })
 }
 
 fn of_letters(
-    mirror: &Examined,
     letters: Option<&FoundLetters>,
     newest: &Option<Newest>,
     lag: Option<&Lag>,
@@ -148,11 +151,6 @@ fn of_letters(
         let message = format!("the whitelist expires in {}", span(left));
         add(FaultKind::WhitelistExpiring, Severity::Problem, message);
     }
-    let skew = letters.clock_skew;
-    if mirror.server.starts_with("http") && skew.unsigned_abs() >= UNIMPORTANT_SKEW {
-        let message = format!("its clock differs from ours by {skew} s");
-        add(FaultKind::Clock, Severity::Warning, message);
-    }
 }
 
 fn of_way(way: &Way, shown: &WayReport, is_behind: bool, faults: &mut Vec<Fault>) {
@@ -182,6 +180,12 @@ fn of_way(way: &Way, shown: &WayReport, is_behind: bool, faults: &mut Vec<Fault>
         if !connection.keep_alive {
             let message = "connections are closed after each answer".to_owned();
             add(FaultKind::NoKeepAlive, Severity::Warning, message);
+        }
+        if let Some(skew) = connection.clock_skew
+            && skew.unsigned_abs() >= UNIMPORTANT_SKEW
+        {
+            let message = format!("its clock differs from ours by {skew} s");
+            add(FaultKind::Clock, Severity::Warning, message);
         }
         if connection.made < connection.tried {
             let (made, tried) = (connection.made, connection.tried);
@@ -229,15 +233,29 @@ fn for_all_ways(faults: Vec<Fault>, ways: usize) -> Vec<Fault> {
     merged
 }
 
+/// Sets what each server costs by its best way. One whose rate could not be measured is taken to be
+/// as slow as the slowest: what is not known must not be an advantage.
+fn set_costs(mirrors: &mut [MirrorReport]) {
+    let ways = || mirrors.iter().flat_map(|mirror| &mirror.ways);
+    let slowest = ways().filter_map(best_rate).min_by(f64::total_cmp);
+    for mirror in mirrors {
+        let costs = mirror.ways.iter().filter_map(|way| cost(way, slowest));
+        mirror.cost_ms = costs.min_by(f64::total_cmp);
+    }
+}
+
+fn best_rate(way: &WayReport) -> Option<f64> {
+    way.throughput.iter().map(|figure| figure.rate).max_by(f64::total_cmp)
+}
+
 /// Milliseconds for the mix of files by one way.
-fn cost(way: &WayReport) -> Option<f64> {
+fn cost(way: &WayReport, slowest: Option<f64>) -> Option<f64> {
     way.letters_ms?;
     let small = way.connection.as_ref().map_or(0.0, |connection| {
         connection.total_ms()
             + MIX_ROUND_TRIPS * connection.kept_ms.unwrap_or_else(|| connection.total_ms())
     });
-    let best = way.throughput.iter().map(|figure| figure.rate).max_by(f64::total_cmp);
-    let large = best.map_or(0.0, |rate| MIX_BYTES / rate.max(1.0) * 1e3);
+    let large = best_rate(way).or(slowest).map_or(0.0, |rate| MIX_BYTES / rate.max(1.0) * 1e3);
     Some(small + large)
 }
 
@@ -309,9 +327,10 @@ mod tests {
         let lag = |revision, published| lag(revision, published, &newest(10, 90_000), now);
         assert_eq!(lag(10, 90_000), None);
         // Published rarely: a mirror that is late by minutes is late by minutes.
-        assert_eq!(lag(9, 0), Some(Lag { revisions: 1, seconds: 10_000 }));
+        assert_eq!(lag(9, 1), Some(Lag { revisions: 1, seconds: 10_000 }));
         // Published often: one that is dead for long is late for long.
-        assert_eq!(lag(0, 0), Some(Lag { revisions: 10, seconds: 91_000 }));
+        assert_eq!(lag(0, 10), Some(Lag { revisions: 10, seconds: 90_991 }));
+        assert_eq!(lag(0, 0), Some(Lag { revisions: 10, seconds: 0 }));
         // Nonsense stays in bounds.
         assert_eq!(lag(9, u64::MAX).map(|lag| lag.seconds), Some(0));
         assert!(super::lag(1, 5, &newest(u64::MAX, 0), i64::MAX).is_some());

@@ -1,10 +1,10 @@
 //! What a round may ask of each server, and what is a fault.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bounds of what one server is asked in one round, by all ways together. They are kept whatever
 /// the servers answer; a measurement that does not fit any more is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Requests.
     pub requests: u64,
@@ -30,7 +30,7 @@ impl Default for Limits {
 }
 
 /// What is no fault yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tolerance {
     /// Seconds that a mirror may be behind the newest one.
     pub lag: i64,

@@ -52,9 +52,12 @@ impl Meter {
     }
 
     fn place(&self, url: &str) -> Option<usize> {
-        self.accounts.iter().position(|account| {
+        // One server's address may be the beginning of another one's.
+        let fits = |account: &Account| {
             url.starts_with(&account.prefix) || url == account.prefix.trim_end_matches('/')
-        })
+        };
+        let fitting = self.accounts.iter().enumerate().filter(|(_, account)| fits(account));
+        fitting.max_by_key(|(_, account)| account.prefix.len()).map(|(place, _)| place)
     }
 
     /// Returns what a server was asked in this round.
@@ -161,15 +164,17 @@ mod tests {
 
     #[tokio::test]
     async fn each_server_has_an_account_and_strangers_have_none() {
-        let servers = ["http://a/r".to_owned(), "http://a/r2".to_owned()];
+        let servers =
+            ["http://a/r".to_owned(), "http://a/r2".to_owned(), "http://a/r/q".to_owned()];
         let limits = Limits { requests: 3, bytes: 25, seconds: 1 };
         let meter = Meter::new(Arc::new(Ten), &servers, limits);
         assert_eq!(get(&meter, "http://a/r/x").await.unwrap(), 10);
         assert_eq!(get(&meter, "http://a/r2/x").await.unwrap(), 10);
         assert!(get(&meter, "http://b/r/x").await.is_err());
+        assert_eq!(get(&meter, "http://a/r/q/x").await.unwrap(), 10);
         assert_eq!(meter.used("http://a/r"), Used { requests: 1, bytes: 10 });
         assert_eq!(meter.share("http://a/r", 2), Used { requests: 1, bytes: 7 });
-        assert_eq!(meter.total(), (2, 20));
+        assert_eq!(meter.total(), (3, 30));
         // The second piece goes beyond the bytes, the fourth request beyond the requests.
         assert_eq!(get(&meter, "http://a/r/y").await.unwrap(), 10);
         assert!(get(&meter, "http://a/r/z").await.unwrap_err().to_string().contains("limit"));

@@ -1,11 +1,11 @@
-//! What a round found, as plain data. Times are milliseconds or Unix seconds, as the names say.
+//! What a round found, as plain data that can be written and read again as JSON. Times are milliseconds or Unix seconds, as the names say.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 
 /// One round over all servers of a repository.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
     /// The repository.
     pub fqrn: String,
@@ -61,7 +61,7 @@ impl Survey {
 }
 
 /// A fault that came or went from one round to the next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Whose.
     pub server: String,
@@ -72,7 +72,7 @@ pub struct Change {
 }
 
 /// The newest revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Newest {
     /// Its number.
     pub revision: u64,
@@ -83,7 +83,7 @@ pub struct Newest {
 }
 
 /// What was found about one server.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MirrorReport {
     /// Its base URL.
     pub server: String,
@@ -114,7 +114,7 @@ impl MirrorReport {
 }
 
 /// What verified letters say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LettersReport {
     /// Number of the revision.
     pub revision: u64,
@@ -124,22 +124,20 @@ pub struct LettersReport {
     pub whitelist_expires: i64,
     /// Seconds until then.
     pub whitelist_left: i64,
-    /// The server's clock minus ours, in seconds; 0 if it tells none.
-    pub clock_skew: i64,
 }
 
 /// How far a server is behind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lag {
     /// Revisions.
     pub revisions: u64,
     /// Seconds since the first revision that it lacks was published. Exact if it is one revision
-    /// behind; else as if the ones between had come at equal intervals.
+    /// behind; else as if the ones between had come at equal intervals. 0 if manifests tell no time.
     pub seconds: i64,
 }
 
 /// One server by one way.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WayReport {
     /// URL of the proxy, without password, or `DIRECT`.
     pub proxy: String,
@@ -154,7 +152,7 @@ pub struct WayReport {
 }
 
 /// The steps of a connection: medians of several.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionReport {
     /// With whom: address and port of the server or the proxy.
     pub address: String,
@@ -172,6 +170,9 @@ pub struct ConnectionReport {
     pub kept_ms: Option<f64>,
     /// The server keeps connections.
     pub keep_alive: bool,
+    /// The server's clock minus ours, in seconds; `None` if it tells none. A round's own length
+    /// is in it.
+    pub clock_skew: Option<i64>,
     /// Connections that were made, of those that were tried.
     pub made: usize,
     /// Connections that were tried.
@@ -189,7 +190,7 @@ impl ConnectionReport {
 }
 
 /// What became of sampled objects.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Objects {
     /// The root catalog that the server's own manifest names.
     pub root_catalog: ObjectOutcome,
@@ -206,7 +207,7 @@ pub struct Objects {
 }
 
 /// What became of one object.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectOutcome {
     /// Too large for the limits, or there was no time.
@@ -223,7 +224,7 @@ pub enum ObjectOutcome {
 }
 
 /// Sizes that are measured apart, plain bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SizeClass {
     /// Up to 16 KiB: the round trip is all.
@@ -267,7 +268,7 @@ impl SizeClass {
 }
 
 /// A rate.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
     /// Sizes of the objects.
     pub class: SizeClass,
@@ -284,7 +285,7 @@ pub struct Throughput {
 }
 
 /// Orders of servers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geo {
     /// What each server says.
     pub answers: Vec<GeoAnswer>,
@@ -298,7 +299,7 @@ pub struct Geo {
 }
 
 /// What one server says about the order of all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GeoAnswer {
     /// Who was asked.
     pub server: String,
@@ -309,7 +310,7 @@ pub struct GeoAnswer {
 }
 
 /// Something that is wrong with a server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// What kind of.
     pub kind: FaultKind,
@@ -322,7 +323,7 @@ pub struct Fault {
 }
 
 /// How bad a fault is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// It can be used.
@@ -332,7 +333,7 @@ pub enum Severity {
 }
 
 /// Kinds of faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// No answer.

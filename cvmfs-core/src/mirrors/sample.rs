@@ -85,10 +85,6 @@ pub(super) async fn find(
     newest: &Verified<Manifest>,
     plan: &Plan,
 ) -> Result<Samples, String> {
-    let root_size = newest.root_catalog_size.unwrap_or(0);
-    if root_size > plan.limits.bytes / 2 {
-        return Err(format!("the root catalog has {root_size} bytes, more than half of the limit"));
-    }
     let cache = Arc::new(MemoryCache::with_limit(CATALOG_MEMORY));
     let fetcher = Arc::new(Fetcher::new(cache, downloader, false));
     let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));

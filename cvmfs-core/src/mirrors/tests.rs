@@ -50,6 +50,8 @@ fn config(servers: Vec<String>, key: &Path) -> RepositoryConfig {
         external: ExternalServers::default(),
         descriptors: DescriptorBudget::default(),
         fetch_ahead: false,
+        ahead_bandwidth: None,
+        grace: None,
     }
 }
 
@@ -97,6 +99,35 @@ async fn a_round_and_what_changed_since() {
     let third = examiner.survey(&SystemClock, &|_| {}).await;
     let changes = third.changes_since(&second);
     assert_eq!((changes.len(), changes[0].began), (1, false), "{changes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_for_objects_leaves_enough_to_fetch_them() {
+    let mut repo = TestRepo::new(FQRN);
+    repo.whitelist_expires("20991231000000");
+    let mut random = StdRng::seed_from_u64(3);
+    for catalog in 0..6 {
+        let directory = format!("/n{catalog}");
+        repo.many_files(&directory, 400, |_| {
+            (format!("{:0100x}", rand::RngCore::next_u64(&mut random)), b"same".to_vec())
+        });
+        repo.nested(&directory);
+    }
+    repo.file("/a", b"one".to_vec());
+    repo.file("/b", b"two".to_vec());
+    let published = repo.publish();
+    let nested = published.catalog_object("/n0").unwrap();
+    let nested = published.read(&nested).unwrap().len() as u64;
+    let server = TestServer::serving(published.root());
+    // Two catalogs would be more than a quarter of it, and four are looked at if they may.
+    let limits = Limits { requests: 60, bytes: nested * 5, seconds: 30 };
+    let plan = Plan { limits, ..Plan::default() };
+    let examiner = examiner(config(vec![server.base(FQRN)], &published.public_key()), plan);
+    let survey = examiner.survey(&SystemClock, &|_| {}).await;
+    let mirror = &survey.mirrors[0];
+    assert_eq!(mirror.faults, []);
+    assert!(survey.sampled >= 2 && mirror.ways[0].objects.verified >= 3, "{survey:#?}");
+    assert!(mirror.bytes < nested * 3, "{} of {}", mirror.bytes, nested * 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

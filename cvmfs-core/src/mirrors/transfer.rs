@@ -24,6 +24,9 @@ const FIGURE_LIMIT: Duration = Duration::from_secs(10);
 /// What is worth a word of each way.
 const MAX_NOTES: usize = 5;
 
+/// What is said of damage that a fresh copy does not have.
+const CACHED_DAMAGE: &str = "right when caches are passed by: one on the way has a damaged copy";
+
 /// Fetches from one server by one way.
 pub(super) struct Fetch<'a> {
     pub(super) meter: &'a Arc<Meter>,
@@ -73,16 +76,32 @@ impl Fetch<'_> {
         samples: &[Sample],
         tell: impl Fn(&str),
     ) -> (Objects, Vec<Throughput>) {
-        let mut purse = Purse(self.share);
-        let (mut objects, mut figures) = (Objects::default(), Vec::new());
+        let (mut purse, mut tally) = (Purse(self.share), Tally::default());
+        let figures = self.measure(root, samples, &mut purse, &mut tally, tell).await;
+        let Tally { mut objects, damaged } = tally;
+        if let Some(damaged) = damaged {
+            self.ask_past_caches(&mut objects, &damaged, &purse).await;
+        }
+        (objects, figures)
+    }
+
+    async fn measure(
+        &self,
+        root: &Sample,
+        samples: &[Sample],
+        purse: &mut Purse,
+        tally: &mut Tally,
+        tell: impl Fn(&str),
+    ) -> Vec<Throughput> {
+        let mut figures = Vec::new();
         tell("root catalog");
         let chosen = purse.choose(std::iter::once(root), 1, 2);
         if !chosen.is_empty() {
             let (outcomes, bytes, _) = self.fetch_all(&chosen, 1).await;
             purse.pay(1, bytes);
             if let Some((_, outcome)) = outcomes.into_iter().next() {
-                objects.root_catalog = kind_of(&outcome);
-                objects.count(root, outcome);
+                tally.objects.root_catalog = kind_of(&outcome);
+                tally.count(root, outcome);
             }
         }
         if self.plan.parallel.is_empty() {
@@ -91,10 +110,12 @@ impl Fetch<'_> {
                 .into_iter()
                 .filter_map(|class| samples.iter().find(|sample| sample.class() == Some(class)));
             let chosen = purse.choose(one_each, SizeClass::ALL.len(), 1);
-            for (sample, outcome) in self.fetch_all(&chosen, 1).await.0 {
-                objects.count(sample, outcome);
+            let (outcomes, bytes, _) = self.fetch_all(&chosen, 1).await;
+            purse.pay(chosen.len(), bytes);
+            for (sample, outcome) in outcomes {
+                tally.count(sample, outcome);
             }
-            return (objects, figures);
+            return figures;
         }
         let figure = |class| self.plan.parallel.iter().map(move |parallel| (class, *parallel));
         let planned: Vec<_> = SizeClass::ALL.into_iter().flat_map(figure).collect();
@@ -118,7 +139,7 @@ impl Fetch<'_> {
             };
             let done = outcomes.iter().filter(|(_, outcome)| is_whole(outcome)).count();
             for (sample, outcome) in outcomes {
-                objects.count(sample, outcome);
+                tally.count(sample, outcome);
             }
             if bytes > 0 {
                 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -126,7 +147,22 @@ impl Fetch<'_> {
                 figures.push(Throughput { class, parallel, objects: done, bytes, seconds, rate });
             }
         }
-        (objects, figures)
+        figures
+    }
+
+    /// Asks once for a fresh copy of a damaged object, to tell whose fault it is.
+    async fn ask_past_caches(&self, objects: &mut Objects, damaged: &Sample, purse: &Purse) {
+        if purse.choose(std::iter::once(damaged), 1, 1).is_empty() {
+            return;
+        }
+        let received = AtomicU64::new(0);
+        let fetched = self.fetch(damaged, &received, true);
+        let Ok(Ok(body)) = tokio::time::timeout_at(self.deadline.into(), fetched).await else {
+            return;
+        };
+        if check(damaged, body).await.is_ok() {
+            objects.notes.insert(0, CACHED_DAMAGE.to_owned());
+        }
     }
 
     /// Fetches some at a time; returns those that ended, the bytes of all, and the time.
@@ -141,7 +177,7 @@ impl Fetch<'_> {
         let end = (start + FIGURE_LIMIT).min(self.deadline);
         let fetches = chosen.iter().map(|sample| {
             let received = &received;
-            async move { (*sample, self.fetch(sample, received).await) }
+            async move { (*sample, self.fetch(sample, received, false).await) }
         });
         let mut fetches = stream::iter(fetches).buffer_unordered(parallel.max(1));
         // Those that are under way at the end are dropped, and their connections with them.
@@ -161,13 +197,18 @@ impl Fetch<'_> {
         (outcomes, received.load(Ordering::Relaxed), seconds)
     }
 
-    async fn fetch(&self, sample: &Sample, received: &AtomicU64) -> Result<Vec<u8>, AttemptError> {
+    async fn fetch(
+        &self,
+        sample: &Sample,
+        received: &AtomicU64,
+        no_cache: bool,
+    ) -> Result<Vec<u8>, AttemptError> {
         let silence = self.timeouts.silence(self.proxy);
         let cap = sample.stored_cap();
         let request = Request {
             url: escape_url(format!("{}/{}", self.server, sample.path).as_bytes()),
             proxy: self.proxy.clone(),
-            no_cache: false,
+            no_cache,
             window: None,
             from: 0,
             limit: silence,
@@ -221,19 +262,30 @@ fn kind_of(outcome: &Result<(), AttemptError>) -> ObjectOutcome {
     }
 }
 
-impl Objects {
+/// What became of the objects so far, and one that was damaged.
+#[derive(Default)]
+struct Tally {
+    objects: Objects,
+    damaged: Option<Sample>,
+}
+
+impl Tally {
     fn count(&mut self, sample: &Sample, outcome: Result<(), AttemptError>) {
+        let objects = &mut self.objects;
         let counter = match kind_of(&outcome) {
-            ObjectOutcome::Verified => &mut self.verified,
-            ObjectOutcome::Corrupt => &mut self.corrupt,
-            ObjectOutcome::Missing => &mut self.missing,
-            ObjectOutcome::Failed | ObjectOutcome::NotAsked => &mut self.failed,
+            ObjectOutcome::Verified => &mut objects.verified,
+            ObjectOutcome::Corrupt => {
+                self.damaged.get_or_insert_with(|| sample.clone());
+                &mut objects.corrupt
+            }
+            ObjectOutcome::Missing => &mut objects.missing,
+            ObjectOutcome::Failed | ObjectOutcome::NotAsked => &mut objects.failed,
         };
         *counter += 1;
         if let Err(error) = outcome {
             let note = format!("{} ({}): {error}", sample.path, sample.label);
-            if self.notes.len() < MAX_NOTES && !self.notes.contains(&note) {
-                self.notes.push(note);
+            if objects.notes.len() < MAX_NOTES && !objects.notes.contains(&note) {
+                objects.notes.push(note);
             }
         }
     }

@@ -28,7 +28,7 @@ pub(super) struct Question<'a> {
     pub(super) connections: usize,
     pub(super) server: &'a str,
     pub(super) proxy: &'a Proxy,
-    /// Unix seconds.
+    /// Unix seconds at the start of the round.
     pub(super) now: i64,
 }
 
@@ -45,7 +45,6 @@ pub(super) struct Way {
 pub(super) struct FoundLetters {
     pub(super) manifest: Verified<Manifest>,
     pub(super) whitelist_expires: i64,
-    pub(super) clock_skew: i64,
     pub(super) took: Duration,
 }
 
@@ -118,7 +117,7 @@ impl Question<'_> {
                 }
             }
         }
-        match (report(&made, tried), failure) {
+        match (report(&made, tried, self.now), failure) {
             (Some(report), _) => Ok(report),
             (None, Some(error)) => Err(error.into()),
             (None, None) => Err(Refusal::UsedUp),
@@ -131,11 +130,10 @@ impl Question<'_> {
         let RepositoryConfig { fqrn, keys, blocklist, .. } = self.config;
         let judge = Judge { fqrn, keys, blocklist, now: self.now };
         let start = Instant::now();
-        let letters = Letters::fetch(judge, &fetcher, 0, None, None).await?;
+        let letters = Letters::fetch(judge, &fetcher, 0, None, None, None).await?;
         Ok(FoundLetters {
             manifest: letters.manifest,
             whitelist_expires: letters.whitelist.expires,
-            clock_skew: fetcher.downloader().clock_skew(),
             took: start.elapsed(),
         })
     }
@@ -160,7 +158,7 @@ pub(super) fn downloader(
 }
 
 /// Medians of all connections that were made.
-fn report(made: &[Connection], tried: usize) -> Option<ConnectionReport> {
+fn report(made: &[Connection], tried: usize, now: i64) -> Option<ConnectionReport> {
     let last = made.last()?;
     let of = |step: fn(&Connection) -> Option<Duration>| median(made.iter().filter_map(step));
     Some(ConnectionReport {
@@ -172,6 +170,7 @@ fn report(made: &[Connection], tried: usize) -> Option<ConnectionReport> {
         first_byte_ms: of(|connection| Some(connection.first_byte)).unwrap_or_default(),
         kept_ms: of(|connection| connection.again),
         keep_alive: made.iter().all(|connection| connection.again.is_some()),
+        clock_skew: last.clock.map(|clock| clock.saturating_sub(now)),
         made: made.len(),
         tried,
     })

@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::{http1, http2};
@@ -22,8 +21,12 @@ use tokio_rustls::TlsConnector;
 
 use super::names::Names;
 use super::proxy::Proxy;
-use super::transport::{USER_AGENT, unescape};
+use super::transport::{USER_AGENT, http_date};
 use crate::chain::chain;
+
+mod peer;
+
+use peer::Peer;
 
 /// Longest answer of a proxy that is asked for a tunnel.
 const MAX_TUNNEL_ANSWER: usize = 8 * 1024;
@@ -82,6 +85,8 @@ pub struct Connection {
     pub again: Option<Duration>,
     /// Bytes of both bodies.
     pub bytes: u64,
+    /// The server's clock in Unix seconds; `None` if it tells no time.
+    pub clock: Option<i64>,
 }
 
 /// Makes connections of its own, one for each probe.
@@ -92,13 +97,6 @@ pub struct Prober {
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Where a connection goes.
-struct Peer {
-    url: url::Url,
-    host: String,
-    port: u16,
-}
 
 impl Prober {
     /// Makes one that resolves as `names` does, and trusts these authorities (PEM bundles), or else
@@ -145,23 +143,22 @@ impl Prober {
         // Only plain requests are for the proxy itself to read.
         let reader = via.as_ref().filter(|_| !target.is_secure());
         let mut asker = Asker::greet(stream, is_http2, limit).await?;
-        let (first_byte, status, first) = asker.ask(&target, reader, limit).await?;
-        let second = match asker.is_kept(limit).await {
+        let first = asker.ask(&target, reader, limit).await?;
+        let again = match asker.is_kept(limit).await {
             true => asker.ask(&target, reader, limit).await.ok(),
             false => None,
         };
-        let (again, more) = second.map(|(time, _, bytes)| (time, bytes)).unzip();
-        let bytes = first + more.unwrap_or(0);
         Ok(Connection {
             address,
             resolve,
             connect,
             tls,
             is_http2,
-            status,
-            first_byte,
-            again,
-            bytes,
+            status: first.status,
+            first_byte: first.time,
+            bytes: first.bytes + again.as_ref().map_or(0, |again| again.bytes),
+            again: again.map(|again| again.time),
+            clock: first.clock,
         })
     }
 
@@ -280,30 +277,12 @@ async fn tunnel(
     if agrees { Ok(()) } else { Err(ProbeError { step: Step::Tunnel, reason: first.into() }) }
 }
 
-impl Peer {
-    fn parse(url: &str) -> Result<Self, ProbeError> {
-        let unusable = |reason: String| ProbeError { step: Step::Resolve, reason };
-        let url = url::Url::parse(url).map_err(|error| unusable(error.to_string()))?;
-        let host = url.host_str().map(str::to_owned);
-        let host = host.ok_or_else(|| unusable(format!("{url} has no host")))?;
-        let port = url.port_or_known_default();
-        let port = port.ok_or_else(|| unusable(format!("{url} has no port")))?;
-        Ok(Self { url, host, port })
-    }
-
-    fn is_secure(&self) -> bool {
-        self.url.scheme() == "https"
-    }
-
-    /// The name and password in the URL of a proxy, as it wants to have them.
-    fn credentials(&self) -> Option<String> {
-        use std::os::unix::ffi::OsStrExt as _;
-        let (user, password) = (self.url.username(), self.url.password().unwrap_or_default());
-        let plain = |text: &str| unescape(text).as_os_str().as_bytes().to_vec();
-        let both = [plain(user), plain(password)].join(&b':');
-        let encoded = base64::engine::general_purpose::STANDARD.encode(both);
-        (!user.is_empty()).then(|| format!("Basic {encoded}"))
-    }
+/// One answer: the time to its head, and what it said.
+struct Answer {
+    time: Duration,
+    status: u16,
+    bytes: u64,
+    clock: Option<i64>,
 }
 
 enum Sender {
@@ -351,13 +330,12 @@ impl Asker {
         within(Step::Answer, limit, ready).await.is_ok()
     }
 
-    /// Returns the time to the head of the answer, its status, and the bytes of its body.
     async fn ask(
         &mut self,
         target: &Peer,
         proxy: Option<&Peer>,
         limit: Duration,
-    ) -> Result<(Duration, u16, u64), ProbeError> {
+    ) -> Result<Answer, ProbeError> {
         let is_absolute = proxy.is_some() || matches!(self.sender, Sender::Two(_));
         let place = if is_absolute { target.url.as_str() } else { target.url.path() };
         let mut request = http::Request::get(place).header(http::header::USER_AGENT, USER_AGENT);
@@ -380,8 +358,12 @@ impl Asker {
             }
         };
         let answer = within(Step::Answer, limit, answer).await?;
-        let first_byte = start.elapsed();
-        let status = answer.status().as_u16();
+        let (time, status) = (start.elapsed(), answer.status().as_u16());
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        // What comes out of a cache has the date of its making, and its age.
+        let age: i64 = header(http::header::AGE).and_then(|age| age.parse().ok()).unwrap_or(0);
+        let clock = header(http::header::DATE).and_then(http_date);
+        let clock = clock.and_then(|date| date.checked_add(age));
         let body = Limited::new(answer.into_body(), MAX_BODY).collect();
         let body = match tokio::time::timeout(limit, body).await {
             Ok(Ok(body)) => body.to_bytes(),
@@ -391,6 +373,6 @@ impl Asker {
                 return Err(ProbeError { step: Step::Answer, reason });
             }
         };
-        Ok((first_byte, status, body.len() as u64))
+        Ok(Answer { time, status, bytes: body.len() as u64, clock })
     }
 }

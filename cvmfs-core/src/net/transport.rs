@@ -293,7 +293,7 @@ fn range_start(value: &str) -> Option<u64> {
 }
 
 /// Unix seconds of a `Date` header (RFC 9110 section 5.6.7).
-fn http_date(value: &str) -> Option<i64> {
+pub(super) fn http_date(value: &str) -> Option<i64> {
     jiff::fmt::rfc2822::DateTimeParser::new()
         .parse_timestamp(value)
         .ok()

@@ -9,6 +9,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use cvmfs_cache::parse_size;
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::mirrors::{Change, Examiner, Limits, Plan, Survey, Tolerance};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,12 +17,15 @@ use super::exit::{ExitStatus, Failure};
 use super::progress::Progress;
 use crate::config::known::{DOMAINS, KnownDomain};
 use crate::config::{Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
+use crate::mirrors::history::History;
 use crate::mirrors::units::{parse_span, time};
 use crate::mirrors::verdict::{Finding, code};
 use crate::mirrors::{csv, page, table};
 
 /// Shortest pause between rounds: servers are strangers' machines.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a person is told how far it is; a slow step has no end for long.
+const TICK: Duration = Duration::from_millis(250);
 /// A repository that the servers of each domain have, for those who name only the domain.
 const USUAL: [(&str, &str); 4] = [
     ("cern.ch", "cvmfs-config.cern.ch"),
@@ -125,11 +129,14 @@ pub fn run(args: &MirrorsArgs, environment: &Environment) -> Result<ExitCode, Fa
         return Err(Failure::new(ExitStatus::Options, message));
     }
     let names = args.names()?;
+    let mut flags = args.repository.clone();
+    // Nothing is kept, so a user without a home needs no place for it.
+    flags.cache.cache_dir.get_or_insert_with(|| environment.scratch_dir());
     super::runtime()?.block_on(async {
         let mut examiners = Vec::new();
         for name in &names {
             let fqrn = parse_fqrn(name.as_ref())?;
-            let settings = RepositorySettings::resolve(fqrn, &args.repository, environment)?;
+            let settings = RepositorySettings::resolve(fqrn, &flags, environment)?;
             examiners.push(settings.examiner(plan.clone()).await?);
         }
         rounds(args, &plan, &examiners).await
@@ -190,6 +197,7 @@ async fn rounds(
     let (mut interrupt, mut terminate) =
         (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
     let mut before: Vec<Survey> = Vec::new();
+    let mut history = History::default();
     let mut round = 0;
     if args.csv {
         super::cache::print(&csv::header(&plan.parallel))?;
@@ -205,7 +213,8 @@ async fn rounds(
             let begun = tokio::time::Instant::now();
             let surveys = survey_all(examiners).await;
             round += 1;
-            show(args, plan, &surveys, &before)?;
+            surveys.iter().for_each(|survey| history.add(survey));
+            show(args, plan, &surveys, &before, &history)?;
             before = surveys;
             let is_last = args.watch.is_none() || args.rounds.is_some_and(|most| round >= most);
             if let Some(interval) = args.watch.filter(|_| !is_last) {
@@ -233,12 +242,24 @@ async fn survey_all(examiners: &[Examiner]) -> Vec<Survey> {
     let mut surveys = Vec::new();
     for examiner in examiners {
         let progress = Progress::bytes("received", 0);
+        let step = Mutex::new(String::new());
         let tell = |at: cvmfs_core::mirrors::Progress<'_>| {
             let of = if at.server.is_empty() { examiner.fqrn() } else { at.server };
-            progress.set(at.bytes, || format!("{of}: {}, {} requests", at.step, at.requests));
+            *step.lock() = format!("{of}: {}", at.step);
         };
-        surveys.push(examiner.survey(&SystemClock, &tell).await);
+        let mut survey = std::pin::pin!(examiner.survey(&SystemClock, &tell));
+        let mut ticks = tokio::time::interval(TICK);
+        let survey = loop {
+            tokio::select! {
+                survey = &mut survey => break survey,
+                _ = ticks.tick() => {
+                    let (requests, bytes) = examiner.used();
+                    progress.set(bytes, || format!("{}, {requests} requests", step.lock()));
+                }
+            }
+        };
         progress.end();
+        surveys.push(survey);
     }
     surveys
 }
@@ -248,6 +269,7 @@ fn show(
     plan: &Plan,
     surveys: &[Survey],
     before: &[Survey],
+    history: &History,
 ) -> Result<(), Failure> {
     let mut text = String::new();
     for survey in surveys {
@@ -268,11 +290,11 @@ fn show(
             text += &table::table(survey);
         }
     }
-    super::cache::print(&text)?;
-    match &args.html {
-        Some(file) => write_page(file, &page::page(surveys)),
-        None => Ok(()),
+    // First, so that whoever reads the line of a round finds its page.
+    if let Some(file) = &args.html {
+        write_page(file, &page::page_with_history(surveys, history))?;
     }
+    super::cache::print(&text).map(drop)
 }
 
 /// Replaces the page as a whole: in a watched directory readers see the old one or the new one.

@@ -98,7 +98,7 @@ fn fields(
         text(lag.map_or(letters.map(|_| 0), |lag| Some(lag.revisions))),
         text(lag.map_or(letters.map(|_| 0), |lag| Some(lag.seconds))),
         text(letters.map(|letters| letters.whitelist_left)),
-        text(letters.map(|letters| letters.clock_skew)),
+        text(steps.and_then(|steps| steps.clock_skew)),
         root.as_str().unwrap_or_default().to_owned(),
         objects.verified.to_string(),
         objects.corrupt.to_string(),

@@ -9,11 +9,13 @@
 //! | [`table`] | text for a terminal |
 //! | [`csv`] | a line for each way to each server |
 //! | [`page`] | one HTML file with plots that needs nothing from outside |
+//! | [`history`] | what the page shows of earlier rounds |
 //! | `plot` | drawings for the page |
 //! | [`verdict`] | the exit code |
 //! | `units` | durations, sizes and rates |
 
 pub mod csv;
+pub mod history;
 pub mod page;
 mod plot;
 pub mod table;

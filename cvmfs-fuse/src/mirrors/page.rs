@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use cvmfs_core::mirrors::{MirrorReport, Severity, SizeClass, Survey, WayReport};
 
-use super::plot::{Bar, bars, escape, slopes};
+use super::history::{History, Mark};
+use super::plot::{Bar, bars, escape, slopes, strips};
 use super::units::{milliseconds, rate, span, time};
 
 const STYLE: &str = "\
@@ -21,13 +22,19 @@ th,td{padding:.25rem .5rem;text-align:right;border-bottom:1px solid var(--line);
 th{font-weight:600}td.text,th.text{text-align:left}svg{width:100%;max-width:900px;display:block}\
 svg text{font-size:13px;fill:var(--fg)}svg .head{font-weight:600}.dns{fill:var(--dns)}\
 .connect{fill:var(--connect)}.tls{fill:var(--tls)}.first{fill:var(--first)}.bar{fill:var(--bar)}\
-.bad{fill:var(--bad)}line{stroke-width:2}.same{stroke:var(--first)}.moved{stroke:var(--tls)}\
+.bad{fill:var(--bad)}.good{fill:var(--first)}.warn{fill:var(--tls)}line{stroke-width:2}.same{stroke:var(--first)}.moved{stroke:var(--tls)}\
 .problem{color:var(--bad);font-weight:600}.key{display:inline-block;width:.8em;height:.8em;\
 margin:0 .3em 0 1em}.key.dns{background:var(--dns)}.key.connect{background:var(--connect)}\
-.key.tls{background:var(--tls)}.key.first{background:var(--first)}";
+.key.tls{background:var(--tls)}.key.first,.key.good{background:var(--first)}.key.warn{background:var(--tls)}\
+.key.bad{background:var(--bad)}";
 
 /// Makes the page of some surveys, each with its own section.
 pub fn page(surveys: &[Survey]) -> String {
+    page_with_history(surveys, &History::default())
+}
+
+/// Makes the same page, with how servers were in earlier rounds.
+pub fn page_with_history(surveys: &[Survey], history: &History) -> String {
     let names: Vec<_> = surveys.iter().map(|survey| escape(&survey.fqrn)).collect();
     let mut html = format!(
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>\
@@ -38,7 +45,7 @@ pub fn page(surveys: &[Survey]) -> String {
         names.join(", ")
     );
     for survey in surveys {
-        section(&mut html, survey);
+        section(&mut html, survey, history);
     }
     let _ = writeln!(
         html,
@@ -50,7 +57,7 @@ pub fn page(surveys: &[Survey]) -> String {
     html
 }
 
-fn section(html: &mut String, survey: &Survey) {
+fn section(html: &mut String, survey: &Survey, history: &History) {
     let newest = survey.newest.as_ref().map_or_else(
         || "no server has an acceptable manifest".to_owned(),
         |newest| {
@@ -72,6 +79,7 @@ fn section(html: &mut String, survey: &Survey) {
     );
     faults(html, survey);
     table(html, survey);
+    rounds(html, survey, history);
     steps(html, survey);
     rates(html, survey);
     ages(html, survey);
@@ -168,6 +176,36 @@ fn label(mirror: &MirrorReport, way: &WayReport) -> String {
 
 fn ranked_ways(survey: &Survey) -> impl Iterator<Item = (&MirrorReport, &WayReport)> {
     survey.ranked().into_iter().flat_map(|mirror| mirror.ways.iter().map(move |way| (mirror, way)))
+}
+
+/// One round alone is what the table says.
+fn rounds(html: &mut String, survey: &Survey, history: &History) {
+    let of = |mirror: &MirrorReport| history.of(&survey.fqrn, &mirror.server);
+    let Some(first) = survey.mirrors.iter().flat_map(of).map(|moment| moment.at).min() else {
+        return;
+    };
+    if first == survey.at {
+        return;
+    }
+    let rows = survey.ranked().into_iter().map(|mirror| {
+        let name = mirror.ways.first().map_or(String::new(), |way| label(mirror, way));
+        let cells = of(mirror).into_iter().map(|moment| {
+            let class = match moment.mark {
+                Mark::Good => "good",
+                Mark::Warning => "warn",
+                Mark::Problem => "bad",
+            };
+            (class, moment.first_byte_ms)
+        });
+        (name, cells.collect())
+    });
+    let _ = write!(
+        html,
+        "<h2>Since {}</h2><p>Bars: time to the first byte. Below them: <span class='key good'>\
+         </span>good<span class='key warn'></span>warning<span class='key bad'></span>problem</p>",
+        time(first)
+    );
+    html.push_str(&strips("Rounds so far", &rows.collect::<Vec<_>>()));
 }
 
 fn steps(html: &mut String, survey: &Survey) {

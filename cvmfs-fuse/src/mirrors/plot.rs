@@ -10,8 +10,13 @@ const LEFT: f64 = 300.0;
 const LONGEST: f64 = 420.0;
 /// Height of one bar with the space below it.
 const STEP: f64 = 24.0;
+/// Height of a row of what was over time.
+const STRIP: f64 = 44.0;
 /// Characters that fit before a bar.
 const LABEL: usize = 44;
+
+/// The class of each cell in the style sheet, and its value.
+pub(super) type Cells = Vec<(&'static str, Option<f64>)>;
 
 /// One bar: parts that add up.
 pub(super) struct Bar {
@@ -132,6 +137,47 @@ pub(super) fn slopes(
     svg + "</svg>"
 }
 
+/// Draws what was over time, the last column at the right: a row of cells for each label, each
+/// with its class, and over it a bar as high as its value.
+pub(super) fn strips(title: &str, rows: &[(String, Cells)]) -> String {
+    let count = u32::try_from(rows.len()).map_or(0.0, f64::from);
+    let mut svg = begin(count * STRIP + 4.0, title);
+    let columns = rows.iter().map(|(_, cells)| cells.len()).max().unwrap_or(0);
+    let number = |count: usize| u32::try_from(count).map_or(0.0, f64::from);
+    let width = ((WIDTH - LEFT) / number(columns.max(1))).min(24.0);
+    let values = || rows.iter().flat_map(|(_, cells)| cells).filter_map(|(_, value)| *value);
+    let highest = values().fold(f64::MIN_POSITIVE, f64::max);
+    for (row, (label, cells)) in rows.iter().enumerate() {
+        let y = number(row) * STRIP;
+        let base = y + STRIP - 8.0;
+        let _ = write!(
+            svg,
+            "<text x='{:.0}' y='{base:.0}' text-anchor='end'>{}</text>",
+            LEFT - 8.0,
+            escape(&shortened(label))
+        );
+        let begin = WIDTH - number(cells.len()) * width;
+        for (column, (class, value)) in cells.iter().enumerate() {
+            let x = begin + number(column) * width;
+            let _ = write!(
+                svg,
+                "<rect class='{class}' x='{x:.1}' y='{base:.0}' width='{:.1}' height='4'/>",
+                width * 0.9
+            );
+            if let Some(value) = value {
+                let height = value.max(0.0) / highest * (STRIP - 16.0);
+                let _ = write!(
+                    svg,
+                    "<rect class='bar' x='{x:.1}' y='{:.1}' width='{:.1}' height='{height:.1}'/>",
+                    base - 1.0 - height,
+                    width * 0.9
+                );
+            }
+        }
+    }
+    svg + "</svg>"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +204,18 @@ mod tests {
         let svg = slopes("t", ["told", "measured"], [&[2, 0, 1], &[0, 2]], &names);
         assert_eq!(svg.matches("<line").count(), 2);
         assert_eq!(svg.matches("class='moved'").count(), 2);
+    }
+
+    #[test]
+    fn strips_end_at_the_right_edge() {
+        let rows = [
+            ("a".to_owned(), vec![("good", Some(1.0)), ("bad", None)]),
+            ("b".to_owned(), vec![("warn", Some(2.0))]),
+        ];
+        let svg = strips("t", &rows);
+        assert_eq!(svg.matches("<rect").count(), 5);
+        // The only round of b is below the last one of a.
+        assert_eq!(svg.matches("x='876.0'").count(), 3, "{svg}");
+        assert!(!strips("t", &[]).contains("NaN"));
     }
 }

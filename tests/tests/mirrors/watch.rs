@@ -30,9 +30,12 @@ fn a_mirror_that_falls_behind_and_one_that_goes_away() {
         let (_old, lazy) = origin.snapshot();
         let other = origin.serve();
         let bases = [&first, &lazy, &other].map(|server| server.base(FQRN));
+        let directory = tempfile::tempdir().unwrap();
+        let page = directory.path().join("page.html");
         let mut child = origin
             .command(&bases)
-            .args(["--json", "--watch=5", "--max-lag=0"])
+            .args(["--json", "--watch=5", "--max-lag=0", "--html"])
+            .arg(&page)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -66,6 +69,14 @@ fn a_mirror_that_falls_behind_and_one_that_goes_away() {
         kill(pid, Signal::SIGTERM).unwrap();
         // Stopped as it should be: the code is that of the last round.
         assert_eq!(child.wait().unwrap().code(), Some(64 + 2));
+        let html = std::fs::read_to_string(&page).unwrap();
+        let rounds = html.split("Rounds so far").nth(2).unwrap().split("</svg>").next().unwrap();
+        // Behind for some rounds, away for one.
+        assert!(rounds.matches("class='bad'").count() >= 3, "{rounds}");
+        assert!(rounds.matches("class='good'").count() >= 4, "{rounds}");
+        if let Some(kept) = std::env::var_os("CVMFS_FUSE_KEEP_PAGE") {
+            std::fs::copy(&page, std::path::Path::new(&kept).join("watched.html")).unwrap();
+        }
     });
 }
 
@@ -74,14 +85,22 @@ fn a_table_for_each_round_and_an_end() {
     deadline(LIMIT, || {
         let origin = Origin::new();
         let server = origin.serve();
+        let directory = tempfile::tempdir().unwrap();
+        let page = directory.path().join("page.html");
         let output = origin
             .command(&[server.base(FQRN)])
-            .args(["--watch=5s", "--rounds=2"])
+            .args(["--watch=5s", "--rounds=2", "--html"])
+            .arg(&page)
             .output()
             .unwrap();
         let shown = super::text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{shown}");
         assert_eq!(shown.matches("1 mirrors asked").count(), 2, "{shown}");
         assert!(shown.contains("0 changes"), "{shown}");
+        let html = std::fs::read_to_string(&page).unwrap();
+        let rounds = html.split("Rounds so far").nth(2).unwrap().split("</svg>").next().unwrap();
+        assert_eq!(rounds.matches("class='good'").count(), 2, "{rounds}");
+        // It was replaced as a whole.
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     });
 }
