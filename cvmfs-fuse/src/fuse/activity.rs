@@ -141,15 +141,22 @@ impl Activity {
         self.is_watched.load(Ordering::Relaxed)
     }
 
-    /// Notes a request for who looks.
-    pub fn note(&self, operation: &str, path: Option<String>, thread: u32, took: Duration) {
+    /// Notes a request for who looks; `caller` is a thread and its program.
+    pub fn note(
+        &self,
+        operation: &str,
+        path: Option<String>,
+        caller: (u32, Option<String>),
+        took: Duration,
+    ) {
+        let (thread, program) = caller;
         let event = Event {
             number: 0,
             at: now(),
             operation: operation.to_owned(),
             path,
             thread,
-            program: program_of(thread),
+            program,
             took: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         };
         let mut trace = self.trace.lock();
@@ -248,7 +255,8 @@ fn now() -> u64 {
     since.ok().and_then(|since| u64::try_from(since.as_micros()).ok()).unwrap_or(0)
 }
 
-fn program_of(thread: u32) -> Option<String> {
+/// Returns the name of the program that a thread runs.
+pub(super) fn program_of(thread: u32) -> Option<String> {
     if thread == 0 {
         return None;
     }
@@ -287,7 +295,9 @@ mod tests {
     fn single_requests_are_kept_while_somebody_looks() {
         let activity = Activity::default();
         let note = |path: &str| {
-            activity.note("read", Some(path.to_owned()), std::process::id(), Duration::ZERO);
+            let own = std::process::id();
+            let caller = (own, program_of(own));
+            activity.note("read", Some(path.to_owned()), caller, Duration::ZERO);
         };
         note("/nobody");
         let (events, next) = activity.watch(None, Duration::from_secs(60));

@@ -21,7 +21,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::activity::Activity;
+use super::activity::{Activity, program_of};
 use super::attributes::{file_attr, negative_attr};
 use super::backing::{Backings, Way};
 use super::directory::{PlainListing, PlusListing};
@@ -75,6 +75,8 @@ struct UnderWay<V: Vfs> {
     shared: Arc<Shared<V>>,
     operation: Operation,
     begun: Instant,
+    /// Who asks, if somebody looks; after its answer it may be gone.
+    program: Option<String>,
     /// Asked for in the directory of the operation, if somebody looks.
     name: Option<Box<[u8]>>,
 }
@@ -109,7 +111,7 @@ impl<V: Vfs> Drop for UnderWay<V> {
                 }
                 path
             });
-            activity.note(name, path, pid, took);
+            activity.note(name, path, (pid, self.program.take()), took);
         }
     }
 }
@@ -155,7 +157,8 @@ impl<V: Vfs> Adapter<V> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let operation = Operation { name, ino: ino.0, pid: req.pid() };
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
-        (operation, UnderWay { shared, operation, begun, name: None })
+        let program = shared.activity.is_watched().then(|| program_of(operation.pid)).flatten();
+        (operation, UnderWay { shared, operation, begun, program, name: None })
     }
 }
 
