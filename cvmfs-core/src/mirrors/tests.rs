@@ -50,6 +50,8 @@ fn config(servers: Vec<String>, key: &Path) -> RepositoryConfig {
         external: ExternalServers::default(),
         descriptors: DescriptorBudget::default(),
         fetch_ahead: false,
+        ahead_bandwidth: None,
+        grace: None,
     }
 }
 

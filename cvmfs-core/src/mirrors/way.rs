@@ -130,7 +130,7 @@ impl Question<'_> {
         let RepositoryConfig { fqrn, keys, blocklist, .. } = self.config;
         let judge = Judge { fqrn, keys, blocklist, now: self.now };
         let start = Instant::now();
-        let letters = Letters::fetch(judge, &fetcher, 0, None, None).await?;
+        let letters = Letters::fetch(judge, &fetcher, 0, None, None, None).await?;
         Ok(FoundLetters {
             manifest: letters.manifest,
             whitelist_expires: letters.whitelist.expires,

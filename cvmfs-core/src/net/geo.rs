@@ -144,24 +144,33 @@ fn parse(reply: &[u8], sorted: &[usize]) -> Option<Vec<usize>> {
     all.iter().copied().eq(0..sorted.len()).then_some(order)
 }
 
-/// Orders by the time of a second, small request: the first one pays for names and connections.
-async fn probe(downloader: &Downloader) -> Option<Vec<usize>> {
+/// Measures the time of a second, small request to each server: the first one pays for names and
+/// connections. `None` is a server that did not answer.
+pub async fn round_trips(downloader: &Downloader) -> Vec<Option<Duration>> {
     let hosts = downloader.hosts();
-    let times = join_all((0..hosts.len()).map(|host| async move {
+    join_all((0..hosts.len()).map(|host| async move {
         downloader.fetch_letter(PROBE, MAX_PROBE, host).await.ok()?;
         let start = Instant::now();
         downloader.fetch_letter(PROBE, MAX_PROBE, host).await.ok()?;
         Some(start.elapsed())
     }))
-    .await;
+    .await
+}
+
+/// Orders servers by their round trips, silent ones last.
+pub fn order_by_time(times: &[Option<Duration>]) -> Vec<usize> {
+    let mut order: Vec<_> = (0..times.len()).collect();
+    order.sort_by_key(|&host| times[host].map_or((1, Duration::ZERO), |time| (0, time)));
+    order
+}
+
+async fn probe(downloader: &Downloader) -> Option<Vec<usize>> {
+    let times = round_trips(downloader).await;
     if times.iter().all(Option::is_none) {
         return None;
     }
-    let mut order: Vec<_> = (0..hosts.len()).collect();
-    // Silent ones last, in their order.
-    order.sort_by_key(|&host| times[host].map_or((1, Duration::ZERO), |time| (0, time)));
     tracing::info!(?times, "servers ordered by round trips");
-    Some(order)
+    Some(order_by_time(&times))
 }
 
 #[cfg(test)]

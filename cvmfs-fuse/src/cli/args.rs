@@ -5,6 +5,13 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::control::bugreport::BugreportArgs;
+use super::control::probe::ProbeArgs;
+use super::control::status::StatusArgs;
+use super::control::talk::TalkArgs;
+use super::control::top::TopArgs;
+use super::control::trace::TraceArgs;
+use super::control::why::WhyArgs;
 use super::docker_run::DockerRunArgs;
 use super::exit::{ExitStatus, Failure};
 use super::help;
@@ -82,6 +89,27 @@ pub enum Command {
     /// Show, export and import what is known about the starts of programs, to fetch it ahead
     #[command(subcommand, after_long_help = help::PROFILE)]
     Profile(ProfileCommand),
+    /// Show all mounts: revision, server, proxy, cache, errors
+    #[command(after_long_help = help::STATUS)]
+    Status(StatusArgs),
+    /// Show what mounts are doing, as it happens
+    #[command(after_long_help = help::TOP)]
+    Top(TopArgs),
+    /// Show who asks a mount for what, and how long that takes
+    #[command(after_long_help = help::TRACE)]
+    Trace(TraceArgs),
+    /// Say why something could not be read: which object, which servers, when
+    #[command(after_long_help = help::WHY)]
+    Why(WhyArgs),
+    /// Look whether repositories can be used
+    #[command(after_long_help = help::PROBE)]
+    Probe(ProbeArgs),
+    /// Ask a live mount, or tell it to do something: the commands of cvmfs_talk
+    #[command(after_long_help = help::TALK)]
+    Talk(TalkArgs),
+    /// Collect what is needed to find out what is wrong, without secrets
+    #[command(after_long_help = help::BUGREPORT)]
+    Bugreport(BugreportArgs),
     /// Look for what stands in the way of a mount, and say what to do about it
     #[command(after_long_help = help::DOCTOR)]
     Doctor(Box<DoctorArgs>),

@@ -9,6 +9,8 @@
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
 //! | `profile` | `profile show`, `export`, `import`, `record` |
+//! | `called` | the names of upstream's tools |
+//! | [`control`] | `status`, `top`, `trace`, `why`, `probe`, `talk`, `bugreport` |
 //! | [`docker_run`] | `docker-run` |
 //! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
@@ -23,6 +25,8 @@
 
 pub mod args;
 mod cache;
+mod called;
+pub mod control;
 pub mod docker_run;
 pub mod exit;
 mod help;
@@ -57,7 +61,7 @@ const RUNTIME_THREADS: usize = 2;
 
 /// Parses the arguments of the process and runs one subcommand.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(called::command_line(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, and go to stdout; nobody listening is no error.
@@ -95,6 +99,13 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Stat(args) => read::stat(args, environment),
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
+        Command::Status(args) => control::status::run(args),
+        Command::Top(args) => control::top::run(args),
+        Command::Trace(args) => control::trace::run(args),
+        Command::Why(args) => control::why::run(args),
+        Command::Probe(args) => control::probe::run(args),
+        Command::Talk(args) => control::talk::run(args, environment),
+        Command::Bugreport(args) => control::bugreport::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::pages(args),
