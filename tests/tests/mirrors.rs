@@ -351,6 +351,34 @@ fn by_every_proxy_and_directly() {
 }
 
 #[test]
+fn a_proxy_gets_its_password_and_nobody_else() {
+    deadline(LIMIT, || {
+        let origin = Origin::new();
+        let (server, proxy) = (origin.serve(), TestServer::empty());
+        let address = proxy.url().replace("http://", "http://user:sesame@");
+        let page = origin.published.root().join("page.html");
+        let output = origin
+            .command(&[server.base(FQRN)])
+            .args(["--json", "--light", "--proxy", &address, "--html"])
+            .arg(&page)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let asked = proxy.requests();
+        // user:sesame
+        let is_known = |value: Option<&str>| value == Some("Basic dXNlcjpzZXNhbWU=");
+        assert!(asked.iter().all(|request| is_known(request.header("Proxy-Authorization"))));
+        assert!(asked.len() > 8, "{asked:?}");
+        let told = server.requests();
+        assert!(told.iter().all(|request| request.header("Proxy-Authorization").is_none()));
+        let html = std::fs::read_to_string(&page).unwrap();
+        for shown in [text(&output.stdout), text(&output.stderr), html] {
+            assert!(!shown.contains("sesame"), "{shown}");
+        }
+    });
+}
+
+#[test]
 fn names_take_time_or_are_not_known() {
     deadline(LIMIT, || {
         let origin = Origin::new();
