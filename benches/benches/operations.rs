@@ -276,7 +276,8 @@ const INIT: u32 = 26;
 #[divan::bench(sample_count = 200, sample_size = 100)]
 fn request_lookup(bencher: Bencher<'_, '_>) {
     let (kernel, server) = pair();
-    let adapter = Adapter::new(fs(), SCENE.runtime.handle().clone(), REQUEST_DEADLINE);
+    let adapter =
+        Adapter::new(fs(), SCENE.runtime.handle().clone(), REQUEST_DEADLINE, Arc::default());
     // Version 7.40, read-ahead, no flags.
     let mut greeting = Vec::new();
     for word in [7_u32, 40, 1 << 20] {

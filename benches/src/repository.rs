@@ -33,6 +33,8 @@ pub fn open(runtime: &Runtime, published: &Published, cache: &Path) -> Arc<Repos
         external: ExternalServers::default(),
         descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
         fetch_ahead: false,
+        ahead_bandwidth: None,
+        grace: None,
     };
     let cache = Arc::new(DiskCache::open(cache).unwrap());
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));

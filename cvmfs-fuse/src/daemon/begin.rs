@@ -15,7 +15,9 @@ use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
+use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::backing::{self, Backings};
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
@@ -25,12 +27,17 @@ use crate::fuse::session::{MountedSession, mount_supervised, take_over};
 /// Behind the name of a repository: its page of what is under way.
 pub(super) const UNDER_WAY: &str = "/under-way";
 
+/// Behind the name of a repository: how its open files are read.
+const BACKINGS: &str = "/backing-files";
+
 /// A mount whose requests are not answered yet.
 pub(super) struct Begun<V: Vfs> {
     pub(super) session: MountedSession<V>,
     pub(super) bequest: Bequest,
     /// Resolved.
     pub(super) mountpoint: PathBuf,
+    /// As in [`crate::fuse::mountinfo::MountEntry`].
+    pub(super) device: Option<String>,
     /// It was another server's.
     pub(super) is_successor: bool,
 }
@@ -39,6 +46,7 @@ pub(super) struct Begun<V: Vfs> {
 pub(super) struct Shown {
     pub(super) repository: Arc<Repository>,
     pub(super) fs: Arc<RepoFs>,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// Mounts on a resolved directory.
@@ -51,7 +59,8 @@ pub(super) fn make<V: Vfs>(
     let (session, mount) = mount_supervised(adapter, resolved, options)
         .map_err(|error| mount_failed(resolved, &error))?;
     bequest.mounted(&mount);
-    Ok(Begun { session, bequest, mountpoint: mount.mountpoint, is_successor: false })
+    let Mount { mountpoint, device, .. } = mount;
+    Ok(Begun { session, bequest, mountpoint, device, is_successor: false })
 }
 
 /// Waits for the end of the server before.
@@ -79,7 +88,8 @@ pub(super) fn go_on<V: Vfs>(
     // fuser has its own descriptor of the connection.
     let session = take_over(adapter, options, mount)
         .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
-    Ok(Begun { session, bequest, mountpoint: mount.mountpoint.clone(), is_successor: true })
+    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device.clone());
+    Ok(Begun { session, bequest, mountpoint, device, is_successor: true })
 }
 
 /// Opens the repository and mounts it on a resolved directory.
@@ -92,7 +102,7 @@ pub(super) async fn first(
 ) -> Result<(Shown, Begun<RepoFs>), Failure> {
     let repository = tokio::select! {
         signal = stop.next() => return Err(interrupted(signal)),
-        repository = settings.repository.open() => repository?,
+        repository = settings.repository.open(settings.auto_update) => repository?,
     };
     let journal = Journal::new()
         .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
@@ -100,10 +110,15 @@ pub(super) async fn first(
         Failure::caused(ExitStatus::SaveState, "cannot note what is under way", &error)
     })?;
     let fs = show_with(&repository, (journal, Inheritance::default()), suspects, &bequest);
-    let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let parameters = &settings.repository.parameters;
+    let backings = parameters.pass_through.then(pass_through).flatten();
+    let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
+    let deadline = request_deadline(parameters.wait_for_network);
+    let activity = Arc::<Activity>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
+    let adapter = Adapter::new(vfs, handle, deadline, noted).passing_through(backings);
     let begun = make(adapter, resolved, &settings.options, bequest)?;
-    Ok((Shown { repository, fs }, begun))
+    Ok((Shown { repository, fs, activity }, begun))
 }
 
 /// Prepares what it can, waits for the end of the server before, and goes on with its mount.
@@ -121,7 +136,7 @@ pub(super) async fn successor(
     let open = async {
         match shown.flatten() {
             Some(root) => settings.repository.resume(root).await,
-            None => settings.repository.open().await,
+            None => settings.repository.open(settings.auto_update).await,
         }
     };
     let prepared = tokio::select! {
@@ -135,6 +150,7 @@ pub(super) async fn successor(
         None => Journal::new().map(|journal| (journal, Inheritance::default())),
     }
     .map_err(unreadable)?;
+    let backings = journals.remove(&format!("{name}{BACKINGS}"));
     let suspects = match journals.remove(&under_way(name)) {
         Some(page) => Suspects::inherit(page, died),
         None => Suspects::new(),
@@ -150,9 +166,19 @@ pub(super) async fn successor(
     };
     let fs = show_with(&repository, (journal, inheritance), suspects, &bequest);
     let patient = settings.repository.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    // As the mount began, whatever the parameters say.
+    let backings = match (mount.greeting.passes_through(), backings) {
+        (false, _) => None,
+        (true, Some(page)) => Some(Backings::inherit(page).map_err(unreadable)?),
+        (true, None) => Some(Backings::new().map_err(unreadable)?),
+    };
+    let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
+    let activity = Arc::<Activity>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
+    let adapter =
+        Adapter::new(vfs, handle, request_deadline(patient), noted).passing_through(backings);
     let begun = go_on(adapter, &settings.options, &mount, bequest)?;
-    Ok((Shown { repository, fs }, begun))
+    Ok((Shown { repository, fs, activity }, begun))
 }
 
 fn show_with(
@@ -171,6 +197,30 @@ fn show_with(
     let options = RepoFsOptions::default();
     let (repository, journal) = (Arc::clone(repository), Some(Arc::new(journal)));
     Arc::new(RepoFs::inheriting(repository, options, journal, inheritance, Some(suspects)))
+}
+
+/// Makes the memory for files that the kernel reads without us, if it would.
+fn pass_through() -> Option<Backings> {
+    let backings = match backing::is_allowed() {
+        Ok(()) => Backings::new().map_err(|error| error.to_string()),
+        Err(reason) => Err(reason.to_owned()),
+    };
+    backings
+        .inspect_err(|reason| {
+            tracing::warn!("files are not passed through to the kernel: {reason}");
+        })
+        .ok()
+}
+
+/// Leaves to a successor how open files are read.
+fn keep_backings(backings: Backings, settings: &MountSettings, bequest: &Bequest) -> Arc<Backings> {
+    let name = format!("{}{BACKINGS}", settings.repository.fqrn);
+    match backings.descriptor() {
+        // It has said so if it did not arrive.
+        Ok(page) => drop(bequest.journal(&name, page.as_fd())),
+        Err(error) => tracing::warn!(%error, "a successor will not know how files are read"),
+    }
+    Arc::new(backings)
 }
 
 /// Leaves the page of what is under way to a successor.

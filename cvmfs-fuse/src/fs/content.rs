@@ -4,6 +4,7 @@
 //! Open objects are bounded over all files and for each file (`objects`). No lock is held while
 //! anything is fetched, read or closed.
 
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use cvmfs_core::revision::Revision;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::buffers::{Buffer, Buffers};
 use super::inode::Inode;
 use super::objects::{OpenObjects, Piece};
 use super::repeats::Repeats;
@@ -33,6 +35,7 @@ pub struct ContentTable {
     objects: Mutex<OpenObjects>,
     chunk_lists: Mutex<LruCache<Ino, Arc<[Chunk]>>>,
     repeats: Repeats,
+    buffers: Arc<Buffers>,
     /// `None` where nobody would succeed us.
     suspects: Option<Suspects>,
 }
@@ -46,6 +49,7 @@ impl ContentTable {
             objects: Mutex::new(OpenObjects::new(bound)),
             chunk_lists: Mutex::new(LruCache::new(MAX_CHUNK_LISTS)),
             repeats: Repeats::default(),
+            buffers: Arc::default(),
             suspects: None,
         }
     }
@@ -56,20 +60,24 @@ impl ContentTable {
         self
     }
 
-    /// Prepares a file for reading: fetches a whole object, loads a chunk list.
+    /// Prepares a file for reading: fetches a whole object, loads a chunk list. Returns the file that
+    /// has all of the content, if there is one.
     pub async fn open(
         &self,
         inode: &Inode,
         caller: u32,
         fetcher: &Fetcher,
         revisions: &[Arc<Revision>],
-    ) -> Result<(), FsError> {
+    ) -> Result<Option<Arc<File>>, FsError> {
         match &inode.entry.content {
             Content::Whole(id) => {
                 let source = Source { inode, piece: 0, id, chunk: None, caller, revisions };
-                self.object(&source, fetcher).await.map(|_| ())
+                let object = self.object(&source, fetcher).await?;
+                // Should its length not be that of the inode, reads through us say so.
+                let is_whole = object.len() == inode.entry.size;
+                Ok(object.file().filter(|_| is_whole).cloned())
             }
-            Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| ()),
+            Content::Chunked(_) => self.chunks(inode, revisions).await.map(|_| None),
             unservable => Err(refusal(inode, unservable)),
         }
     }
@@ -82,10 +90,11 @@ impl ContentTable {
         (offset, size): (u64, u32),
         fetcher: &Fetcher,
         revisions: &[Arc<Revision>],
-    ) -> Result<Vec<u8>, FsError> {
+    ) -> Result<Buffer, FsError> {
         let left = inode.entry.size.saturating_sub(offset);
         let wanted = usize::try_from(left.min(u64::from(size))).unwrap_or(0);
-        let mut buffer = vec![0; wanted];
+        // All of it is filled, or the read fails.
+        let mut buffer = self.buffers.take(wanted);
         match &inode.entry.content {
             _ if wanted == 0 => {}
             Content::Whole(id) => {
@@ -94,6 +103,7 @@ impl ContentTable {
             }
             Content::Chunked(_) => {
                 let chunks = self.chunks(inode, revisions).await?;
+                let mut filled = 0;
                 for Span { piece, inside, start, len } in spans(&chunks, offset, wanted) {
                     let chunk = &chunks[piece];
                     if let Some(prefetcher) = self.prefetcher() {
@@ -102,7 +112,11 @@ impl ContentTable {
                     let (id, chunk) = (&chunk.object, Some(chunk));
                     let source = Source { inode, piece, id, chunk, caller, revisions };
                     self.fill(&source, &mut buffer[start..start + len], inside, fetcher).await?;
+                    filled = start + len;
                 }
+                // Chunks that do not make up the file were refused before. Should they get here, what
+                // others have read is not shown.
+                buffer[filled..].fill(0);
             }
             unservable => return Err(refusal(inode, unservable)),
         }
@@ -145,6 +159,12 @@ impl ContentTable {
                 prefetcher.used(&FirstUse { inode, id, chunk, caller, revision, how });
             }
         };
+        let arrived = |how, object: &CachedObject| {
+            if let (Some(revision), Some(prefetcher)) = (revisions.first(), self.prefetcher()) {
+                let first = FirstUse { inode, id, chunk, caller, revision, how };
+                prefetcher.arrived(&first, object);
+            }
+        };
         let under_way = match &self.suspects {
             Some(suspects) => Some(suspects.begin(inode).await?),
             None => None,
@@ -152,7 +172,9 @@ impl ContentTable {
         let here = fetcher.open_here(id, &options).map_err(|error| failed(Arc::new(error)))?;
         let object = match here {
             Some((object, was_fetched_ahead)) => {
-                used(if was_fetched_ahead { Use::Early } else { Use::Here });
+                let how = if was_fetched_ahead { Use::Early } else { Use::Here };
+                used(how);
+                arrived(how, &object);
                 object
             }
             None => {
@@ -164,10 +186,12 @@ impl ContentTable {
                 if let (Err(_), Some(under_way)) = (&opened, &under_way) {
                     under_way.survived();
                 }
-                opened.map_err(|error| {
+                let object = opened.map_err(|error| {
                     self.repeats.note((inode.ino, piece), &error);
                     failed(error)
-                })?
+                })?;
+                arrived(Use::Missed, &object);
+                object
             }
         };
         if let Some(under_way) = &under_way {

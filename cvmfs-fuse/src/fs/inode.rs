@@ -323,6 +323,12 @@ impl InodeTable {
         Some(Resting { path: slot.path().clone(), earlier: slot.earlier().cloned() })
     }
 
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn paths(&self, most: usize) -> Vec<RepoPath> {
+        let table = self.table.lock();
+        table.slots.values().take(most).map(|slot| slot.path().clone()).collect()
+    }
+
     /// Keeps the row of an inode again; `None` if this is not the row of that inode.
     pub fn rouse(&self, ino: Ino, entry: &Arc<DirectoryEntry>) -> Option<Arc<Inode>> {
         let mut table = self.table.lock();

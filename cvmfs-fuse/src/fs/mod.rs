@@ -7,7 +7,9 @@
 //! | [`inode`] | the scheme of inode numbers, references of the kernel |
 //! | [`journal`] | what a successor must know of them |
 //! | [`content`] | open objects and chunks, by inode |
+//! | [`buffers`] | what answers to reads are made in |
 //! | `objects` | which objects are open, and how many may be |
+//! | [`recent`] | the last failures, for people |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
 //! | `directory` | open directories |
@@ -15,12 +17,15 @@
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
 //! | [`root`] | [`RootFs`]: all repositories as one filesystem, each opened at its first use |
 
+use std::fs::File;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cvmfs_core::catalog::EntryKind;
 
 pub mod attributes;
+pub mod buffers;
 pub mod content;
 mod directory;
 pub mod error;
@@ -29,6 +34,7 @@ pub mod inode;
 pub mod journal;
 mod magic;
 mod objects;
+pub mod recent;
 mod repeats;
 pub mod repo;
 pub mod root;
@@ -36,8 +42,10 @@ pub mod suspects;
 pub mod switch;
 
 pub use attributes::Attributes;
+pub use buffers::Buffer;
 pub use error::FsError;
 pub use gate::Gate;
+pub use recent::{RecentFailure, RecentFailures};
 pub use repo::{RepoFs, RepoFsOptions};
 pub use root::RootFs;
 
@@ -57,7 +65,7 @@ pub struct Entry {
 }
 
 /// How the kernel shall treat an opened file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Handle for read and release; carries no state, reads go by inode.
     pub handle: u64,
@@ -65,6 +73,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Reads go past the page cache.
     pub direct_io: bool,
+    /// A file that has the whole content, if there is one: the kernel may read it without us.
+    pub whole: Option<Arc<File>>,
 }
 
 /// What `df` shows.
@@ -134,7 +144,7 @@ pub trait Vfs: Send + Sync + 'static {
         caller: u32,
         offset: u64,
         size: u32,
-    ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    ) -> impl Future<Output = Result<Buffer, FsError>> + Send;
     /// Closes a file.
     fn release(&self, ino: Ino, handle: u64);
     /// Lists a directory and keeps the listing under the handle returned.
@@ -166,6 +176,11 @@ pub trait Vfs: Send + Sync + 'static {
     fn server_attribute(&self, ino: Ino, name: &[u8]) -> Option<Vec<u8>>;
     /// Returns how long the kernel may remember that a name does not exist in a directory.
     fn negative_ttl(&self, parent: Ino) -> Duration;
+    /// Returns where an inode is that the kernel knows, below the mountpoint and without a slash at
+    /// its end; for people. It never waits.
+    fn shown_path(&self, _ino: Ino) -> Option<String> {
+        None
+    }
     /// Tells whether the kernel may keep the listing of a directory until it is told of a change.
     fn keeps_listing(&self, _ino: Ino) -> bool {
         true

@@ -27,8 +27,8 @@ use super::magic::server_attribute;
 use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
-    Attributes, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry, Opened,
-    ROOT_INO, Vfs,
+    Attributes, Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry,
+    Opened, ROOT_INO, Vfs,
 };
 use crate::prefetch::Prefetcher;
 
@@ -79,9 +79,7 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(
                 repository.descriptors().objects,
-                repository
-                    .fetches_ahead()
-                    .then(|| Prefetcher::new(repository.fqrn().as_str(), repository.fetcher())),
+                repository.fetches_ahead().then(|| Prefetcher::new(&repository)),
             ),
             directories: DirectoryTable::default(),
             gate: Arc::default(),
@@ -141,6 +139,16 @@ impl RepoFs {
     /// Returns the journal, for the supervisor.
     pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.inodes.journal()
+    }
+
+    /// Returns how many inodes the kernel knows, the root not counted.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn known_paths(&self, most: usize) -> Vec<RepoPath> {
+        self.inodes.paths(most)
     }
 
     /// Takes over all inodes of a predecessor; before that, no revision may be switched to.
@@ -451,18 +459,13 @@ impl Vfs for RepoFs {
             return Err(FsError::IsADirectory(inode.path.clone()));
         }
         let revisions = self.revisions_of(&inode);
-        self.contents.open(&inode, caller, self.repository.fetcher(), &revisions).await?;
+        let whole =
+            self.contents.open(&inode, caller, self.repository.fetcher(), &revisions).await?;
         // The number stands for this very content, so pages of earlier opens are always right.
-        Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io })
+        Ok(Opened { handle: 0, keep_cache: true, direct_io: inode.entry.direct_io, whole })
     }
 
-    async fn read(
-        &self,
-        ino: Ino,
-        caller: u32,
-        offset: u64,
-        size: u32,
-    ) -> Result<Vec<u8>, FsError> {
+    async fn read(&self, ino: Ino, caller: u32, offset: u64, size: u32) -> Result<Buffer, FsError> {
         let inode = self.inode(ino).await?;
         let revisions = self.revisions_of(&inode);
         let span = (offset, size);
@@ -566,6 +569,14 @@ impl Vfs for RepoFs {
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
             _ => server_attribute(&self.repository, name),
         }
+    }
+
+    fn shown_path(&self, ino: Ino) -> Option<String> {
+        if ino == ROOT_INO {
+            return Some(String::new());
+        }
+        let inode = self.inodes.get(ino)?;
+        Some(String::from_utf8_lossy(inode.path.as_bytes()).into_owned())
     }
 
     fn negative_ttl(&self, _parent: Ino) -> Duration {

@@ -5,11 +5,12 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -20,11 +21,13 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use super::activity::Activity;
 use super::attributes::{file_attr, negative_attr};
+use super::backing::{Backings, Way};
 use super::directory::{PlainListing, PlusListing};
 use super::dispatch::{Dispatcher, Operation};
 use super::failure::Failures;
-use super::greeting;
+use super::greeting::{self, Terms};
 use crate::fs::{FsError, Vfs};
 
 /// An attribute of ours: how many requests the kernel has made. What it answers by itself is seen by
@@ -36,9 +39,13 @@ const REQUESTS: &str = "user.requests";
 pub struct Adapter<V> {
     shared: Arc<Shared<V>>,
     dispatcher: Dispatcher,
+    /// What the connection began with, if a predecessor did.
+    terms: Option<Terms>,
     /// The kernel does without opens of files and directories once they were refused.
     opens_itself: bool,
     opens_directories_itself: bool,
+    /// It reads files without us, where it can.
+    passes_through: bool,
     /// Requests of the kernel, except those that take references back.
     requests: AtomicU64,
 }
@@ -48,34 +55,107 @@ pub struct Adapter<V> {
 struct Shared<V> {
     vfs: Arc<V>,
     failures: Failures,
+    /// Where the kernel shall read files without us.
+    backings: Option<Arc<Backings>>,
+    activity: Arc<Activity>,
 }
 
 impl<V: Vfs> Shared<V> {
     fn failed(&self, operation: Operation, error: &FsError) -> Errno {
-        self.failures.record(operation, error)
+        let errno = self.failures.record(operation, error);
+        if errno.code() == libc::EIO {
+            self.activity.failed(operation.name);
+        }
+        errno
+    }
+}
+
+/// A request that is being answered; its end is noted.
+struct UnderWay<V: Vfs> {
+    shared: Arc<Shared<V>>,
+    operation: Operation,
+    begun: Instant,
+    /// Asked for in the directory of the operation, if somebody looks.
+    name: Option<Box<[u8]>>,
+}
+
+impl<V: Vfs> UnderWay<V> {
+    fn looks_up(&mut self, name: &[u8]) {
+        if self.shared.activity.is_watched() {
+            self.name = Some(name.into());
+        }
+    }
+}
+
+impl<V: Vfs> Deref for UnderWay<V> {
+    type Target = Shared<V>;
+
+    fn deref(&self) -> &Shared<V> {
+        &self.shared
+    }
+}
+
+impl<V: Vfs> Drop for UnderWay<V> {
+    fn drop(&mut self) {
+        let Operation { name, ino, pid } = self.operation;
+        let Shared { activity, vfs, .. } = &*self.shared;
+        let took = self.begun.elapsed();
+        activity.answered(name, took);
+        if activity.is_watched() {
+            let path = vfs.shown_path(ino).map(|mut path| {
+                if let Some(name) = &self.name {
+                    path.push('/');
+                    path.push_str(&String::from_utf8_lossy(name));
+                }
+                path
+            });
+            activity.note(name, path, pid, took);
+        }
     }
 }
 
 impl<V: Vfs> Adapter<V> {
     /// Serves `vfs`; requests that must wait do so on `runtime`, for at most `deadline`.
-    pub fn new(vfs: Arc<V>, runtime: Handle, deadline: Duration) -> Self {
+    ///
+    /// What is asked for and what fails is noted in `activity`.
+    pub fn new(vfs: Arc<V>, runtime: Handle, deadline: Duration, activity: Arc<Activity>) -> Self {
+        let failures = Failures::noting(Arc::clone(&activity.recent));
         Self {
-            shared: Arc::new(Shared { vfs, failures: Failures::default() }),
+            shared: Arc::new(Shared { vfs, failures, activity, backings: None }),
             dispatcher: Dispatcher::new(runtime, deadline),
+            terms: None,
             opens_itself: false,
             opens_directories_itself: false,
+            passes_through: false,
             requests: AtomicU64::new(0),
         }
     }
 
-    fn begin(
-        &self,
-        name: &'static str,
-        req: &Request,
-        ino: INodeNo,
-    ) -> (Operation, Arc<Shared<V>>) {
+    /// Lets the kernel read files without us, if it can. Then it says when it opens one.
+    pub fn passing_through(self, backings: Option<Arc<Backings>>) -> Self {
+        let Shared { vfs, failures, activity, .. } = match Arc::try_unwrap(self.shared) {
+            Ok(shared) => shared,
+            // Nothing is served yet, so nobody else has it.
+            Err(shared) => return Self { shared, ..self },
+        };
+        Self { shared: Arc::new(Shared { vfs, failures, activity, backings }), ..self }
+    }
+
+    /// Goes on with what a predecessor agreed on with the kernel.
+    pub(super) fn going_on(self, terms: Option<Terms>) -> Self {
+        Self { terms, ..self }
+    }
+
+    /// Returns how open files are read, where the kernel may do so without us.
+    pub(super) fn backings(&self) -> Option<Arc<Backings>> {
+        self.shared.backings.clone()
+    }
+
+    fn begin(&self, name: &'static str, req: &Request, ino: INodeNo) -> (Operation, UnderWay<V>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        (Operation { name, ino: ino.0, pid: req.pid() }, Arc::clone(&self.shared))
+        let operation = Operation { name, ino: ino.0, pid: req.pid() };
+        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
+        (operation, UnderWay { shared, operation, begun, name: None })
     }
 }
 
@@ -97,12 +177,25 @@ fn asks_to_write(flags: OpenFlags) -> bool {
 
 impl<V: Vfs> Filesystem for Adapter<V> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        greeting::negotiate(config);
+        let wishes = self.shared.backings.is_some();
+        let passes_through = match &self.terms {
+            Some(terms) => {
+                greeting::repeat(config, terms);
+                terms.pass_through()
+            }
+            None => greeting::negotiate(config, wishes),
+        };
+        if wishes && !passes_through {
+            tracing::warn!(
+                "files are not passed through to the kernel: it does not know how (6.9 does)"
+            );
+        }
         // An inode number stands for one version of one content, so there is nothing to say at an
         // open: the kernel may keep all pages. It asks once, and never again (facts: 14 times
         // faster than opens with a message).
         let known = config.capabilities();
-        self.opens_itself = known.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.opens_itself = known.contains(InitFlags::FUSE_NO_OPEN_SUPPORT) && !passes_through;
+        self.passes_through = passes_through;
         self.opens_directories_itself = known.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
             && self.shared.vfs.keeps_all_listings();
         tracing::debug!(abi = %config.kernel_abi(), "connected to the kernel");
@@ -110,8 +203,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (operation, shared) = self.begin("lookup", req, parent);
+        let (operation, mut shared) = self.begin("lookup", req, parent);
         let name = name.as_bytes().to_vec();
+        shared.looks_up(&name);
         self.dispatcher.run(operation, async move {
             let begun = shared.vfs.gate().epoch();
             let (ttl, attr) =
@@ -134,7 +228,12 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         // Comes when the kernel likes, and is nobody's wait: not counted.
         let operation = Operation { name: "forget", ino: ino.0, pid: req.pid() };
         let shared = &self.shared;
-        self.dispatcher.now(operation, || shared.vfs.forget(ino.0, nlookup));
+        self.dispatcher.now(operation, || {
+            shared.vfs.forget(ino.0, nlookup);
+            if let Some(backings) = &shared.backings {
+                backings.forget(ino.0);
+            }
+        });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -169,6 +268,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
             return reply.error(Errno::ENOSYS);
         }
         let (operation, shared) = self.begin("open", req, ino);
+        let passes_through = self.passes_through;
         self.dispatcher.run(operation, async move {
             match operation.unless_interrupted(shared.vfs.open(ino.0, operation.pid)).await {
                 Ok(opened) => {
@@ -176,7 +276,24 @@ impl<V: Vfs> Filesystem for Adapter<V> {
                     let mut flags = FopenFlags::FOPEN_NOFLUSH;
                     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
                     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-                    reply.opened(FileHandle(opened.handle), flags);
+                    let backings = shared.backings.as_ref();
+                    // Reads past the page cache are one way by themselves.
+                    let backings = backings.filter(|_| passes_through && !opened.direct_io);
+                    let Some(backings) = backings else {
+                        return reply.opened(FileHandle(opened.handle), flags);
+                    };
+                    match backings.open(ino.0, opened.whole.as_ref()) {
+                        (handle, Way::Pages) => reply.opened(FileHandle(handle), flags),
+                        (handle, Way::File(number)) => {
+                            // SAFETY: registered with this connection, and not closed before the
+                            // handle that is given here is taken back.
+                            let backing = unsafe { reply.wrap_backing(number) };
+                            let flags = FopenFlags::FOPEN_NOFLUSH;
+                            reply.opened_passthrough(FileHandle(handle), flags, &backing);
+                            // `backings` closes it.
+                            backing.into_raw();
+                        }
+                    }
                 }
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
@@ -216,8 +333,15 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let (operation, shared) = self.begin("release", req, ino);
-        self.dispatcher.now(operation, || shared.vfs.release(ino.0, fh.0));
+        // As with forget.
+        let operation = Operation { name: "release", ino: ino.0, pid: req.pid() };
+        let shared = &self.shared;
+        self.dispatcher.now(operation, || {
+            shared.vfs.release(ino.0, fh.0);
+            if let Some(backings) = &shared.backings {
+                backings.close(ino.0, fh.0);
+            }
+        });
         reply.ok();
     }
 

@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
+use super::greeting::Terms;
+
 /// The kernel refuses reads into less than this (FUSE_MIN_READ_BUFFER); INIT is far shorter.
 const READ_LEN: usize = 8192;
 /// Code of the notification that asks for requests to be sent again (FUSE_NOTIFY_RESEND, 6.9).
@@ -25,6 +27,17 @@ const NOTIFY_RESEND: i32 = 7;
 pub struct Greeting {
     request: Vec<u8>,
     reply: Vec<u8>,
+}
+
+impl Greeting {
+    /// Tells whether the kernel was promised to be given files that it reads by itself.
+    pub fn passes_through(&self) -> bool {
+        self.terms().is_some_and(|terms| terms.pass_through())
+    }
+
+    pub(super) fn terms(&self) -> Option<Terms> {
+        Terms::of(&self.reply)
+    }
 }
 
 /// A mount that can change hands, apart from what the kernel knows of its inodes.

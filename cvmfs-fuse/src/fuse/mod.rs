@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`dispatch`] | poll a request once on the worker thread, hand it to the runtime if it must wait |
 //! | [`adapter`] | fuser's calls turned into calls of `Vfs`, results turned into replies |
+//! | [`activity`] | what is asked, by whom, and how long it takes |
 //! | `greeting` | what we ask of the kernel when a connection begins |
+//! | [`backing`] | files that the kernel reads without us |
 //! | [`attributes`] | values of `Vfs` in the kernel's terms |
 //! | [`directory`] | directory listings written into reply buffers |
 //! | [`failure`] | the one place that logs and counts failed requests |
@@ -17,8 +19,10 @@
 //! from the worker thread; otherwise the future moves to the tokio runtime and the worker takes
 //! the next request, so that slow servers cannot use up the workers.
 
+pub mod activity;
 pub mod adapter;
 pub mod attributes;
+pub mod backing;
 pub mod directory;
 pub mod dispatch;
 pub mod failure;

@@ -1,7 +1,7 @@
 //! A mount's life: connect, serve, end.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,6 +10,7 @@ use fuser::{Config, SessionACL};
 use tokio::sync::oneshot;
 
 use super::adapter::Adapter;
+use super::backing::Backings;
 use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
 use super::mount::{self, MountError};
@@ -49,6 +50,7 @@ pub fn mount_supervised<V: Vfs>(
     options: &MountOptions,
 ) -> Result<(MountedSession<V>, Mount), MountError> {
     let connection = mount::mount(mountpoint, options)?;
+    let backings = adapter.backings();
     let connected = handover::connect(adapter, &connection, None, acl(options), present_config());
     let (session, greeting) = connected.map_err(|error| {
         if let Err(left_over) = mount::unmount(mountpoint, true) {
@@ -56,6 +58,7 @@ pub fn mount_supervised<V: Vfs>(
         }
         MountError::Handshake(error)
     })?;
+    connect(backings, &connection);
     let device = device_of(mountpoint);
     if let Some(device) = &device {
         raise_readahead(device);
@@ -74,11 +77,22 @@ pub fn take_over<V: Vfs>(
 ) -> Result<MountedSession<V>, MountError> {
     let Mount { connection, greeting, mountpoint, device } = mount;
     let kept = Some(greeting);
+    let adapter = adapter.going_on(greeting.terms());
+    let backings = adapter.backings();
     let connected = handover::connect(adapter, connection, kept, acl(options), present_config());
     let (session, _) = connected.map_err(MountError::Handshake)?;
+    connect(backings, connection);
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
     let device = device.clone();
     Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
+}
+
+fn connect(backings: Option<Arc<Backings>>, connection: &OwnedFd) {
+    let Some(backings) = backings else { return };
+    match connection.try_clone() {
+        Ok(connection) => backings.connect(connection),
+        Err(error) => tracing::warn!(%error, "files are not passed through to the kernel"),
+    }
 }
 
 fn device_of(mountpoint: &Path) -> Option<String> {

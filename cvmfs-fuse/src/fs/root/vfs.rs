@@ -6,7 +6,7 @@ use cvmfs_core::fqrn::Fqrn;
 
 use super::super::repo::statistics;
 use super::super::{
-    DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, Opened, ROOT_INO, Vfs,
+    Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, Opened, ROOT_INO, Vfs,
 };
 use super::outward::Outward;
 use super::{RootFs, Slot};
@@ -60,13 +60,7 @@ impl Vfs for RootFs {
         Ok(opened)
     }
 
-    async fn read(
-        &self,
-        ino: Ino,
-        caller: u32,
-        offset: u64,
-        size: u32,
-    ) -> Result<Vec<u8>, FsError> {
+    async fn read(&self, ino: Ino, caller: u32, offset: u64, size: u32) -> Result<Buffer, FsError> {
         let seat = self.inside(ino).await?;
         seat.open.fs.read(seat.ino, caller, offset, size).await.map_err(seat.failed())
     }
@@ -159,6 +153,13 @@ impl Vfs for RootFs {
         let (Some(slot), inner) = Slot::split(parent) else { return ABSENCE_TTL };
         let open = self.shared.members.read().at(slot).and_then(|member| member.peek());
         open.map_or(ABSENCE_TTL, |open| open.fs.negative_ttl(inner))
+    }
+
+    fn shown_path(&self, ino: Ino) -> Option<String> {
+        let (Some(slot), inner) = Slot::split(ino) else { return Some(String::new()) };
+        let member = self.shared.members.read().at(slot)?;
+        let inside = member.peek()?.fs.shown_path(inner)?;
+        Some(format!("/{}{inside}", member.fqrn))
     }
 
     fn keeps_listing(&self, ino: Ino) -> bool {
