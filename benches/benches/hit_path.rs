@@ -3,20 +3,15 @@
 
 use std::hint::black_box;
 use std::io::Write as _;
-use std::sync::Arc;
 
+use benches::repository::open;
 use benches::{Ratio, compare};
 use cvmfs_cache::DiskCache;
-use cvmfs_core::cache::{ObjectCache, ObjectMeta};
-use cvmfs_core::clock::SystemClock;
+use cvmfs_core::cache::{ObjectCache as _, ObjectMeta};
 use cvmfs_core::decode::{SizeBound, decode_all};
-use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::hash::{ContentHash, HashAlgorithm};
-use cvmfs_core::net::{HttpTransport, ProxySpec, SelectionOptions, Timeouts, TransportOptions};
 use cvmfs_core::object::{ObjectId, ObjectKind};
 use cvmfs_core::path::RepoPath;
-use cvmfs_core::repository::{ExternalServers, Pin, Repository, RepositoryConfig};
-use cvmfs_core::trust::MasterKeys;
 use fixtures::publish::TestRepo;
 
 const FILES: usize = 10_000;
@@ -96,34 +91,8 @@ fn catalog() -> [Ratio; 2] {
         std::fs::write(native.path().join(format!("f{number}")), b"x").unwrap();
     }
     let published = repo.publish();
-    let key = std::fs::read(published.public_key()).unwrap();
-    let config = RepositoryConfig {
-        fqrn: published.fqrn().parse().unwrap(),
-        servers: vec![format!("file://{}/{}", published.root().display(), published.fqrn())],
-        proxy: ProxySpec::direct(),
-        keys: MasterKeys::parse([("master", key)]).unwrap(),
-        blocklist: Blocklist::default(),
-        pin: Pin::Latest,
-        symlink_variables: cvmfs_core::catalog::symlink::SymlinkVariables::default(),
-        timeouts: Timeouts::default(),
-        selection: SelectionOptions::default(),
-        wait_for_network: false,
-        min_revision: 0,
-        names: cvmfs_core::net::Names::default(),
-        geo: None,
-        max_servers: 0,
-        external: ExternalServers::default(),
-        descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
-        fetch_ahead: false,
-        ahead_bandwidth: None,
-        grace: None,
-    };
     let cache_dir = tempfile::tempdir().unwrap();
-    let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());
-    let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
-    let repository = runtime
-        .block_on(Repository::open(config, transport, cache, Arc::new(SystemClock)))
-        .unwrap();
+    let repository = open(&runtime, &published, cache_dir.path());
     let revision = repository.current();
     let paths: Vec<_> = (0..FILES)
         .map(|number| RepoPath::parse(format!("/d/f{number}").as_bytes()).unwrap())

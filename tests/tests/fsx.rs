@@ -303,3 +303,11 @@ fn no_wrong_byte_while_servers_die() {
 fn no_wrong_byte_whatever_happens() {
     read_beside(Trouble { evictions: true, revisions: true, deaths: true }, &[]);
 }
+
+/// The kernel reads objects without us: also those that were evicted, of revisions that are gone, and
+/// of servers that have died.
+#[test]
+fn no_wrong_byte_with_passthrough_whatever_happens() {
+    let all = Trouble { evictions: true, revisions: true, deaths: true };
+    read_beside(all, &["--set=CVMFS_FUSE_PASSTHROUGH=yes"]);
+}

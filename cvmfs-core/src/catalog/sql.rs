@@ -23,8 +23,9 @@ const STATEMENT_TIME_LIMIT: Duration = Duration::from_secs(30);
 const STEPS_PER_CHECK: i32 = 100_000;
 /// Longest text or blob: names have 255 bytes, targets 4 KiB, attribute blobs 130 KiB.
 const MAX_VALUE_LEN: i32 = 10_000_000;
-/// Page cache of a connection; the kernel's page cache stands behind it.
-const PAGE_CACHE_KIB: i32 = 512;
+/// Page cache of a connection: the upper pages of its trees. The kernel's page cache stands behind
+/// it, and there may be hundreds of connections.
+const PAGE_CACHE_KIB: i32 = 128;
 
 /// A database opened with all guards up.
 pub struct Database {
