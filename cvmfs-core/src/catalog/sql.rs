@@ -24,7 +24,7 @@ const STEPS_PER_CHECK: i32 = 100_000;
 /// Longest text or blob: names have 255 bytes, targets 4 KiB, attribute blobs 130 KiB.
 const MAX_VALUE_LEN: i32 = 10_000_000;
 /// Page cache of a connection; the kernel's page cache stands behind it.
-const PAGE_CACHE_KIB: i32 = 512;
+const PAGE_CACHE_KIB: i32 = 128;
 
 /// A database opened with all guards up.
 pub struct Database {
