@@ -115,6 +115,8 @@ fn catalog() -> [Ratio; 2] {
         external: ExternalServers::default(),
         descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
         fetch_ahead: false,
+        ahead_bandwidth: None,
+        grace: None,
     };
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = Arc::new(DiskCache::open(cache_dir.path()).unwrap());

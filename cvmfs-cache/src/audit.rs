@@ -1,5 +1,6 @@
 //! What people ask of a cache: what is in it, is it right, make it smaller.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -135,6 +136,13 @@ impl DiskCache {
             pinned: others.pinned.len(),
             quarantined: store.layout.list(QUARANTINE).map_or(0, |names| names.len()),
         }
+    }
+
+    /// Returns the names of the objects that live processes keep from eviction, as in
+    /// [`IndexedObject`].
+    pub fn pinned(&self) -> HashSet<String> {
+        let others = self.store.session.as_ref().map(crate::session::Session::others);
+        others.map(|others| others.pinned).unwrap_or_default()
     }
 
     /// Hands the objects of the index to `each`, last used first, until it says no. What other

@@ -76,6 +76,21 @@ struct Download {
     begun: Instant,
     /// It asks one server only.
     only_host: bool,
+    /// For people.
+    label: Arc<str>,
+}
+
+/// A download that is under way, for people.
+#[derive(Debug, Clone)]
+pub struct UnderWay {
+    /// The object.
+    pub id: ObjectId,
+    /// What it is.
+    pub label: Arc<str>,
+    /// For how long.
+    pub since: Duration,
+    /// How many wait for it; none for one that was fetched ahead.
+    pub waiting: usize,
 }
 
 /// One who waits; gone with the future that waits.
@@ -139,6 +154,13 @@ pub struct Unstored {
     /// Its bytes as the server keeps them.
     stored: Vec<u8>,
     proof: CheckedBody,
+}
+
+impl Unstored {
+    /// Returns its name.
+    pub fn id(&self) -> &ObjectId {
+        self.proof.id()
+    }
 }
 
 /// What came of asking for the right to download.
@@ -299,6 +321,23 @@ impl Fetcher {
         self.shared.transfers
     }
 
+    /// Returns the downloads that are under way, the oldest first.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let downloads = self.shared.downloads.lock();
+        let mut all: Vec<_> = downloads
+            .iter()
+            .map(|((id, _, _), download)| UnderWay {
+                id: *id,
+                label: Arc::clone(&download.label),
+                since: download.begun.elapsed(),
+                waiting: download.waiting.load(Ordering::SeqCst),
+            })
+            .collect();
+        drop(downloads);
+        all.sort_by_key(|one| std::cmp::Reverse(one.since));
+        all
+    }
+
     async fn join_until_done(
         &self,
         id: &ObjectId,
@@ -386,7 +425,8 @@ impl Fetcher {
                 };
                 let outcome = outcome.boxed().shared();
                 let (begun, only_host) = (Instant::now(), options.only_host.is_some());
-                vacant.insert(Download { outcome, waiting, begun, only_host }).clone()
+                let label = options.label.as_str().into();
+                vacant.insert(Download { outcome, waiting, begun, only_host, label }).clone()
             }
         };
         let guard = Waiting::begin(&download.waiting);

@@ -18,6 +18,10 @@ use crate::trust::{
     verify_manifest, verify_whitelist, verify_whitelist_origin,
 };
 
+mod root;
+
+pub(crate) use root::RootAhead;
+
 /// Where a server has its manifest.
 const MANIFEST: &str = ".cvmfspublished";
 
@@ -74,13 +78,15 @@ impl Letters {
 
     /// Fetches and checks the letters of one server. Of its whitelist and the known one the newer
     /// counts: a mirror that is behind, or an attacker, cannot bring back a certificate. A
-    /// `manifest` that this server has just sent is not asked for again.
+    /// `manifest` that this server has just sent is not asked for again. The root catalog is fetched
+    /// beside the certificate if there is somewhere to put it.
     pub(crate) async fn fetch(
         judge: Judge<'_>,
         fetcher: &Fetcher,
         host: usize,
         known: Option<&Self>,
         manifest: Option<Bytes>,
+        root: Option<&RootAhead>,
     ) -> Result<Self, ServerError> {
         let downloader = fetcher.downloader();
         let manifest = async {
@@ -108,7 +114,13 @@ impl Letters {
         let certificate = certificate(fetcher, &manifest_bytes, host, |pem| {
             check(judge, &manifest_bytes, pem, &whitelist)
         });
-        let (manifest, certificate) = certificate.await?;
+        let root = async {
+            if let Some(root) = root {
+                root.fetch(fetcher, &manifest_bytes, host).await;
+            }
+        };
+        let (certificate, ()) = tokio::join!(certificate, root);
+        let (manifest, certificate) = certificate?;
         Ok(Self { manifest, whitelist, manifest_bytes, whitelist_bytes, certificate })
     }
 }

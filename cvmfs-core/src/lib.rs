@@ -19,6 +19,7 @@
 //! | [`fetch`] | objects by id: from the cache, or downloaded, checked and stored |
 //! | `letters`, `memory` | the signed letters of a server; what is remembered of them over restarts |
 //! | [`revision`], [`repository`] | one immutable snapshot; a repository and its current snapshot |
+//! | [`mirrors`] | the servers of a repository measured, checked and compared |
 
 pub mod cache;
 pub mod catalog;
@@ -33,6 +34,7 @@ pub mod hash;
 pub mod history;
 mod letters;
 mod memory;
+pub mod mirrors;
 pub mod net;
 pub mod object;
 pub mod path;

@@ -9,7 +9,9 @@
 //! Update: [`Repository::check`] finds and prepares a newer revision, [`Repository::commit`]
 //! makes it the current one.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -27,11 +29,12 @@ use crate::format::blocklist::Blocklist;
 use crate::format::manifest::Manifest;
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
-use crate::letters::{Judge, Letters, fetch_manifest};
+use crate::letters::{Judge, Letters, RootAhead, fetch_manifest};
 use crate::memory::RevisionMemory;
 use crate::net::{
     Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
 };
+use crate::object::{ObjectId, ObjectKind};
 use crate::revision::{OpenCatalogs, Revision, RootCatalog};
 use crate::trust::{MasterKeys, TrustError, Verified};
 
@@ -107,6 +110,12 @@ pub struct RepositoryConfig {
     pub descriptors: DescriptorBudget,
     /// Objects may be fetched before they are asked for.
     pub fetch_ahead: bool,
+    /// Plain bytes of them in a second; `None` is no bound.
+    pub ahead_bandwidth: Option<NonZeroU64>,
+    /// How long servers may take at the start before the revision accepted last is shown, if it is
+    /// cached and still trusted; `None` waits for them. Whoever sets it has to look for a newer
+    /// one when [`Repository::take_unconfirmed`] says so.
+    pub grace: Option<Duration>,
 }
 
 /// Since when, and why, the repository shows what may not be the newest.
@@ -122,7 +131,8 @@ pub struct Stale {
 #[derive(Debug)]
 pub struct Update {
     revision: Arc<Revision>,
-    letters: Letters,
+    /// `None`: somebody named its root catalog.
+    letters: Option<Letters>,
 }
 
 impl Update {
@@ -150,6 +160,8 @@ pub struct Repository {
     current: ArcSwap<Revision>,
     accepted: Mutex<Accepted>,
     stale: ArcSwapOption<Stale>,
+    /// No server has been heard since the start.
+    unconfirmed: AtomicBool,
 }
 
 impl Repository {
@@ -177,38 +189,67 @@ impl Repository {
                 current: ArcSwap::from_pointee(revision),
                 accepted: Mutex::default(),
                 stale: ArcSwapOption::empty(),
+                unconfirmed: AtomicBool::new(false),
             });
         }
         let now = clock.unix_seconds();
         let judge = judge(&config, &config.blocklist, now);
         let memory = RevisionMemory::load(&**fetcher.cache(), fqrn.as_str());
         let known = memory.letters(judge);
-        // Beside each other: neither needs the other.
-        let (newest, order) = tokio::join!(
-            newest_letters(&config, &fetcher, judge, known.as_ref(), &memory),
-            find_order(&config, &fetcher),
-        );
-        apply_order(&config, &fetcher, order);
-        let fresh = match newest {
-            Ok(letters) => match revision_of(&config, &fetcher, &catalogs, &letters).await {
-                Ok(revision) => Ok((letters, revision)),
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
+        let ahead = RootAhead::default();
+        let asked = async {
+            let root = (config.pin == Pin::Latest).then_some(&ahead);
+            // Beside each other: neither needs the other.
+            let (newest, order) = tokio::join!(
+                newest_letters(&config, &fetcher, judge, known.as_ref(), &memory, root),
+                find_order(&config, &fetcher),
+            );
+            apply_order(&config, &fetcher, order);
+            let letters = newest?;
+            ahead.store(&fetcher, &letters.manifest);
+            let revision = revision_of(&config, &fetcher, &catalogs, &letters).await?;
+            Ok((letters, revision))
+        };
+        let grace = config.grace.filter(|_| {
+            known.as_ref().is_some_and(|known| may_be_shown(&config, &fetcher, known, now))
+        });
+        let (fresh, remembered) = {
+            let mut asked = std::pin::pin!(asked);
+            let (mut answer, mut remembered) = (None, None);
+            if let (Some(grace), Some(known)) = (grace, &known) {
+                answer = tokio::time::timeout(grace, &mut asked).await.ok();
+                if answer.is_none() {
+                    remembered = revision_of(&config, &fetcher, &catalogs, known).await.ok();
+                }
+            }
+            match (answer, remembered) {
+                (Some(answer), _) => (answer, None),
+                (None, None) => (asked.await, None),
+                (None, shown) => (Err(RepositoryError::Slow { fqrn: fqrn.clone() }), shown),
+            }
         };
         let mut accepted = Accepted { letters: None, memory, whitelist_checked: now };
         let mut stale = None;
+        let unconfirmed = remembered.is_some();
         let (letters, revision) = match (fresh, known) {
             (Ok(fresh), _) => fresh,
             (Err(error @ RepositoryError::Blocked { .. }), _) => return Err(error),
             (Err(error), None) => return Err(error),
             (Err(error), Some(known)) => {
                 // A cached root catalog is all it takes; the first error tells more if it fails.
-                let Ok(revision) = revision_of(&config, &fetcher, &catalogs, &known).await else {
-                    return Err(error);
+                let revision = match remembered {
+                    Some(revision) => revision,
+                    None => match revision_of(&config, &fetcher, &catalogs, &known).await {
+                        Ok(revision) => revision,
+                        Err(_) => return Err(error),
+                    },
                 };
                 let (revision_number, reason) = (known.manifest.revision, error.summary());
-                tracing::warn!(%fqrn, revision = revision_number, reason, "showing the revision accepted last");
+                if unconfirmed {
+                    tracing::info!(%fqrn, revision = revision_number, "servers are slow; showing the revision accepted last until they answer");
+                } else {
+                    tracing::warn!(%fqrn, revision = revision_number, reason, "showing the revision accepted last");
+                }
                 let since = accepted.memory.confirmed.min(now);
                 stale = Some(Arc::new(Stale { since, reason }));
                 accepted.whitelist_checked = 0;
@@ -228,6 +269,7 @@ impl Repository {
             current: ArcSwap::from_pointee(revision),
             accepted: Mutex::new(accepted),
             stale: ArcSwapOption::from(stale),
+            unconfirmed: AtomicBool::new(unconfirmed),
         })
     }
 
@@ -262,6 +304,7 @@ impl Repository {
             current: ArcSwap::from_pointee(revision),
             accepted: Mutex::new(accepted),
             stale: ArcSwapOption::empty(),
+            unconfirmed: AtomicBool::new(false),
         })
     }
 
@@ -309,7 +352,7 @@ impl Repository {
                     manifest = Some(bytes);
                 }
                 let known = letters.as_ref();
-                let new = Letters::fetch(judge, &self.fetcher, host, known, manifest).await?;
+                let new = Letters::fetch(judge, &self.fetcher, host, known, manifest, None).await?;
                 memory.check(&new, letters.as_ref(), judge)?;
                 Ok::<_, ServerError>(Some(new))
             };
@@ -331,7 +374,7 @@ impl Repository {
                         .adopt(&self.current.load_full())
                         .await
                         .map_err(|source| RepositoryError::RootCatalog { fqrn, source })?;
-                    return Ok(Some(Update { revision: Arc::new(revision), letters: new }));
+                    return Ok(Some(Update { revision: Arc::new(revision), letters: Some(new) }));
                 }
                 Err(error) => {
                     tracing::debug!(server = %hosts[host], error = %chain(&error), "server refused");
@@ -342,14 +385,29 @@ impl Repository {
         Err(RepositoryError::NoManifest { fqrn: self.config.fqrn.clone(), servers })
     }
 
+    /// Prepares the revision with this root catalog, which is trusted because a person named it.
+    /// The next revision that is published takes its place.
+    pub async fn prepare(&self, root: ContentHash) -> Result<Update, RepositoryError> {
+        let revision = self.earlier(root).await?;
+        let fqrn = || self.config.fqrn.clone();
+        revision
+            .adopt(&self.current.load_full())
+            .await
+            .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn(), source })?;
+        Ok(Update { revision, letters: None })
+    }
+
     /// Makes a prepared revision the current one and remembers its letters.
     pub fn commit(&self, update: Update, blocklist: &Blocklist) {
         let now = self.clock.unix_seconds();
-        let number = update.letters.manifest.revision;
+        let named = update.revision.number();
+        let number = update.letters.as_ref().map_or(named, |letters| letters.manifest.revision);
         tracing::info!(fqrn = %self.config.fqrn, "switched to catalog revision {number}");
-        self.set_stale(None);
         self.current.store(update.revision);
-        self.confirm(update.letters, blocklist, now);
+        if let Some(letters) = update.letters {
+            self.set_stale(None);
+            self.confirm(letters, blocklist, now);
+        }
     }
 
     fn confirm(&self, letters: Letters, blocklist: &Blocklist, now: i64) {
@@ -396,6 +454,12 @@ impl Repository {
         self.stale.load_full()
     }
 
+    /// Tells, once, that the revision shown was accepted before and no server has answered since:
+    /// the caller has to [`Repository::check`] at once.
+    pub fn take_unconfirmed(&self) -> bool {
+        self.unconfirmed.swap(false, Ordering::Relaxed)
+    }
+
     /// Tells whether newer revisions are to be looked for at all.
     pub fn follows_updates(&self) -> bool {
         self.config.pin == Pin::Latest
@@ -414,6 +478,11 @@ impl Repository {
     /// Tells whether objects may be fetched before they are asked for.
     pub fn fetches_ahead(&self) -> bool {
         self.config.fetch_ahead
+    }
+
+    /// Returns how many plain bytes may be fetched so in a second, if that is bounded.
+    pub fn ahead_bandwidth(&self) -> Option<NonZeroU64> {
+        self.config.ahead_bandwidth
     }
 
     /// Returns the cache behind the fetcher.
@@ -453,6 +522,19 @@ impl Accepted {
 
 fn judge<'a>(config: &'a RepositoryConfig, blocklist: &'a Blocklist, now: i64) -> Judge<'a> {
     Judge { fqrn: &config.fqrn, keys: &config.keys, blocklist, now }
+}
+
+/// Tells whether letters that were accepted before may be shown before any server has answered. No
+/// more than a live mount would go on with: they are the newest that were ever accepted, nobody
+/// has revoked them as far as is known, and all it takes is here.
+fn may_be_shown(config: &RepositoryConfig, fetcher: &Fetcher, known: &Letters, now: i64) -> bool {
+    let root = ObjectId::zlib(known.manifest.root_catalog, ObjectKind::Catalog);
+    config.pin == Pin::Latest
+        // The order of servers is found at the start only.
+        && config.geo.is_none()
+        && known.manifest.revision >= config.min_revision
+        && !known.whitelist.is_expired(now)
+        && matches!(fetcher.cache().open(&root), Ok(Some(_)))
 }
 
 fn warn_about_clock(fetcher: &Fetcher) {
@@ -496,18 +578,21 @@ async fn newest_letters(
     judge: Judge<'_>,
     known: Option<&Letters>,
     memory: &RevisionMemory,
+    root_ahead: Option<&RootAhead>,
 ) -> Result<Letters, RepositoryError> {
     let hosts = fetcher.downloader().hosts();
     let wanted = if known.is_some() { COMPARED_SERVERS.min(hosts.len()) } else { hosts.len() };
     let ask = |host: usize| async move {
-        let outcome = Letters::fetch(judge, fetcher, host, known, None).await.and_then(|letters| {
-            let (found, least) = (letters.manifest.revision, config.min_revision);
-            if found < least {
-                return Err(TrustError::Rollback { found, known: least }.into());
-            }
-            memory.check(&letters, known, judge)?;
-            Ok(letters)
-        });
+        let outcome = Letters::fetch(judge, fetcher, host, known, None, root_ahead).await.and_then(
+            |letters| {
+                let (found, least) = (letters.manifest.revision, config.min_revision);
+                if found < least {
+                    return Err(TrustError::Rollback { found, known: least }.into());
+                }
+                memory.check(&letters, known, judge)?;
+                Ok(letters)
+            },
+        );
         (host, outcome)
     };
     let mut waiting: FuturesUnordered<_> = (0..wanted).map(ask).collect();

@@ -148,6 +148,27 @@ impl Revision {
         open.collect()
     }
 
+    /// Returns where the catalogs that are open now are attached, and their hashes; the root first.
+    pub fn open_catalogs(&self) -> Vec<(RepoPath, ContentHash)> {
+        let mut open: Vec<_> = self
+            .open_nested()
+            .into_iter()
+            .map(|(reference, _)| (reference.attachment.mountpoint, reference.hash))
+            .collect();
+        open.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+        open.insert(0, (self.root.attachment.mountpoint.clone(), self.root.hash));
+        open
+    }
+
+    /// Closes the nested catalogs; they are opened again when they are needed.
+    pub fn close_nested(&self) {
+        for (reference, _) in self.open_nested() {
+            if let Some(catalog) = self.catalogs.peek(&reference) {
+                self.catalogs.remove(&catalog);
+            }
+        }
+    }
+
     /// Finds an entry; `None` is a verified absence.
     ///
     /// A mountpoint is answered by the catalog above it, so that its own need not be loaded.

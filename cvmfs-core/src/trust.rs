@@ -17,7 +17,9 @@ use sha1::{Digest as _, Sha1};
 
 use crate::format::blocklist::Blocklist;
 use crate::format::certificate::{Certificate, CertificateError, KeyError, parse_rsa_key};
-use crate::format::manifest::{Manifest, ManifestError, certificate_location};
+use crate::format::manifest::{
+    Manifest, ManifestError, certificate_location, root_catalog_location,
+};
 use crate::format::signed::{LetterError, SignedLetter};
 use crate::format::whitelist::{Whitelist, WhitelistError};
 use crate::format::{PemError, single_block};
@@ -308,6 +310,15 @@ pub fn unverified_alternative_paths(bytes: &[u8]) -> Result<bool, TrustError> {
     let letter = split_manifest(bytes)?;
     let (_, alternative) = certificate_location(letter.text()).map_err(TrustError::Manifest)?;
     Ok(alternative)
+}
+
+/// Returns the root catalog that a manifest *claims*, its size, and whether it is at the alternative
+/// path, so that it can be on its way while the signature is checked; nothing is proven by it.
+pub(crate) fn unverified_root_catalog(
+    bytes: &[u8],
+) -> Result<(ContentHash, Option<u64>, bool), TrustError> {
+    let letter = split_manifest(bytes)?;
+    root_catalog_location(letter.text()).map_err(TrustError::Manifest)
 }
 
 /// Takes a manifest apart and compares the hash of its text.

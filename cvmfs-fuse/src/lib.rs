@@ -6,10 +6,12 @@
 //! | [`fs`] | the filesystem as plain values: inodes, content, listings; testable without a kernel |
 //! | [`prefetch`] | objects fetched ahead of their use |
 //! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
+//! | [`talk`] | what a live mount tells about itself, and what it can be told to do |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
 //! | [`doctor`] | what stands in the way of a mount, and what to do about it |
+//! | [`mirrors`] | the servers of a repository compared, as table, CSV and page |
 //! | [`cli`] | the subcommands and their exit codes |
 
 /// The version of this program.
@@ -23,4 +25,6 @@ pub mod demo;
 pub mod doctor;
 pub mod fs;
 pub mod fuse;
+pub mod mirrors;
 pub mod prefetch;
+pub mod talk;

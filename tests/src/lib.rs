@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`apart`] | mounts, processes and users apart from those of the machine |
 //! | [`engines`] | Docker and rootless Podman, with images, networks and mounts of their own |
+//! | [`fsx`] | random reads by every way that there is, compared with the truth |
 //! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
 //! | [`mountinfo`] | what the kernel says about a mount |
 //! | [`walk`] | a mounted tree as data, and how it differs from the truth |
@@ -29,6 +30,7 @@
 
 pub mod apart;
 pub mod engines;
+pub mod fsx;
 pub mod mount;
 pub mod mountinfo;
 pub mod stop;

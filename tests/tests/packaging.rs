@@ -147,6 +147,8 @@ dpkg --root="$STAGE/root" --remove cvmfs-fuse
             "./usr/sbin/mount.cvmfs-fuse\n",
             "./lib/systemd/system/cvmfs-fuse@.service\n",
             "./usr/share/doc/cvmfs-fuse/copyright\n",
+            "./usr/share/bash-completion/completions/cvmfs-fuse\n",
+            "./usr/share/man/man1/cvmfs-fuse-mount.1\n",
             "Package: cvmfs-fuse\n",
             "Recommends: fuse3, ca-certificates\n",
             concat!("\ncvmfs-fuse ", env!("CARGO_PKG_VERSION"), "\n"),

@@ -172,3 +172,128 @@ fn it_can_be_switched_off() {
         assert_eq!(asked(&published, &server, 0), FILES - 1);
     });
 }
+
+/// What is fetched ahead comes no faster than it may, and what is asked for is not held up by that.
+#[test]
+fn a_bound_of_bandwidth_holds_guesses_back_and_nothing_else() {
+    deadline(LIMIT, || {
+        let published = tree().publish();
+        let server = TestServer::serving(published.root());
+        // A byte a second: the first one may begin, the others would come after hours.
+        let mount = mounted(&published, &server, &["--set=CVMFS_FUSE_PREFETCH_BANDWIDTH=1"]);
+        read(&mount, 0, 0);
+        read(&mount, 0, 1);
+        wait_until(SOON, "one guess", || fetched(&mount) == 1).unwrap();
+        for file in 0..FILES {
+            read(&mount, 0, file);
+        }
+        assert_eq!(fetched(&mount), 1);
+        assert_eq!(asked(&published, &server, 0), FILES);
+    });
+}
+
+/// A module as CPython 3.11 compiles it, which does nothing but import others.
+fn compiled(imports: &[&str]) -> Vec<u8> {
+    let length = |len: usize| u32::try_from(len).unwrap().to_le_bytes();
+    let short =
+        |kind: u8, bytes: &[u8]| [&[kind, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+    let long = |bytes: &[u8]| [&b"s"[..], &length(bytes.len()), bytes].concat();
+    // For each: LOAD_CONST 0 (the level), LOAD_CONST 1 (None), IMPORT_NAME.
+    let code = (0..imports.len()).flat_map(|n| [100, 0, 100, 1, 108, u8::try_from(n).unwrap()]);
+    let names = imports.iter().flat_map(|name| short(b'z', name.as_bytes()));
+    let mut file = 3495_u16.to_le_bytes().to_vec();
+    file.extend(b"\r\n");
+    file.extend([0; 12]);
+    file.push(b'c');
+    file.extend([0; 20]);
+    file.extend(long(&code.collect::<Vec<_>>()));
+    file.extend([b')', 2, b'i', 0, 0, 0, 0, b'N']);
+    file.extend([b')', u8::try_from(imports.len()).unwrap()]);
+    file.extend(names);
+    file.extend([b')', 0]);
+    file.extend(long(b""));
+    // File, name, and name with its class; the number makes each module another object.
+    file.extend(
+        [short(b'z', b"x.py"), short(b'z', b"x"), short(b'z', imports.concat().as_bytes())]
+            .concat(),
+    );
+    file.extend([0; 4]);
+    file.extend([long(b""), long(b"")].concat());
+    file
+}
+
+/// An interpreter comes to each module only when it has run the ones before.
+#[test]
+fn what_a_module_imports_is_fetched_and_what_that_imports() {
+    deadline(LIMIT, || {
+        let files = [
+            ("py/__pycache__/a.cpython-311.pyc", compiled(&["b", "fast", "missing"])),
+            ("py/__pycache__/b.cpython-311.pyc", compiled(&["pkg.deep.leaf"])),
+            ("py/pkg/__pycache__/__init__.cpython-311.pyc", compiled(&["pkg.sibling"])),
+            ("py/pkg/__pycache__/sibling.cpython-311.pyc", compiled(&[])),
+            ("py/pkg/deep/__pycache__/__init__.cpython-311.pyc", compiled(&["a", "a"])),
+            ("py/pkg/deep/__pycache__/leaf.cpython-311.pyc", compiled(&["pkg"])),
+            ("py/fast.cpython-311-x86_64-linux-gnu.so", b"no ELF".to_vec()),
+        ];
+        let others = [
+            ("py/__pycache__/c.cpython-311.pyc", compiled(&["c"])),
+            ("py/__pycache__/b.cpython-310.pyc", compiled(&["of", "another", "version"])),
+            ("py/pkg/__pycache__/d.cpython-311.pyc", compiled(&["d"])),
+            ("py/other.so", b"not imported".to_vec()),
+        ];
+        let mut repo = TestRepo::new(FQRN);
+        repo.ttl(3600);
+        for (name, content) in files.iter().chain(&others) {
+            repo.file(format!("/{name}"), content.clone());
+        }
+        repo.nested("/py/pkg/deep");
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let mount = mounted(&published, &server, &[]);
+        let asked = |name: &str| {
+            let object = published.file_object(format!("/{name}")).unwrap();
+            let path = published.object_path(&object);
+            server.count(&format!("*/{}", path.file_name().unwrap().to_str().unwrap()))
+        };
+        let read = |(name, content): &(&str, Vec<u8>)| {
+            assert!(fs::read(mount.path(name)).unwrap() == *content, "{name}");
+        };
+        read(&files[0]);
+        let all = || fetched(&mount) == files.len() - 1;
+        wait_until(SOON, "all that is imported", all).unwrap();
+        server.set_network(Network::Refusing);
+        files.iter().for_each(read);
+        server.set_network(Network::Up);
+        for (name, _) in &files {
+            assert_eq!(asked(name), 1, "{name}");
+        }
+        for (name, _) in &others {
+            assert_eq!(asked(name), 0, "nobody imports {name}");
+        }
+        assert_eq!(used(&mount), files.len() - 1);
+    });
+}
+
+/// What no version of Python has written is a file like any other.
+#[test]
+fn modules_that_are_not_understood_have_neighbours() {
+    deadline(LIMIT, || {
+        let name = |number: usize| format!("py/__pycache__/m{number}.cpython-399.pyc");
+        let content = |number| content(&name(number));
+        let mut repo = TestRepo::new(FQRN);
+        repo.ttl(3600);
+        (0..FILES).for_each(|number| _ = repo.file(format!("/{}", name(number)), content(number)));
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        let mount = mounted(&published, &server, &[]);
+        let read = |number| assert!(fs::read(mount.path(name(number))).unwrap() == content(number));
+        for number in 0..FILES {
+            read(number);
+            if fetched(&mount) > 0 {
+                break;
+            }
+        }
+        wait_until(SOON, "some neighbour", || fetched(&mount) > 0).unwrap();
+        (0..FILES).for_each(read);
+    });
+}

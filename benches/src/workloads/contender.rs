@@ -155,17 +155,22 @@ impl Place {
             Contender::Native => return None,
             Contender::Ours | Contender::Cvmfs2 => server_of(&self.mountpoint)?,
         };
-        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = rollup.lines().find(|line| line.starts_with("Rss:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+        resident(pid.into())
     }
+}
+
+/// Resident bytes of a process.
+pub(crate) fn resident(pid: u64) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find(|line| line.starts_with("Rss:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 fn server_of(mountpoint: &Path) -> Option<u32> {
     attribute(mountpoint, "user.pid")?.trim().parse().ok()
 }
 
-fn attribute(mountpoint: &Path, name: &str) -> Option<String> {
+pub(crate) fn attribute(mountpoint: &Path, name: &str) -> Option<String> {
     let mut value = [0; 64];
     let len = rustix::fs::getxattr(mountpoint, name, &mut value[..]).ok()?;
     Some(std::str::from_utf8(value.get(..len)?).ok()?.to_owned())

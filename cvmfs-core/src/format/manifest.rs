@@ -87,8 +87,17 @@ impl Manifest {
     }
 }
 
-/// Where the certificate of a manifest can be fetched: all that may be read before the signature
-/// can be checked.
+/// Root catalog, its plain size, and whether it is at its alternative path, as a manifest claims
+/// before its signature can be checked.
+pub(crate) fn root_catalog_location(
+    text: &[u8],
+) -> Result<(ContentHash, Option<u64>, bool), ManifestError> {
+    let fields = Fields::parse(text);
+    Ok((fields.required_hash('C')?, fields.number('B')?, fields.is_yes('A')))
+}
+
+/// Where the certificate of a manifest can be fetched, as it claims before its signature can be
+/// checked.
 pub(crate) fn certificate_location(text: &[u8]) -> Result<(ContentHash, bool), ManifestError> {
     let fields = Fields::parse(text);
     Ok((fields.required_hash('X')?, fields.is_yes('A')))

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use rand::seq::SliceRandom as _;
 
-use super::{Downloader, Proxy};
+use super::{DownloadError, Downloader, Proxy};
+use crate::chain::chain;
 
 /// Longest wait for an order at mount; the configured one will do.
 const ORDER_LIMIT: Duration = Duration::from_secs(3);
@@ -70,27 +71,47 @@ async fn ask_servers(
     servers: &[String],
     options: &GeoOptions,
 ) -> Option<Vec<usize>> {
+    let answering = downloader.hosts();
+    let mut asked: Vec<usize> = (0..answering.len()).collect();
+    asked.shuffle(&mut rand::rng());
+    for host in asked.into_iter().take(ASKED) {
+        match ask_one(downloader, host, servers, options).await {
+            Ok(order) => return Some(order),
+            Err(error) => {
+                tracing::info!(server = %answering[host], error = %chain(&error), "no order of servers");
+            }
+        }
+    }
+    None
+}
+
+/// Why a server told no order.
+#[derive(Debug, thiserror::Error)]
+pub enum GeoError {
+    /// No answer.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    /// Not each server once.
+    #[error("its order of servers is no permutation")]
+    Reply,
+}
+
+/// Asks one of the downloader's servers, `host`, for the order of `servers`, as indices, nearest
+/// first.
+pub async fn ask_one(
+    downloader: &Downloader,
+    host: usize,
+    servers: &[String],
+    options: &GeoOptions,
+) -> Result<Vec<usize>, GeoError> {
     let hosts: Vec<_> = servers.iter().map(|url| host_of(url)).collect();
     // Sorted, so that all clients of a site ask the same and its proxy can answer.
     let mut sorted: Vec<usize> = (0..hosts.len()).collect();
     sorted.sort_by(|&a, &b| hosts[a].cmp(&hosts[b]));
     let list: Vec<_> = sorted.iter().map(|&index| hosts[index].as_str()).collect();
     let path = format!("api/v1.0/geo/{}/{}", site(downloader, options), list.join(","));
-    let answering = downloader.hosts();
-    let mut asked: Vec<usize> = (0..answering.len()).collect();
-    asked.shuffle(&mut rand::rng());
-    for host in asked.into_iter().take(ASKED) {
-        match downloader.fetch_letter(&path, MAX_REPLY, host).await {
-            Ok(reply) => {
-                if let Some(order) = parse(&reply, &sorted) {
-                    return Some(order);
-                }
-                tracing::info!(server = %answering[host], "its order of servers is no permutation");
-            }
-            Err(error) => tracing::info!(server = %answering[host], %error, "no order of servers"),
-        }
-    }
-    None
+    let reply = downloader.fetch_letter(&path, MAX_REPLY, host).await?;
+    parse(&reply, &sorted).ok_or(GeoError::Reply)
 }
 
 /// Whose distance is asked for: the site, the proxy, or nobody whom anyone could recognise.
@@ -123,24 +144,33 @@ fn parse(reply: &[u8], sorted: &[usize]) -> Option<Vec<usize>> {
     all.iter().copied().eq(0..sorted.len()).then_some(order)
 }
 
-/// Orders by the time of a second, small request: the first one pays for names and connections.
-async fn probe(downloader: &Downloader) -> Option<Vec<usize>> {
+/// Measures the time of a second, small request to each server: the first one pays for names and
+/// connections. `None` is a server that did not answer.
+pub async fn round_trips(downloader: &Downloader) -> Vec<Option<Duration>> {
     let hosts = downloader.hosts();
-    let times = join_all((0..hosts.len()).map(|host| async move {
+    join_all((0..hosts.len()).map(|host| async move {
         downloader.fetch_letter(PROBE, MAX_PROBE, host).await.ok()?;
         let start = Instant::now();
         downloader.fetch_letter(PROBE, MAX_PROBE, host).await.ok()?;
         Some(start.elapsed())
     }))
-    .await;
+    .await
+}
+
+/// Orders servers by their round trips, silent ones last.
+pub fn order_by_time(times: &[Option<Duration>]) -> Vec<usize> {
+    let mut order: Vec<_> = (0..times.len()).collect();
+    order.sort_by_key(|&host| times[host].map_or((1, Duration::ZERO), |time| (0, time)));
+    order
+}
+
+async fn probe(downloader: &Downloader) -> Option<Vec<usize>> {
+    let times = round_trips(downloader).await;
     if times.iter().all(Option::is_none) {
         return None;
     }
-    let mut order: Vec<_> = (0..hosts.len()).collect();
-    // Silent ones last, in their order.
-    order.sort_by_key(|&host| times[host].map_or((1, Duration::ZERO), |time| (0, time)));
     tracing::info!(?times, "servers ordered by round trips");
-    Some(order)
+    Some(order_by_time(&times))
 }
 
 #[cfg(test)]

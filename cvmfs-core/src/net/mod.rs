@@ -9,6 +9,7 @@
 //! | [`pac`] | scripts that name proxies |
 //! | [`names`] | names turned into addresses |
 //! | [`geo`] | servers ordered by distance |
+//! | [`probe`] | one connection, and how long each of its steps takes |
 //! | [`selection`] | which server and proxy next, and when to give up |
 //! | `shard` | which proxy of a group for which object |
 //! | [`error`] | attempts and what they died of |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod geo;
 pub mod names;
 pub mod pac;
+pub mod probe;
 pub mod proxy;
 pub mod selection;
 mod shard;
@@ -61,9 +63,10 @@ pub struct Downloader {
     transport: Arc<dyn Transport>,
     selection: Mutex<Selection>,
     /// Proxies that have names, and who resolves them.
-    named: Vec<(Proxy, url::Url)>,
-    names: Names,
-    timeouts: Timeouts,
+    named: Mutex<Arc<[(Proxy, url::Url)]>>,
+    /// `None`: proxies are used by their names.
+    names: Option<Names>,
+    timeouts: Mutex<Timeouts>,
     statistics: NetStatistics,
     /// The last request that ended found no way.
     failing: AtomicBool,
@@ -115,9 +118,9 @@ impl Downloader {
         Self {
             transport,
             selection: Mutex::new(selection),
-            named: Vec::new(),
-            names: Names::default(),
-            timeouts,
+            named: Mutex::new(Arc::from([])),
+            names: None,
+            timeouts: Mutex::new(timeouts),
             statistics: NetStatistics::default(),
             failing: AtomicBool::new(false),
             recovered: Notify::new(),
@@ -129,7 +132,32 @@ impl Downloader {
     ///
     /// Proxies over TLS keep their names, which their certificates are checked against.
     pub fn resolving(mut self, names: Names) -> Self {
-        let groups = self.selection.lock().proxy_groups();
+        self.names = Some(names);
+        self.find_named();
+        self
+    }
+
+    /// Uses these proxies from now on; requests under way go on with those they have.
+    pub fn set_proxies(&self, proxies: &ProxySpec) {
+        self.selection.lock().set_proxies(proxies);
+        self.find_named();
+    }
+
+    /// Returns the time limits of one attempt.
+    pub fn timeouts(&self) -> Timeouts {
+        *self.timeouts.lock()
+    }
+
+    /// Changes them for the attempts that come.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        *self.timeouts.lock() = timeouts;
+    }
+
+    fn find_named(&self) {
+        if self.names.is_none() {
+            return;
+        }
+        let groups = self.selection.lock().configured_proxies();
         let named = groups.into_iter().flatten().filter_map(|proxy| {
             let Proxy::Url(text) = &proxy else { return None };
             let url = url::Url::parse(text).ok()?;
@@ -137,15 +165,13 @@ impl Downloader {
                 url.scheme() == "http" && matches!(url.host(), Some(url::Host::Domain(_)));
             is_name.then_some((proxy, url))
         });
-        self.named = named.collect();
-        self.names = names;
-        self
+        *self.named.lock() = named.collect();
     }
 
     /// Waits for the addresses of names of which none is known; all others are at hand.
-    async fn resolve_proxies(&self) {
-        let found = self.named.iter().map(|(proxy, url)| async move {
-            let addresses = self.names.lookup(url.host_str()?).await.ok()?;
+    async fn resolve_proxies(&self, names: &Names, named: &[(Proxy, url::Url)]) {
+        let found = named.iter().map(|(proxy, url)| async move {
+            let addresses = names.lookup(url.host_str()?).await.ok()?;
             let with = |address: &std::net::IpAddr| {
                 let mut url = url.clone();
                 url.set_ip_host(*address).ok()?;
@@ -217,9 +243,11 @@ impl Downloader {
         let mut walk = start.clone();
         let mut partial = None;
         loop {
-            if !self.named.is_empty() {
-                self.resolve_proxies().await;
+            let named = Arc::clone(&self.named.lock());
+            if let (Some(names), false) = (&self.names, named.is_empty()) {
+                self.resolve_proxies(names, &named).await;
             }
+            let timeouts = self.timeouts();
             let choice = {
                 let mut selection = self.selection.lock();
                 let way = selection.way(&mut walk, Instant::now());
@@ -233,7 +261,7 @@ impl Downloader {
                 no_cache: walk.no_cache(),
                 window: resource.window,
                 from,
-                limit: self.timeouts.silence(&way.proxy),
+                limit: timeouts.silence(&way.proxy),
             };
             let url = request.url.clone();
             let error = match self.attempt(request, resource.cap, &mut partial, &mut new_sink).await
@@ -304,7 +332,8 @@ impl Downloader {
         new_sink: &mut impl FnMut() -> S,
     ) -> Result<T, AttemptError> {
         self.statistics.requests.fetch_add(1, Ordering::Relaxed);
-        let silence = self.timeouts.silence(&request.proxy);
+        let timeouts = self.timeouts();
+        let silence = timeouts.silence(&request.proxy);
         let Body { start, announced_len, date, mut pieces } = self.transport.get(request).await?;
         if let Some(date) = date {
             self.note_time(date);
@@ -339,7 +368,7 @@ impl Downloader {
             if elapsed >= silence {
                 let bytes = *received - before;
                 let seconds = elapsed.as_secs().max(1);
-                if bytes / seconds < self.timeouts.low_speed_limit {
+                if bytes / seconds < timeouts.low_speed_limit {
                     return Err(AttemptError::TooSlow { bytes, seconds });
                 }
                 window = (Instant::now(), *received);

@@ -147,6 +147,12 @@ impl Names {
         Self { inner: Arc::new(Inner { options, source: Mutex::default(), slots }) }
     }
 
+    /// Returns a resolver with the same options that knows nothing yet, to measure how long an
+    /// answer takes.
+    pub fn forgetful(&self) -> Self {
+        Self::new(self.inner.options.clone())
+    }
+
     /// Returns the addresses of a name. What was right once is returned at once, and renewed in the
     /// background when it is too old; only an unknown name is waited for, within the time limit.
     ///

@@ -237,7 +237,13 @@ impl Selection {
         if self.hosts.is_empty() {
             return None;
         }
+        // Somebody may have given us other servers meanwhile.
+        let is_known = |host: usize| host < self.hosts.len();
+        walk.way = walk.way.take().filter(|way| is_known(way.host));
         let host = walk.only_host.unwrap_or(self.host);
+        if !is_known(host) {
+            return None;
+        }
         let proxy = self.proxy(walk.shard_key)?;
         // A repetition stays where it was, whatever others have switched to.
         let way = walk.way.take().unwrap_or_else(|| {
@@ -407,5 +413,6 @@ impl Selection {
     }
 }
 
+mod steering;
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,10 @@ const MAX_REDIRECTS: usize = 4;
 /// How long an idle connection is kept: shorter than the keep-alive of common servers (60-75 s).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
+/// Who we say we are.
+pub(super) const USER_AGENT: &str =
+    concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)");
+
 /// How long each step of a request may take. Every wait of the network side ends by one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -178,7 +182,7 @@ impl HttpTransport {
         let unusable = |error: reqwest::Error| AttemptError::Unusable(chain(&error));
         let builder = || {
             let builder = reqwest::Client::builder()
-                .user_agent(concat!("cvmfs Fuse ", env!("CARGO_PKG_VERSION"), " (cvmfs-fuse)"))
+                .user_agent(USER_AGENT)
                 .redirect(if self.options.follow_redirects {
                     reqwest::redirect::Policy::limited(MAX_REDIRECTS)
                 } else {
@@ -289,7 +293,7 @@ fn range_start(value: &str) -> Option<u64> {
 }
 
 /// Unix seconds of a `Date` header (RFC 9110 section 5.6.7).
-fn http_date(value: &str) -> Option<i64> {
+pub(super) fn http_date(value: &str) -> Option<i64> {
     jiff::fmt::rfc2822::DateTimeParser::new()
         .parse_timestamp(value)
         .ok()
@@ -361,7 +365,7 @@ pub fn escape_url(url: &[u8]) -> String {
     escaped
 }
 
-fn unescape(path: &str) -> PathBuf {
+pub(super) fn unescape(path: &str) -> PathBuf {
     let bytes = path.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -23,6 +23,12 @@ pub enum RepositoryError {
         /// Base URL and reason, in the order of asking.
         servers: Vec<(String, ServerError)>,
     },
+    /// No server has answered in the time given to them.
+    #[error("no server of {fqrn} has answered yet")]
+    Slow {
+        /// The repository.
+        fqrn: Fqrn,
+    },
     /// The revision is on the blocklist.
     #[error(
         "revision {revision} of {fqrn} is blocked: the blocklist allows {first_good} and newer"

@@ -49,7 +49,7 @@ pub async fn inspect(
     let fetcher = Fetcher::new(Arc::new(MemoryCache::default()), downloader, false);
     let start = Instant::now();
     let judge = judge(config, &config.blocklist, clock.unix_seconds());
-    let outcome = Letters::fetch(judge, &fetcher, 0, None, None).await;
+    let outcome = Letters::fetch(judge, &fetcher, 0, None, None, None).await;
     Inspection {
         outcome: outcome.map(|letters| VerifiedLetters {
             revision: letters.manifest.revision,

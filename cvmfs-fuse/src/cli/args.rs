@@ -5,10 +5,19 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::control::bugreport::BugreportArgs;
+use super::control::probe::ProbeArgs;
+use super::control::status::StatusArgs;
+use super::control::talk::TalkArgs;
+use super::control::top::TopArgs;
+use super::control::trace::TraceArgs;
+use super::control::why::WhyArgs;
 use super::docker_run::DockerRunArgs;
 use super::exit::{ExitStatus, Failure};
 use super::help;
 use super::hold::HoldArgs;
+use super::manual::{CompletionsArgs, ManArgs};
+use super::mirrors::MirrorsArgs;
 use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
 use crate::config::cache::CacheFlags;
@@ -80,12 +89,42 @@ pub enum Command {
     /// Show, export and import what is known about the starts of programs, to fetch it ahead
     #[command(subcommand, after_long_help = help::PROFILE)]
     Profile(ProfileCommand),
+    /// Show all mounts: revision, server, proxy, cache, errors
+    #[command(after_long_help = help::STATUS)]
+    Status(StatusArgs),
+    /// Show what mounts are doing, as it happens
+    #[command(after_long_help = help::TOP)]
+    Top(TopArgs),
+    /// Show who asks a mount for what, and how long that takes
+    #[command(after_long_help = help::TRACE)]
+    Trace(TraceArgs),
+    /// Say why something could not be read: which object, which servers, when
+    #[command(after_long_help = help::WHY)]
+    Why(WhyArgs),
+    /// Look whether repositories can be used
+    #[command(after_long_help = help::PROBE)]
+    Probe(ProbeArgs),
+    /// Ask a live mount, or tell it to do something: the commands of cvmfs_talk
+    #[command(after_long_help = help::TALK)]
+    Talk(TalkArgs),
+    /// Collect what is needed to find out what is wrong, without secrets
+    #[command(after_long_help = help::BUGREPORT)]
+    Bugreport(BugreportArgs),
     /// Look for what stands in the way of a mount, and say what to do about it
     #[command(after_long_help = help::DOCTOR)]
     Doctor(Box<DoctorArgs>),
+    /// Compare the servers of a repository: reachable, fast, new, right
+    #[command(after_long_help = help::MIRRORS)]
+    Mirrors(Box<MirrorsArgs>),
     /// Print the docker or podman command line for containers that use repositories
     #[command(after_long_help = help::DOCKER_RUN)]
     DockerRun(DockerRunArgs),
+    /// Print what a shell needs to complete our command lines
+    #[command(after_long_help = help::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_long_help = help::MAN)]
+    Man(ManArgs),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
@@ -535,6 +574,10 @@ mod tests {
             "doctor",
             "docker-run a.b.c d.e.f --engine podman --mode rootless --image i -- ls -l",
             "doctor --json --mountpoint /m a.b.c --proxy http://p:1 --cache-dir /c",
+            "mirrors",
+            "mirrors cern.ch a.b.c --json --html /f --servers http://a;http://b --proxy http://p",
+            "mirrors a.b.c --watch 5m --rounds 3 --full --csv --parallel 1,4 --max-requests 9",
+            "mirrors a.b.c --max-bytes 1M --max-time 5s --max-lag 1h --fail-on stale,corrupt",
             "profile show a.b.c --json --cache-dir /c",
             "profile export a.b.c -o f --alien-cache /a",
             "profile import a.b.c f",
@@ -579,6 +622,11 @@ mod tests {
             "cache clean",
             "preload",
             "profile record a.b.c -o f",
+            "mirrors --json --csv",
+            "mirrors --rounds 3",
+            "mirrors --parallel 0",
+            "mirrors --watch soon",
+            "mirrors --fail-on weather",
             "profile import a.b.c",
             "mount a.b.c /mnt --alien-cache /a --quota 5G",
             "mount a.b.c /mnt --lower-cache-write",

@@ -23,7 +23,10 @@ Examples:
   cvmfs-fuse cat cms.cern.ch:/cmsset_default.sh | head
   cvmfs-fuse preload sw.example.org --cache-dir DIR      download ahead of use
   cvmfs-fuse profile record cms.cern.ch -o FILE -- CMD   so that others start CMD faster
+  cvmfs-fuse status                                      all mounts at a glance
+  cvmfs-fuse why PATH                                    what stands behind an 'Input/output error'
   cvmfs-fuse doctor [FQRN]                               what is wrong here, and what to do
+  cvmfs-fuse mirrors cms.cern.ch                         which server is fast, new and right
   cvmfs-fuse docker-run cms.cern.ch                      print the flags that containers need
   cvmfs-fuse cache info                                  how full, shared with whom
 
@@ -111,6 +114,85 @@ now under which the mount was started. It prepares while the old server goes on,
 it is ready. If it fails, the old program goes on, and the exit code is 19. Each mount is told with \
 the versions before and after. Only root and the user who mounted may do that, in the network \
 namespace of the mount's processes (docker exec).";
+
+/// Examples for `cvmfs-fuse status --help`.
+pub(super) const STATUS: &str = "\
+Examples:
+  cvmfs-fuse status
+  cvmfs-fuse status cms.cern.ch --json | jq .revision
+
+AGE is the time since the revision was published, HITS the share of objects that were in the cache, \
+ERRORS the calls that failed and are remembered ('cvmfs-fuse why' tells them). Mounts are asked through \
+a socket and not through the kernel, all at once and for 5 s at most: one that hangs is told as such, \
+with exit code 1. Root sees all mounts of a network namespace, users their own.";
+
+/// Examples for `cvmfs-fuse top --help`.
+pub(super) const TOP: &str = "\
+Examples:
+  cvmfs-fuse top
+  cvmfs-fuse top --once --delay 10
+
+OBJECTS/s counts the first uses of objects: what the kernel has in memory is read without us. End it \
+with Ctrl-C, or q and Enter.";
+
+/// Examples for `cvmfs-fuse trace --help`.
+pub(super) const TRACE: &str = "\
+Examples:
+  cvmfs-fuse trace /cvmfs/cms.cern.ch --duration 30
+  cvmfs-fuse trace cms.cern.ch --summary
+  cvmfs-fuse trace cms.cern.ch --summary --profile FILE && cvmfs-fuse profile import cms.cern.ch FILE
+
+Files are opened without a message to us, and what the kernel has in memory is read without one. So this \
+shows lookups and the reads of what the kernel does not have: each file's first. Times are from the \
+request to its answer, in microseconds; the summary counts by powers of two. The thread and its program \
+are known for processes of this pid namespace. A profile names what each thread read, in its order, \
+from the last 16,384 requests; files in chunks are left out.";
+
+/// Examples for `cvmfs-fuse why --help`.
+pub(super) const WHY: &str = "\
+Examples:
+  cvmfs-fuse why /cvmfs/cms.cern.ch/some/file     cat said 'Input/output error'
+  cvmfs-fuse why /cvmfs/cms.cern.ch               all failures of the repository
+
+The server of a mount remembers the last 64 failures, with the object, each server and proxy that was \
+tried and what it answered. They end with the server, also by an upgrade. Exit code 1: nothing known.";
+
+/// Examples for `cvmfs-fuse probe --help`.
+pub(super) const PROBE: &str = "\
+Examples:
+  cvmfs-fuse probe                                all that are mounted here
+  cvmfs-fuse probe cms.cern.ch atlas.cern.ch      mounts them, where an automounter is
+
+Prints 'Probing DIR... OK' or 'Failed!' for each, as cvmfs_config does; exit code 1 if any failed.";
+
+/// Examples for `cvmfs-fuse talk --help`.
+pub(super) const TALK: &str = "\
+Examples:
+  cvmfs-fuse talk -i cms.cern.ch cache size
+  cvmfs-fuse talk -i /cvmfs/cms.cern.ch remount sync
+  cvmfs-fuse talk -p /var/lib/cvmfs-fuse/cvmfs_io.cms.cern.ch proxy info
+  cvmfs-fuse talk --json status
+
+Commands:
+  cache size|instance|list|list pinned|list catalogs|limit get|limit set MB, cleanup MB, evict PATH,
+  pin PATH, remount [sync], chroot HASH, revision, root hash, max ttl info|set MINUTES,
+  host info|switch|probe|probe geo|set URLS, proxy info|rebalance|group switch|set|fallback PROXIES,
+  external host|proxy ..., timeout info|set PROXY DIRECT, nameserver get, open catalogs,
+  detach nested catalogs, internal affairs, reset error counters, parameters, mountpoint, device id,
+  pid, pid watchdog, version, hotpatch history, vfs inodes, vfs entries;
+  latency; ours: status, repositories, failures, trace watch SECONDS, trace profile
+
+Only root, the user who mounted, and CVMFS_TALK_OWNER may talk to a mount. Programs write a line to the \
+socket and read until its end; a JSON object with 'command' (and 'repository') is answered by one with \
+'ok', 'text' and 'data'.";
+
+/// Examples for `cvmfs-fuse bugreport --help`.
+pub(super) const BUGREPORT: &str = "\
+Examples:
+  cvmfs-fuse bugreport -o report.txt
+
+Versions, mounts, what each mount tells about itself, files below /etc/cvmfs and the ends of logs, as one \
+text. Passwords in URLs and values of parameters with secret names are masked; look through it all the same.";
 
 /// Examples for `cvmfs-fuse hold --help`.
 pub(super) const HOLD: &str = "\
@@ -211,6 +293,25 @@ Nothing is changed. Each line is ok, a warning (works, but not for everybody or 
 problem, with the command or flag that mends it. The exit code is 0 if there is no problem, 1 \
 otherwise. Checks are bounded: 3 s for all mounts, 40 s for all servers.";
 
+/// Examples for `cvmfs-fuse mirrors --help`.
+pub(super) const MIRRORS: &str = "\
+Examples:
+  cvmfs-fuse mirrors cms.cern.ch
+  cvmfs-fuse mirrors cern.ch --html mirrors.html           a repository that all servers have
+  cvmfs-fuse mirrors sw.example.org --servers 'http://s1/cvmfs/@fqrn@;http://s2/cvmfs/@fqrn@' \\
+                     --public-key sw.pub --proxy 'http://squid:3128;DIRECT' --json
+  cvmfs-fuse mirrors cms.cern.ch --watch 10m --json >> mirrors.jsonl
+
+Every server is asked by every proxy of the list (and directly, if it has DIRECT): the time for DNS, \
+connecting, TLS and the first byte, whether connections are kept, HTTP/2; then manifest, whitelist \
+and certificate, verified as for a mount; then random objects, whose hashes are checked, one and \
+several at a time. The best server is the first line: right and new comes before fast.
+
+Exit codes: 0 if nothing is wrong; else 64 plus the sum of 1 a server is unreachable or does not \
+have the repository, 2 one is stale, 4 signatures or objects are not right or not there, 8 a \
+whitelist is expired or will be soon; --fail-on says which of them count. Others: cvmfs-fuse --help. \
+A server that is behind for less than --max-lag is a warning only.";
+
 /// Examples for `cvmfs-fuse docker-run --help`.
 pub(super) const DOCKER_RUN: &str = "\
 Examples:
@@ -293,3 +394,19 @@ The repository is mounted already; --cache-dir is that of the mount, whose serve
 before and after the command. So whatever else starts from this mount meanwhile is in the profile, \
 too, and what the kernel has in memory is not: record with a fresh mount. The exit code is that of \
 the command, 128+N if signal N ended it, 126 or 127 if it cannot be executed or found.";
+
+/// Examples for `cvmfs-fuse completions --help`.
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  cvmfs-fuse completions bash > /usr/share/bash-completion/completions/cvmfs-fuse
+  cvmfs-fuse completions zsh > ~/.zfunc/_cvmfs-fuse
+  cvmfs-fuse completions fish > ~/.config/fish/completions/cvmfs-fuse.fish
+  source <(cvmfs-fuse completions bash)                  for this shell only";
+
+/// Examples for `cvmfs-fuse man --help`.
+pub(super) const MAN: &str = "\
+Examples:
+  cvmfs-fuse man | man -l -                              the page of the program
+  cvmfs-fuse man /usr/local/share/man/man1               all pages, one for each subcommand
+
+They have the same text as --help.";

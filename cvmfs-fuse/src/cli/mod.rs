@@ -9,22 +9,30 @@
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
 //! | `preload` | `preload` |
 //! | `profile` | `profile show`, `export`, `import`, `record` |
+//! | `called` | the names of upstream's tools |
+//! | [`control`] | `status`, `top`, `trace`, `why`, `probe`, `talk`, `bugreport` |
 //! | [`docker_run`] | `docker-run` |
 //! | `shell` | words that a shell takes as they are |
 //! | `progress` | how far a long command is |
 //! | [`run`](mod@run) | `run`, `enter` |
 //! | [`upgrade`] | `upgrade` |
 //! | [`hold`] | `hold` |
+//! | [`manual`] | `completions`, `man` |
+//! | [`mirrors`] | `mirrors` |
 //!
 //! `mount` and `umount` are [`crate::daemon`], `demo` is [`crate::demo`], `doctor` is
 //! [`crate::doctor`].
 
 pub mod args;
 mod cache;
+mod called;
+pub mod control;
 pub mod docker_run;
 pub mod exit;
 mod help;
 pub mod hold;
+pub mod manual;
+pub mod mirrors;
 mod preload;
 mod profile;
 mod progress;
@@ -53,7 +61,7 @@ const RUNTIME_THREADS: usize = 2;
 
 /// Parses the arguments of the process and runs one subcommand.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(called::command_line(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, and go to stdout; nobody listening is no error.
@@ -78,6 +86,8 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         // These end as another program ended.
         Command::Run(args) => return run::run(args, environment),
         Command::Enter(args) => return run::enter(args),
+        // Its exit code says what is wrong with whom.
+        Command::Mirrors(args) => return mirrors::run(args, environment),
         Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
@@ -89,7 +99,16 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Stat(args) => read::stat(args, environment),
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
+        Command::Status(args) => control::status::run(args),
+        Command::Top(args) => control::top::run(args),
+        Command::Trace(args) => control::trace::run(args),
+        Command::Why(args) => control::why::run(args),
+        Command::Probe(args) => control::probe::run(args),
+        Command::Talk(args) => control::talk::run(args, environment),
+        Command::Bugreport(args) => control::bugreport::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::pages(args),
         Command::DockerRun(args) => docker_run::run(args),
         Command::Demo(DemoArgs { dir, once }) => {
             crate::demo::run(dir.as_deref(), *once, environment)

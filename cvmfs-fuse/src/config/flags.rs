@@ -15,7 +15,7 @@ pub struct RepositoryFlags {
     /// Base URLs of the repository with http://, https:// or file://. @fqrn@ stands for its
     /// name, @org@ for the part before the first dot. Without it the built-in servers of
     /// cern.ch, egi.eu, opensciencegrid.org and eessi.io are used.
-    #[arg(long, value_name = "URL[;URL...]")]
+    #[arg(long, alias = "servers", value_name = "URL[;URL...]")]
     pub server: Option<String>,
 
     /// Files with master public keys, separated by ':'

@@ -1,4 +1,4 @@
-//! From settings to what each server and proxy says, for `doctor`.
+//! From settings to what each server and proxy says, for `doctor` and `mirrors`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cvmfs_core::cache::MemoryCache;
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::format::blocklist::Blocklist;
+use cvmfs_core::mirrors::{Examiner, Plan};
 use cvmfs_core::net::{HttpTransport, Names, Proxy};
 use cvmfs_core::repository::{Inspection, RepositoryConfig, inspect};
 use futures_util::future::join_all;
@@ -33,6 +34,14 @@ impl RepositorySettings {
         let found = self.find_proxies(&config, &transport, &MemoryCache::default()).await?;
         config.proxy = found.spec;
         Ok(Ways { config, transport })
+    }
+}
+
+impl RepositorySettings {
+    /// Prepares a comparison of all servers, after the proxies are found.
+    pub async fn examiner(&self, plan: Plan) -> Result<Examiner, Failure> {
+        let Ways { config, transport } = self.ways().await?;
+        Ok(Examiner::new(config, transport, &self.authorities, plan))
     }
 }
 

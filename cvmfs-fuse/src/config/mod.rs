@@ -46,4 +46,6 @@ pub use cache::{CacheFlags, CacheSettings};
 pub use environment::Environment;
 pub use flags::RepositoryFlags;
 pub use options::MountOptions;
-pub use settings::{MountSettings, ProcessSettings, RepositorySettings, parse_fqrn};
+pub use settings::{
+    MountSettings, ProcessSettings, RepositorySettings, listed_servers, parse_fqrn,
+};

@@ -1,6 +1,7 @@
 //! From settings to an open repository, and from each failure to its exit code and advice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvmfs_core::cache::{MemoryCache, ObjectCache};
 use cvmfs_core::clock::SystemClock;
@@ -20,6 +21,10 @@ use cvmfs_core::chain::chain;
 
 use crate::cli::exit::{ExitStatus, Failure};
 
+/// How long a mount waits for its servers when the revision accepted last is cached: long enough
+/// that a network that works gives the newest one, and short for whoever waits.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// What the repositories of one process have in common.
 #[derive(Clone)]
 pub struct Resources {
@@ -29,6 +34,8 @@ pub struct Resources {
     transport: Arc<HttpTransport>,
     /// The share of each.
     descriptors: DescriptorBudget,
+    /// How long servers are waited for when the revision accepted last is cached.
+    grace: Option<Duration>,
 }
 
 /// Why a repository was not opened.
@@ -54,12 +61,14 @@ pub(super) struct Proxies {
 }
 
 impl RepositorySettings {
-    /// Opens the repository with the cache directory of the settings.
+    /// Opens the repository with the cache directory of the settings. If the caller `follows`
+    /// updates, it is the revision accepted last where servers are slow.
     ///
     /// Must run inside a tokio runtime. Bounded in time by the timeouts and the number of servers.
-    pub async fn open(&self) -> Result<Arc<Repository>, Failure> {
-        let cache = self.cache.open()?;
-        self.open_with(cache, 1).await
+    pub async fn open(&self, follows: bool) -> Result<Arc<Repository>, Failure> {
+        let mut resources = self.resources(self.cache.open()?, descriptor_budget(1));
+        resources.grace = follows.then_some(GRACE);
+        self.open_among(&resources, None).await.map_err(|OpenFailure { failure, .. }| failure)
     }
 
     /// Opens the revision that a dead server showed, without waiting for the network.
@@ -114,7 +123,7 @@ impl RepositorySettings {
             names: names.clone(),
             descriptors,
         }));
-        Resources { cache, names, transport, descriptors }
+        Resources { cache, names, transport, descriptors, grace: None }
     }
 
     /// Opens the repository beside others. `resumed` is the root catalog that was shown before, and
@@ -124,8 +133,9 @@ impl RepositorySettings {
         resources: &Resources,
         resumed: Option<ContentHash>,
     ) -> Result<Arc<Repository>, OpenFailure> {
-        let Resources { cache, names, transport, descriptors } = resources;
+        let Resources { cache, names, transport, descriptors, grace } = resources;
         let mut config = self.to_config(names.clone(), *descriptors);
+        config.grace = *grace;
         let mut found = Vec::new();
         let record = format!("{}.proxies", self.fqrn);
         let in_haste = resumed.is_some() && self.discovery.is_some();
@@ -217,6 +227,8 @@ impl RepositorySettings {
             },
             descriptors,
             fetch_ahead: self.parameters.fetch_ahead.unwrap_or(true),
+            ahead_bandwidth: self.parameters.ahead_bandwidth,
+            grace: None,
         }
     }
 }
@@ -305,6 +317,7 @@ fn failure_of(error: &RepositoryError) -> Failure {
             return Failure::new(ExitStatus::Catalog, message)
                 .advise(advice_about(servers.iter().map(|(_, error)| error)));
         }
+        RepositoryError::Slow { .. } => (ExitStatus::Catalog, "try again, or another --server"),
         RepositoryError::Blocked { .. } => (
             ExitStatus::RevisionBlocked,
             "wait for a newer revision, or ask who keeps /etc/cvmfs/blacklist",

@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cvmfs_cache::parse_size;
 use cvmfs_core::net::discovery::WPAD_URL;
 use cvmfs_core::net::names::Family;
 use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Timeouts};
@@ -55,8 +57,14 @@ pub struct Parameters {
     pub auto_update: Option<bool>,
     /// Objects are fetched before they are asked for; `None` is yes.
     pub fetch_ahead: Option<bool>,
+    /// Where the mount is talked to, instead of the cache directory.
+    pub talk_socket: Option<PathBuf>,
+    /// User who may talk to it besides root and the one who mounted.
+    pub talk_owner: Option<u32>,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
+    /// Bytes of these in a second.
+    pub ahead_bandwidth: Option<NonZeroU64>,
 }
 
 struct Parameter {
@@ -77,6 +85,19 @@ fn switch(text: &str) -> Option<bool> {
         "no" | "off" | "false" | "0" => Some(false),
         _ => None,
     }
+}
+
+/// A user by number or name. Names are those of this machine's file: nothing may be asked that a
+/// static program cannot ask.
+fn user_number(text: &str) -> Option<u32> {
+    if let Ok(number) = text.parse() {
+        return Some(number);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
 }
 
 /// Every parameter, in the order in which help lists them.
@@ -273,6 +294,16 @@ const PARAMETERS: &[Parameter] = &[
         set: |p, v| switch(v).map(|v| p.pass_through = v),
     },
     Parameter {
+        name: "CVMFS_FUSE_PREFETCH_BANDWIDTH",
+        form: "SIZE",
+        help: "bytes of these in a second, before compression, as 2M; 0: no bound [0]",
+        set: |p, v| {
+            let bytes = if v == "0" { 0 } else { parse_size(v)? };
+            p.ahead_bandwidth = NonZeroU64::new(bytes);
+            Some(())
+        },
+    },
+    Parameter {
         name: "CVMFS_EXTERNAL_URL",
         form: "URL[;URL...]",
         help: "servers of external data, as --server",
@@ -315,6 +346,21 @@ const PARAMETERS: &[Parameter] = &[
         form: "FILE",
         help: "PEM file with the authorities of HTTPS servers [those of the system]",
         set: |p, v| (!v.is_empty()).then(|| p.certificate_bundle = Some(v.into())),
+    },
+    Parameter {
+        name: "CVMFS_TALK_SOCKET",
+        form: "FILE",
+        help: "control socket of a mount [cvmfs_io.FQRN in the cache directory]",
+        set: |p, v| {
+            let path = PathBuf::from(v);
+            path.is_absolute().then(|| p.talk_socket = Some(path))
+        },
+    },
+    Parameter {
+        name: "CVMFS_TALK_OWNER",
+        form: "USER",
+        help: "who may use it besides root and the user who mounts [nobody]",
+        set: |p, v| user_number(v).map(|uid| p.talk_owner = Some(uid)),
     },
 ];
 

@@ -205,7 +205,8 @@ fn servers(flag: Option<&str>, fqrn: &Fqrn, proxy: &ProxySpec) -> Result<Vec<Str
     Ok(templates.iter().map(|template| fqrn.expand(template)).collect())
 }
 
-fn listed_servers(name: &str, list: &str, fqrn: &Fqrn) -> Result<Vec<String>, Failure> {
+/// Reads a list of servers with `;` between them; `name` is what it was given by.
+pub fn listed_servers(name: &str, list: &str, fqrn: &Fqrn) -> Result<Vec<String>, Failure> {
     let servers = list
         .split(';')
         .map(str::trim)

@@ -26,6 +26,7 @@ use super::serve::{
     AbortOnDrop, Origin, StopSignals, Usable, attend, in_runtime, leave_directory, place, tend,
     told,
 };
+use super::talking;
 use super::update::{self, Kernel};
 use crate::cli::exit::Failure;
 use crate::config::open::{OpenFailure, Resources, descriptor_budgets};
@@ -34,7 +35,9 @@ use crate::fs::journal::Journal;
 use crate::fs::root::{Former, OpenError, Opened, Opener, RootFsOptions, Slot, Wanted};
 use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, RootFs};
+use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
+use crate::talk::Desk;
 
 /// Repositories open at a time, if descriptors allow it: sites use some twenty. Each has its share
 /// of descriptors, whether it needs it or not.
@@ -86,12 +89,15 @@ async fn run(
         }
     };
     let (notifier, notified) = watch::channel(None);
+    let activity = Arc::<Activity>::default();
+    let (seated, desk) = watch::channel(None);
     let (bequeathed, settings_of_each) = (bequest.clone(), settings.clone());
     let doorman = Doorman {
         settings: settings_of_each,
         resources,
         bequest: bequeathed,
         notified,
+        desk,
         pages: Mutex::new(pages),
     };
     let options = RootFsOptions {
@@ -106,17 +112,21 @@ async fn run(
         tracing::warn!("files are not passed through to the kernel: not with automount");
     }
     let patient = settings.model.parameters.wait_for_network;
-    let adapter = Adapter::new(Arc::clone(&fs), handle, request_deadline(patient));
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
+    let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted);
     let begun = match &taken_over {
         Some(mount) => go_on(adapter, &settings.options, mount, bequest)?,
         None => make(adapter, &resolved, &settings.options, bequest)?,
     };
     drop(taken_over);
     let limit = settings.idle_timeout;
+    let desk = talking::desk_of(&begun, true, &settings.model, activity);
+    seated.send_replace(Some(Arc::clone(&desk)));
     let accompany = |kernel| {
         // Requests that need it wait for it.
         notifier.send_replace(Some(kernel));
-        Some(AbortOnDrop(tokio::spawn(close_unused(Arc::downgrade(&fs), limit))))
+        let closing = AbortOnDrop(tokio::spawn(close_unused(Arc::downgrade(&fs), limit)));
+        (closing, talking::at_device(&desk))
     };
     attend(begun, &mut stop, ready, accompany).await
 }
@@ -154,6 +164,7 @@ struct Doorman {
     resources: Resources,
     bequest: Bequest,
     notified: watch::Receiver<Option<Arc<Notifier>>>,
+    desk: watch::Receiver<Option<Arc<Desk>>>,
     pages: Mutex<Pages>,
 }
 
@@ -183,6 +194,7 @@ impl Opener for Doorman {
             resources: self.resources.clone(),
             bequest: self.bequest.clone(),
             notified: self.notified.clone(),
+            desk: self.desk.clone(),
             left_under_way: {
                 let mut pages = self.pages.lock();
                 let died = pages.died;
@@ -210,6 +222,7 @@ struct Opening {
     resources: Resources,
     bequest: Bequest,
     notified: watch::Receiver<Option<Arc<Notifier>>>,
+    desk: watch::Receiver<Option<Arc<Desk>>>,
     /// The page of a predecessor, and whether that died.
     left_under_way: Option<(OwnedFd, bool)>,
 }
@@ -245,21 +258,24 @@ impl Opening {
         if let (true, true, Some(former)) = (follows, resumed, &former) {
             self.freshen(&repository, &fs, &kernel, former).await;
         }
-        let settings = self.settings;
+        let mut settings = self.settings;
+        // One socket cannot stand for all; each has its own in the workspace.
+        settings.parameters.talk_socket = None;
+        let desk = self.desk.borrow().clone();
+        let desk = desk.ok_or_else(|| OpenError::Failed("the mount begins".to_owned()))?;
+        let (orders, talk) = talking::begin(&desk, &fs, &settings, follows);
         let weak = Arc::downgrade(&fs);
         let follow = async move {
             // Before any switch: what belongs to the present revision must be known.
             if let Some(fs) = weak.upgrade() {
                 fs.adopt_all().await;
             }
-            if follows {
-                update::follow(repository, weak, kernel, settings).await;
-            }
+            update::follow(repository, weak, kernel, settings, orders).await;
         };
         let bequest = self.bequest;
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(fqrn.as_str(), journal);
         let tended = tend(&fs, keep);
-        let attendant = Box::new((tended, AbortOnDrop(tokio::spawn(follow))));
+        let attendant = Box::new((tended, AbortOnDrop(tokio::spawn(follow)), talk));
         Ok(Opened { fs, attendant })
     }
 

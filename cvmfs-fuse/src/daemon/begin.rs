@@ -15,6 +15,7 @@ use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
 use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
+use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::backing::{self, Backings};
 use crate::fuse::dispatch::REQUEST_DEADLINE;
@@ -35,6 +36,8 @@ pub(super) struct Begun<V: Vfs> {
     pub(super) bequest: Bequest,
     /// Resolved.
     pub(super) mountpoint: PathBuf,
+    /// As in [`crate::fuse::mountinfo::MountEntry`].
+    pub(super) device: Option<String>,
     /// It was another server's.
     pub(super) is_successor: bool,
 }
@@ -43,6 +46,7 @@ pub(super) struct Begun<V: Vfs> {
 pub(super) struct Shown {
     pub(super) repository: Arc<Repository>,
     pub(super) fs: Arc<RepoFs>,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// Mounts on a resolved directory.
@@ -55,7 +59,8 @@ pub(super) fn make<V: Vfs>(
     let (session, mount) = mount_supervised(adapter, resolved, options)
         .map_err(|error| mount_failed(resolved, &error))?;
     bequest.mounted(&mount);
-    Ok(Begun { session, bequest, mountpoint: mount.mountpoint, is_successor: false })
+    let Mount { mountpoint, device, .. } = mount;
+    Ok(Begun { session, bequest, mountpoint, device, is_successor: false })
 }
 
 /// Waits for the end of the server before.
@@ -83,7 +88,8 @@ pub(super) fn go_on<V: Vfs>(
     // fuser has its own descriptor of the connection.
     let session = take_over(adapter, options, mount)
         .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
-    Ok(Begun { session, bequest, mountpoint: mount.mountpoint.clone(), is_successor: true })
+    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device.clone());
+    Ok(Begun { session, bequest, mountpoint, device, is_successor: true })
 }
 
 /// Opens the repository and mounts it on a resolved directory.
@@ -96,7 +102,7 @@ pub(super) async fn first(
 ) -> Result<(Shown, Begun<RepoFs>), Failure> {
     let repository = tokio::select! {
         signal = stop.next() => return Err(interrupted(signal)),
-        repository = settings.repository.open() => repository?,
+        repository = settings.repository.open(settings.auto_update) => repository?,
     };
     let journal = Journal::new()
         .map_err(|error| Failure::caused(ExitStatus::SaveState, "cannot keep a journal", &error))?;
@@ -107,11 +113,12 @@ pub(super) async fn first(
     let parameters = &settings.repository.parameters;
     let backings = parameters.pass_through.then(pass_through).flatten();
     let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
-    let adapter =
-        Adapter::new(Arc::clone(&fs), handle, request_deadline(parameters.wait_for_network))
-            .passing_through(backings);
+    let deadline = request_deadline(parameters.wait_for_network);
+    let activity = Arc::<Activity>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
+    let adapter = Adapter::new(vfs, handle, deadline, noted).passing_through(backings);
     let begun = make(adapter, resolved, &settings.options, bequest)?;
-    Ok((Shown { repository, fs }, begun))
+    Ok((Shown { repository, fs, activity }, begun))
 }
 
 /// Prepares what it can, waits for the end of the server before, and goes on with its mount.
@@ -129,7 +136,7 @@ pub(super) async fn successor(
     let open = async {
         match shown.flatten() {
             Some(root) => settings.repository.resume(root).await,
-            None => settings.repository.open().await,
+            None => settings.repository.open(settings.auto_update).await,
         }
     };
     let prepared = tokio::select! {
@@ -166,10 +173,12 @@ pub(super) async fn successor(
         (true, None) => Some(Backings::new().map_err(unreadable)?),
     };
     let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
+    let activity = Arc::<Activity>::default();
+    let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter =
-        Adapter::new(Arc::clone(&fs), handle, request_deadline(patient)).passing_through(backings);
+        Adapter::new(vfs, handle, request_deadline(patient), noted).passing_through(backings);
     let begun = go_on(adapter, &settings.options, &mount, bequest)?;
-    Ok((Shown { repository, fs }, begun))
+    Ok((Shown { repository, fs, activity }, begun))
 }
 
 fn show_with(

@@ -7,6 +7,7 @@
 //! | `succession`, `child` | who serves a mount, one after the other |
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
+//! | `talking` | the control sockets of what is served |
 //! | `abort` | the end of a mount that nobody serves |
 //! | [`holder`] | who outlives the supervisor |
 //! | [`control`] | how a supervisor is asked for an upgrade |
@@ -29,6 +30,7 @@ pub mod mountpoint;
 pub mod serve;
 pub(crate) mod succession;
 pub mod supervisor;
+mod talking;
 pub mod umount;
 mod update;
 

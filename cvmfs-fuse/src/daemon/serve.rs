@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
 use super::mountpoint::{self, Answer, Expected, Place};
+use super::talking;
 use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{MountSettings, ProcessSettings};
@@ -161,7 +162,7 @@ async fn run(
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::listen()?;
     leave_directory(&settings.process);
-    let (Shown { repository, fs }, begun) = match origin {
+    let (Shown { repository, fs, activity }, begun) = match origin {
         Origin::First(bequest) => {
             begin::first(settings, bequest, &resolved, handle, &mut stop).await?
         }
@@ -170,22 +171,21 @@ async fn run(
         }
     };
     let follows = settings.auto_update && repository.follows_updates();
-    let is_successor = begun.is_successor;
+    let desk = talking::desk_of(&begun, false, &settings.repository, activity);
     let (name, bequest) = (settings.repository.fqrn.to_string(), begun.bequest.clone());
     let follow = |notifier| {
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);
         let tended = tend(&fs, keep);
         let settings = settings.repository.clone();
+        let (orders, talk) = talking::begin(&desk, &fs, &settings, follows);
         let follow = async move {
             // Before any switch: what belongs to the present revision must be known.
             fs.adopt_all().await;
-            if follows {
-                let fs = Arc::downgrade(&fs);
-                update::follow(repository, fs, Kernel::new(notifier), settings).await;
-            }
+            let fs = Arc::downgrade(&fs);
+            update::follow(repository, fs, Kernel::new(notifier), settings, orders).await;
         };
         // A task of its own, so that a defect in it does not end the mount.
-        (tended, (follows || is_successor).then(|| AbortOnDrop(tokio::spawn(follow))))
+        (tended, AbortOnDrop(tokio::spawn(follow)), talking::at_device(&desk), talk)
     };
     attend(begun, &mut stop, ready, follow).await
 }
@@ -215,7 +215,7 @@ pub(super) async fn attend<V: Vfs, C>(
     ready: impl FnOnce(Usable) -> io::Result<()>,
     accompany: impl FnOnce(Arc<Notifier>) -> C,
 ) -> Result<(), Failure> {
-    let Begun { session, bequest, mountpoint: resolved, is_successor } = begun;
+    let Begun { session, bequest, mountpoint: resolved, is_successor, .. } = begun;
     let mut mount = session.serve().map_err(|error| begin::mount_failed(&resolved, &error))?;
     let company = accompany(Arc::clone(&mount.notifier));
     bequest.serving();

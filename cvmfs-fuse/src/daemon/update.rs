@@ -5,13 +5,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use cvmfs_core::chain::chain;
 use cvmfs_core::repository::Repository;
 use fuser::{INodeNo, Notifier};
+use tokio::sync::mpsc;
 
 use crate::config::RepositorySettings;
 use crate::fs::root::Slot;
 use crate::fs::switch::Notice;
 use crate::fs::{Ino, RepoFs};
+use crate::talk::{Ask, TtlLimit};
 
 /// Shortest time between two looks, whatever the repository says: servers are shared.
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -30,25 +33,60 @@ pub(super) struct Kernel {
     slot: Option<Slot>,
 }
 
-/// Looks for new revisions and switches to them, until the task is dropped or the filesystem is.
+/// How the updates of a repository are asked for.
+pub(super) struct Orders {
+    /// Whether to look for new revisions unasked.
+    pub(super) follows: bool,
+    /// How long not to look at most, as it is now.
+    pub(super) max_ttl: TtlLimit,
+    /// What people ask for.
+    pub(super) asks: mpsc::Receiver<Ask>,
+}
+
+/// Looks for new revisions and switches to them, by itself and when it is asked to, until the task
+/// is dropped or the filesystem is.
 pub(super) async fn follow(
     repository: Arc<Repository>,
     fs: Weak<RepoFs>,
     kernel: Kernel,
     settings: RepositorySettings,
+    orders: Orders,
 ) {
+    let Orders { follows, max_ttl, mut asks } = orders;
     let mut blocklist = settings.blocklist.clone();
     loop {
-        wait(&repository, settings.parameters.max_ttl).await;
+        // A mount that did not wait for slow servers looks at once.
+        let ask = if follows && repository.take_unconfirmed() {
+            None
+        } else {
+            tokio::select! {
+                () = wait(&repository, &max_ttl), if follows => None,
+                Some(ask) = asks.recv() => Some(ask),
+                else => return,
+            }
+        };
         // The administrators may have changed the file.
         if let Ok(present) = settings.present_blocklist() {
             blocklist = present;
         }
-        if let Ok(Some(update)) = repository.check(&blocklist).await {
-            let Some(fs) = fs.upgrade() else { return };
-            let notices = fs.switch(update, &blocklist).await;
-            drop(fs);
-            kernel.take_back(notices).await;
+        let found = match &ask {
+            None | Some(Ask::Update(_)) => repository.check(&blocklist).await,
+            Some(Ask::Show(root, _)) => repository.prepare(*root).await.map(Some),
+        };
+        let outcome = match found {
+            Ok(Some(update)) => {
+                let Some(fs) = fs.upgrade() else { return };
+                let notices = fs.switch(update, &blocklist).await;
+                drop(fs);
+                kernel.take_back(notices).await;
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => Err(chain(&error)),
+        };
+        if let Some(Ask::Update(answer) | Ask::Show(_, answer)) = ask {
+            // Who asked may have gone.
+            let _ = answer.send(outcome);
         }
     }
 }
@@ -99,9 +137,9 @@ impl Kernel {
     }
 }
 
-async fn wait(repository: &Repository, max_ttl: Option<Duration>) {
+async fn wait(repository: &Repository, max_ttl: &TtlLimit) {
     let ttl = Duration::from_secs(repository.current().properties().ttl);
-    let ttl = ttl.min(max_ttl.unwrap_or(MAX_TTL)).clamp(MIN_TTL, MAX_TTL);
+    let ttl = ttl.min(max_ttl.get().unwrap_or(MAX_TTL)).clamp(MIN_TTL, MAX_TTL);
     if repository.stale().is_none() {
         return tokio::time::sleep(ttl).await;
     }

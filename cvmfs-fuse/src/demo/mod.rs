@@ -314,7 +314,7 @@ mod tests {
             &environment,
         )
         .unwrap();
-        let repository = settings.open().await.unwrap();
+        let repository = settings.open(false).await.unwrap();
         let entries = repository.current().list(&RepoPath::root()).await.unwrap();
         let names: Vec<_> = listing::of_entries(&entries).iter().map(|l| l.shown(false)).collect();
         assert!(names.contains(&"       12  hello.txt".to_owned()), "{names:?}");

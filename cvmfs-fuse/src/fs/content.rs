@@ -159,6 +159,12 @@ impl ContentTable {
                 prefetcher.used(&FirstUse { inode, id, chunk, caller, revision, how });
             }
         };
+        let arrived = |how, object: &CachedObject| {
+            if let (Some(revision), Some(prefetcher)) = (revisions.first(), self.prefetcher()) {
+                let first = FirstUse { inode, id, chunk, caller, revision, how };
+                prefetcher.arrived(&first, object);
+            }
+        };
         let under_way = match &self.suspects {
             Some(suspects) => Some(suspects.begin(inode).await?),
             None => None,
@@ -166,7 +172,9 @@ impl ContentTable {
         let here = fetcher.open_here(id, &options).map_err(|error| failed(Arc::new(error)))?;
         let object = match here {
             Some((object, was_fetched_ahead)) => {
-                used(if was_fetched_ahead { Use::Early } else { Use::Here });
+                let how = if was_fetched_ahead { Use::Early } else { Use::Here };
+                used(how);
+                arrived(how, &object);
                 object
             }
             None => {
@@ -178,10 +186,12 @@ impl ContentTable {
                 if let (Err(_), Some(under_way)) = (&opened, &under_way) {
                     under_way.survived();
                 }
-                opened.map_err(|error| {
+                let object = opened.map_err(|error| {
                     self.repeats.note((inode.ino, piece), &error);
                     failed(error)
-                })?
+                })?;
+                arrived(Use::Missed, &object);
+                object
             }
         };
         if let Some(under_way) = &under_way {

@@ -19,6 +19,9 @@ use super::Ino;
 
 /// Entries of all listings that are kept by inode; the one used last is kept whatever its length.
 const MAX_KEPT: usize = 100_000;
+/// A listing that somebody has read to its end stays for others while all together have no more
+/// entries than this, some 4 MiB: a walk through a large tree must not fill the table.
+const MAX_AT_REST: usize = 8 * 1024;
 /// Bits of an offset that say how far the reader is.
 const POSITION_BITS: u32 = 32;
 
@@ -111,6 +114,19 @@ impl DirectoryTable {
         kept.entries -= closed_entries(&closed);
         // Freed outside the lock.
         drop(kept);
+    }
+
+    /// Lets go of a listing that was read to its end, unless there is room. Who still reads it lists
+    /// again.
+    pub(super) fn finished(&self, ino: Ino, listing: &Listing) {
+        let mut kept = self.kept.lock();
+        if kept.entries <= MAX_AT_REST {
+            return;
+        }
+        let closed = kept.listings.pop(&(ino, u64::from(listing.tag())));
+        kept.entries -= closed.as_ref().map_or(0, |closed| closed.entries.len());
+        drop(kept);
+        drop(closed);
     }
 
     pub(super) fn get(&self, handle: u64) -> Option<Arc<Listing>> {

@@ -17,17 +17,27 @@
 //!
 //! Two live entries with one number are told apart by 128 bits of the hash; the later one takes
 //! the next number of a fixed sequence.
+//!
+//! The kernel alone decides how many inodes it knows: a walk leaves millions. Rows are kept for those
+//! used last ([`MAX_RECENT`]) and for directories; of the others the path stays, by which the row
+//! is found again when it is asked for ([`InodeTable::resting`]).
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
+use lru::LruCache;
 use parking_lot::Mutex;
 
+use self::slot::{Known, Slot};
 use super::journal::{Heir, Journal};
 use super::{FsError, Ino, ROOT_INO};
+
+mod revisions;
+mod slot;
 
 /// Bits of a number within its repository.
 pub const NUMBER_BITS: u32 = 52;
@@ -35,6 +45,8 @@ pub const NUMBER_BITS: u32 = 52;
 const LAST_RESERVED: Ino = 255;
 /// Numbers of the sequence that a predecessor may have been pushed to by others.
 const MAX_ATTEMPTS: u32 = 8;
+/// Inodes whose rows are kept, some 7 MiB; more files than a large job has in use.
+const MAX_RECENT: NonZeroUsize = NonZeroUsize::new(16 * 1024).expect("not zero");
 
 type Identity = [u8; 16];
 type Numbering = fn(&Identity, u32) -> Ino;
@@ -50,14 +62,6 @@ pub struct Inode {
     pub entry: Arc<DirectoryEntry>,
     /// The revision that it belongs to, if the current one does not have it any more.
     pub earlier: Option<Arc<Revision>>,
-}
-
-struct Slot {
-    identity: Identity,
-    inode: Arc<Inode>,
-    lookups: u64,
-    /// The kernel also holds references that a predecessor counted.
-    inherited: bool,
 }
 
 impl Inode {
@@ -80,13 +84,37 @@ impl Inode {
     }
 }
 
-impl Slot {
-    fn bind(&mut self, revision: &Arc<Revision>) {
-        if self.inode.earlier.is_none() {
-            let Inode { ino, path, entry, .. } = &*self.inode;
-            let (path, entry) = (path.clone(), Arc::clone(entry));
-            let earlier = Some(Arc::clone(revision));
-            self.inode = Arc::new(Inode { ino: *ino, path, entry, earlier });
+/// An inode whose row is not kept.
+#[derive(Debug)]
+pub struct Resting {
+    /// A path that leads to it.
+    pub path: RepoPath,
+    /// The revision that it belongs to, if the current one does not have it any more.
+    pub earlier: Option<Arc<Revision>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    slots: HashMap<Ino, Slot>,
+    /// Those of files that were used last.
+    recent: LruCache<Ino, Arc<Inode>>,
+}
+
+impl Table {
+    /// Returns an inode whose row is kept, and counts that as a use.
+    fn kept(&mut self, ino: Ino) -> Option<Arc<Inode>> {
+        match &self.slots.get(&ino)?.known {
+            Known::Directory(inode) => Some(Arc::clone(inode)),
+            Known::Other { .. } => self.recent.get(&ino).cloned(),
+        }
+    }
+
+    /// Keeps the row of a file that is in the table; returns what must be freed.
+    #[must_use = "freed outside of the lock"]
+    fn keep(&mut self, inode: &Arc<Inode>) -> Option<(Ino, Arc<Inode>)> {
+        match inode.entry.kind {
+            EntryKind::Directory => None,
+            _ => self.recent.push(inode.ino, Arc::clone(inode)),
         }
     }
 }
@@ -95,7 +123,7 @@ impl Slot {
 pub struct InodeTable {
     fqrn: String,
     numbering: Numbering,
-    slots: Mutex<HashMap<Ino, Slot>>,
+    table: Mutex<Table>,
     /// Written before the kernel hears of an inode; `None` where nobody would succeed us.
     journal: Option<Arc<Journal>>,
     /// Inodes of a predecessor that nobody asked for yet.
@@ -105,12 +133,14 @@ pub struct InodeTable {
 impl InodeTable {
     /// Makes an empty table for a repository.
     pub fn new(fqrn: &str) -> Self {
-        Self::with_numbering(fqrn, number)
+        Self::with(fqrn, number, MAX_RECENT)
     }
 
-    fn with_numbering(fqrn: &str, numbering: Numbering) -> Self {
-        let (slots, heirs) = (Mutex::default(), Mutex::default());
-        Self { fqrn: fqrn.to_owned(), numbering, slots, journal: None, heirs }
+    fn with(fqrn: &str, numbering: Numbering, recent: NonZeroUsize) -> Self {
+        let recent = LruCache::new(recent);
+        let table = Mutex::new(Table { slots: HashMap::new(), recent });
+        let heirs = Mutex::default();
+        Self { fqrn: fqrn.to_owned(), numbering, table, journal: None, heirs }
     }
 
     /// Keeps a journal, and knows what a predecessor left.
@@ -132,15 +162,16 @@ impl InodeTable {
     /// Returns all inodes that the kernel knows, as a successor needs them; `None` if one is of an
     /// earlier revision, which might not be had again.
     pub fn heritage(&self) -> Option<HashMap<Ino, Heir>> {
-        let slots = self.slots.lock();
-        if slots.values().any(|slot| slot.inode.earlier.is_some()) {
+        let table = self.table.lock();
+        if table.slots.values().any(|slot| slot.earlier().is_some()) {
             return None;
         }
-        let known = slots
+        let known = table
+            .slots
             .iter()
-            .map(|(ino, slot)| (*ino, Heir { path: slot.inode.path.clone(), revision: None }));
+            .map(|(ino, slot)| (*ino, Heir { path: slot.path().clone(), revision: None }));
         let mut all: HashMap<_, _> = known.collect();
-        drop(slots);
+        drop(table);
         all.extend(self.heirs.lock().iter().map(|(ino, heir)| (*ino, heir.clone())));
         Some(all)
     }
@@ -168,15 +199,16 @@ impl InodeTable {
         if !is_it {
             return None;
         }
-        let mut slots = self.slots.lock();
-        let slot = slots.entry(ino).or_insert_with(|| {
+        let mut table = self.table.lock();
+        let slot = table.slots.entry(ino).or_insert_with(|| {
             let (path, entry, earlier) = (path.clone(), Arc::clone(entry), earlier.cloned());
-            let inode = Arc::new(Inode { ino, path, entry, earlier });
-            Slot { identity, inode, lookups: 0, inherited: false }
+            Slot::new(identity, &Arc::new(Inode { ino, path, entry, earlier }))
         });
         slot.inherited = true;
-        let inode = Arc::clone(&slot.inode);
-        drop(slots);
+        let inode = slot.inode(ino, entry);
+        let freed = table.keep(&inode);
+        drop(table);
+        drop(freed);
         self.heirs.lock().remove(&ino);
         Some(inode)
     }
@@ -187,7 +219,7 @@ impl InodeTable {
             return ROOT_INO;
         }
         let identity = self.identify(path, entry);
-        self.place(&self.slots.lock(), &identity)
+        self.place(&self.table.lock(), &identity)
     }
 
     /// Returns the number of the directory at a path; nothing else about it matters.
@@ -196,7 +228,7 @@ impl InodeTable {
             return ROOT_INO;
         }
         let identity = self.identify_directory(path);
-        self.place(&self.slots.lock(), &identity)
+        self.place(&self.table.lock(), &identity)
     }
 
     /// Counts a kernel reference to an entry and returns its inode. `earlier` is the revision of
@@ -215,42 +247,43 @@ impl InodeTable {
             return new(ROOT_INO);
         }
         let identity = self.identify(path, entry);
-        let mut slots = self.slots.lock();
-        let ino = self.place(&slots, &identity);
-        let slot = slots.entry(ino).or_insert_with(|| {
+        let mut table = self.table.lock();
+        let ino = self.place(&table, &identity);
+        let slot = table.slots.entry(ino).or_insert_with(|| {
             if let Some(journal) = &self.journal {
                 journal.known(ino, path);
                 if let Some(earlier) = earlier {
                     journal.bound(ino, earlier.root_hash());
                 }
             }
-            Slot { identity, inode: new(ino), lookups: 0, inherited: false }
+            Slot::new(identity, &new(ino))
         });
         let first = slot.lookups == 0;
-        slot.lookups += 1;
-        let has_other_attributes = entry.kind == EntryKind::Directory && slot.inode.entry != *entry;
-        if earlier.is_none() && (has_other_attributes || slot.inode.earlier.is_some()) {
+        slot.lookups = slot.lookups.saturating_add(1);
+        if earlier.is_none() && (slot.has_other_attributes(entry) || slot.earlier().is_some()) {
             // Only directories have attributes that a later revision may change; and what was
             // gone may come back.
-            slot.inode = new(ino);
+            slot.known = Known::of(&new(ino));
         }
-        let inode = Arc::clone(&slot.inode);
-        drop(slots);
+        let inode = slot.inode(ino, entry);
+        let freed = table.keep(&inode);
+        drop(table);
+        drop(freed);
         if first && ino != (self.numbering)(&identity, 0) {
             tracing::warn!(%path, ino, "inode number is taken or reserved, using the next one");
         }
         inode
     }
 
-    /// Takes references back; returns the inode when the kernel holds none any more.
-    pub fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Inode>> {
-        let mut slots = self.slots.lock();
-        let Some(slot) = slots.get_mut(&ino) else {
-            drop(slots);
+    /// Takes references back; tells whether the kernel holds none any more.
+    pub fn forget(&self, ino: Ino, count: u64) -> bool {
+        let mut table = self.table.lock();
+        let Some(slot) = table.slots.get_mut(&ino) else {
+            drop(table);
             if self.heirs.lock().remove(&ino).is_some() {
                 self.note_forgotten(ino);
             }
-            return None;
+            return false;
         };
         if slot.inherited {
             // The kernel gives all references back at once, those that a predecessor counted
@@ -259,13 +292,17 @@ impl InodeTable {
             slot.lookups = slot.lookups.min(1);
         } else {
             // Saturating: the count comes from the kernel and is not to be believed blindly.
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
             slot.lookups = slot.lookups.saturating_sub(count);
         }
         if slot.lookups > 0 {
-            return None;
+            return false;
         }
         self.note_forgotten(ino);
-        slots.remove(&ino).map(|slot| slot.inode)
+        let freed = (table.slots.remove(&ino), table.recent.pop(&ino));
+        drop(table);
+        drop(freed);
+        true
     }
 
     fn note_forgotten(&self, ino: Ino) {
@@ -274,77 +311,41 @@ impl InodeTable {
         }
     }
 
-    /// Finds an inode that the kernel knows.
+    /// Finds an inode that the kernel knows; `None` also for those that are [`Self::resting`].
     pub fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
-        self.slots.lock().get(&ino).map(|slot| Arc::clone(&slot.inode))
+        self.table.lock().kept(ino)
     }
 
-    /// Returns the paths of the directories of the current revision that the kernel knows,
-    /// without the root.
-    pub fn directories(&self) -> Vec<RepoPath> {
-        let slots = self.slots.lock();
-        slots
-            .values()
-            .filter(|slot| slot.inode.entry.kind == EntryKind::Directory)
-            .filter(|slot| slot.inode.earlier.is_none())
-            .map(|slot| slot.inode.path.clone())
-            .collect()
+    /// Tells how to find the row of an inode that the kernel knows.
+    pub fn resting(&self, ino: Ino) -> Option<Resting> {
+        let table = self.table.lock();
+        let slot = table.slots.get(&ino)?;
+        Some(Resting { path: slot.path().clone(), earlier: slot.earlier().cloned() })
     }
 
-    /// Returns the names that the kernel knows in a directory.
-    pub fn names_in(&self, directory: &RepoPath) -> Vec<Box<[u8]>> {
-        let slots = self.slots.lock();
-        let paths = slots.values().map(|slot| &slot.inode.path);
-        paths
-            .filter(|path| path.parent().as_ref() == Some(directory))
-            .map(|path| path.name().into())
-            .collect()
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn paths(&self, most: usize) -> Vec<RepoPath> {
+        let table = self.table.lock();
+        table.slots.values().take(most).map(|slot| slot.path().clone()).collect()
     }
 
-    /// Binds an entry that changed or went to the revision that has it, if the kernel knows it.
-    pub fn bind(&self, path: &RepoPath, entry: &DirectoryEntry, revision: &Arc<Revision>) {
-        let identity = self.identify(path, entry);
-        let mut slots = self.slots.lock();
-        let ino = self.place(&slots, &identity);
-        if let Some(slot) = slots.get_mut(&ino) {
-            self.note_bound(slot, revision);
-            slot.bind(revision);
+    /// Keeps the row of an inode again; `None` if this is not the row of that inode.
+    pub fn rouse(&self, ino: Ino, entry: &Arc<DirectoryEntry>) -> Option<Arc<Inode>> {
+        let mut table = self.table.lock();
+        let slot = table.slots.get(&ino)?;
+        if slot.identity != self.identify(slot.path(), entry) {
+            return None;
         }
-    }
-
-    /// Binds everything below a directory to the revision that has it.
-    pub fn bind_below(&self, directory: &RepoPath, revision: &Arc<Revision>) {
-        let prefix = directory.as_bytes();
-        for slot in self.slots.lock().values_mut() {
-            let below = slot.inode.path.as_bytes().strip_prefix(prefix);
-            if below.is_some_and(|rest| rest.starts_with(b"/")) {
-                self.note_bound(slot, revision);
-                slot.bind(revision);
-            }
-        }
-    }
-
-    fn note_bound(&self, slot: &Slot, revision: &Arc<Revision>) {
-        if let (Some(journal), None) = (&self.journal, &slot.inode.earlier) {
-            journal.bound(slot.inode.ino, revision.root_hash());
-        }
-    }
-
-    /// Gives a directory the attributes of a new revision; returns its number if the kernel knows
-    /// it.
-    pub fn renew(&self, path: &RepoPath, entry: &Arc<DirectoryEntry>) -> Option<Ino> {
-        let identity = self.identify(path, entry);
-        let mut slots = self.slots.lock();
-        let ino = self.place(&slots, &identity);
-        let slot = slots.get_mut(&ino)?;
-        let (path, entry) = (path.clone(), Arc::clone(entry));
-        slot.inode = Arc::new(Inode { ino, path, entry, earlier: None });
-        Some(ino)
+        let inode = slot.inode(ino, entry);
+        let freed = table.keep(&inode);
+        drop(table);
+        drop(freed);
+        Some(inode)
     }
 
     /// Returns how many inodes the kernel knows, the root not counted.
     pub fn len(&self) -> usize {
-        self.slots.lock().len()
+        self.table.lock().slots.len()
     }
 
     /// Tells whether the kernel knows the root only.
@@ -352,11 +353,11 @@ impl InodeTable {
         self.len() == 0
     }
 
-    fn place(&self, slots: &HashMap<Ino, Slot>, identity: &Identity) -> Ino {
+    fn place(&self, table: &Table, identity: &Identity) -> Ino {
         let mut attempt = 0;
         loop {
             let ino = (self.numbering)(identity, attempt);
-            let taken = slots.get(&ino).is_some_and(|slot| slot.identity != *identity);
+            let taken = table.slots.get(&ino).is_some_and(|slot| slot.identity != *identity);
             if ino > LAST_RESERVED && !taken {
                 return ino;
             }
@@ -404,97 +405,4 @@ fn number(identity: &Identity, attempt: u32) -> Ino {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use cvmfs_core::catalog::Content;
-
-    fn entry(name: &str, kind: EntryKind, identity: u8, group: u32) -> Arc<DirectoryEntry> {
-        Arc::new(DirectoryEntry {
-            name: name.as_bytes().into(),
-            kind,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            size: 0,
-            rdev: 0,
-            mtime: 0,
-            mtime_ns: 0,
-            nlink: 1,
-            hardlink_group: group,
-            content: Content::None,
-            symlink: Box::default(),
-            raw_symlink: Box::default(),
-            has_xattrs: false,
-            nested_mountpoint: false,
-            hidden: false,
-            direct_io: false,
-            external: false,
-            identity: [identity; 16],
-        })
-    }
-
-    /// A file with this number.
-    pub(in crate::fs) fn inode(ino: Ino) -> Inode {
-        let entry = entry("f", EntryKind::Regular, 1, 0);
-        Inode { ino, path: path("/f"), entry, earlier: None }
-    }
-
-    fn path(text: &str) -> RepoPath {
-        RepoPath::parse(text.as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn hard_links_share_a_number_and_nothing_else_does() {
-        let table = InodeTable::new("x.test");
-        let of = |p: &str, kind, identity, group| {
-            table.number_of(&path(p), &entry("n", kind, identity, group))
-        };
-        use EntryKind::{Directory, Regular};
-        assert_eq!(of("/a", Regular, 1, 7), of("/b", Regular, 1, 7));
-        assert_ne!(of("/a", Regular, 1, 7), of("/a", Regular, 2, 7));
-        assert_ne!(of("/a", Regular, 1, 0), of("/b", Regular, 1, 0), "equal content, other path");
-        assert_ne!(of("/a", Regular, 1, 0), of("/a", Regular, 2, 0), "other version");
-        assert_ne!(of("/a", Regular, 1, 0), of("/a", Directory, 1, 0));
-        assert_eq!(of("/a", Directory, 1, 0), of("/a", Directory, 2, 0), "directories keep theirs");
-        assert_eq!(of("/", Directory, 1, 0), ROOT_INO);
-        // The same after a restart, another for another repository.
-        let e = entry("n", Regular, 1, 0);
-        assert_eq!(InodeTable::new("x.test").number_of(&path("/a"), &e), of("/a", Regular, 1, 0));
-        assert_ne!(InodeTable::new("y.test").number_of(&path("/a"), &e), of("/a", Regular, 1, 0));
-    }
-
-    #[test]
-    fn references_are_counted() {
-        let table = InodeTable::new("x.test");
-        let e = entry("a", EntryKind::Regular, 1, 0);
-        let ino = table.remember(&path("/a"), &e, None).ino;
-        assert_eq!(table.remember(&path("/a"), &e, None).ino, ino);
-        assert!(table.forget(ino, 1).is_none());
-        assert!(table.get(ino).is_some());
-        assert_eq!(table.forget(ino, 1).unwrap().ino, ino);
-        assert!(table.get(ino).is_none());
-        // Nonsense from the kernel neither panics nor underflows.
-        assert!(table.forget(ino, 5).is_none());
-        table.remember(&path("/a"), &e, None);
-        assert!(table.forget(ino, u64::MAX).is_some());
-        assert!(table.is_empty());
-    }
-
-    #[test]
-    fn colliding_entries_get_different_numbers() {
-        // Every first number is the same, the second one is reserved.
-        let table = InodeTable::with_numbering("x.test", |identity, attempt| match attempt {
-            0 => 1000,
-            1 => 255,
-            _ => Ino::from(identity[0]) + 1001,
-        });
-        let (a, b) = (entry("a", EntryKind::Regular, 1, 0), entry("b", EntryKind::Regular, 2, 0));
-        let first = table.remember(&path("/a"), &a, None).ino;
-        assert_eq!(first, 1000);
-        let second = table.number_of(&path("/b"), &b);
-        assert!(second > 1000);
-        assert_eq!(table.remember(&path("/b"), &b, None).ino, second);
-        assert_eq!(table.get(first).unwrap().path, path("/a"));
-        assert_eq!(table.get(second).unwrap().path, path("/b"));
-    }
-}
+pub(super) mod tests;

@@ -9,6 +9,7 @@
 //! | [`content`] | open objects and chunks, by inode |
 //! | [`buffers`] | what answers to reads are made in |
 //! | `objects` | which objects are open, and how many may be |
+//! | [`recent`] | the last failures, for people |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
 //! | `directory` | open directories |
@@ -33,6 +34,7 @@ pub mod inode;
 pub mod journal;
 mod magic;
 mod objects;
+pub mod recent;
 mod repeats;
 pub mod repo;
 pub mod root;
@@ -43,6 +45,7 @@ pub use attributes::Attributes;
 pub use buffers::Buffer;
 pub use error::FsError;
 pub use gate::Gate;
+pub use recent::{RecentFailure, RecentFailures};
 pub use repo::{RepoFs, RepoFsOptions};
 pub use root::RootFs;
 
@@ -173,6 +176,11 @@ pub trait Vfs: Send + Sync + 'static {
     fn server_attribute(&self, ino: Ino, name: &[u8]) -> Option<Vec<u8>>;
     /// Returns how long the kernel may remember that a name does not exist in a directory.
     fn negative_ttl(&self, parent: Ino) -> Duration;
+    /// Returns where an inode is that the kernel knows, below the mountpoint and without a slash at
+    /// its end; for people. It never waits.
+    fn shown_path(&self, _ino: Ino) -> Option<String> {
+        None
+    }
     /// Tells whether the kernel may keep the listing of a directory until it is told of a change.
     fn keeps_listing(&self, _ino: Ino) -> bool {
         true

@@ -21,7 +21,7 @@ use super::content::ContentTable;
 use super::directory::{
     DOTS, DirectoryTable, Listing, Position, offset_of, position, split_offset, tag_of,
 };
-use super::inode::{Inode, InodeTable};
+use super::inode::{Inode, InodeTable, Resting};
 use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
 use super::suspects::Suspects;
@@ -79,9 +79,7 @@ impl RepoFs {
             inodes: InodeTable::new(repository.fqrn().as_str()),
             contents: ContentTable::new(
                 repository.descriptors().objects,
-                repository
-                    .fetches_ahead()
-                    .then(|| Prefetcher::new(repository.fqrn().as_str(), repository.fetcher())),
+                repository.fetches_ahead().then(|| Prefetcher::new(&repository)),
             ),
             directories: DirectoryTable::default(),
             gate: Arc::default(),
@@ -143,6 +141,16 @@ impl RepoFs {
         self.inodes.journal()
     }
 
+    /// Returns how many inodes the kernel knows, the root not counted.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Returns the paths that the kernel knows, some of them if there are more.
+    pub fn known_paths(&self, most: usize) -> Vec<RepoPath> {
+        self.inodes.paths(most)
+    }
+
     /// Takes over all inodes of a predecessor; before that, no revision may be switched to.
     pub async fn adopt_all(&self) {
         for ino in self.inodes.heirs() {
@@ -184,12 +192,32 @@ impl RepoFs {
         if ino != ROOT_INO {
             return match self.inodes.get(ino) {
                 Some(inode) => Ok(inode),
-                None => self.adopt(ino).await,
+                None => self.rouse(ino).await,
             };
         }
         let path = RepoPath::root();
         let entry = find(&self.repository.current(), &path).await?;
         Ok(self.inodes.remember(&path, &entry, None))
+    }
+
+    /// Finds the row of an inode that was not used for long, or that a predecessor knew.
+    async fn rouse(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        // A switch between two questions may bind it to the revision before; then once more.
+        for _ in 0..2 {
+            let Some(Resting { path, earlier }) = self.inodes.resting(ino) else {
+                return self.adopt(ino).await;
+            };
+            let revisions = self.revisions_since(earlier.as_ref());
+            for revision in &revisions {
+                let failed = |source| FsError::Revision { path: path.clone(), source };
+                let found = revision.lookup(&path).await.map_err(failed)?;
+                let roused = found.and_then(|entry| self.inodes.rouse(ino, &entry));
+                if let Some(inode) = roused {
+                    return Ok(inode);
+                }
+            }
+        }
+        Err(FsError::StaleInode(ino))
     }
 
     /// Returns the revision in which names below a directory are looked up.
@@ -199,7 +227,11 @@ impl RepoFs {
 
     /// Returns the revisions that may have an inode's content, the likely one first.
     fn revisions_of(&self, inode: &Inode) -> Vec<Arc<Revision>> {
-        match &inode.earlier {
+        self.revisions_since(inode.earlier.as_ref())
+    }
+
+    fn revisions_since(&self, earlier: Option<&Arc<Revision>>) -> Vec<Arc<Revision>> {
+        match earlier {
             Some(earlier) => vec![Arc::clone(earlier)],
             None => {
                 let current = Some(self.repository.current());
@@ -265,6 +297,7 @@ impl RepoFs {
                 DirectoryChange::Everything(path) => {
                     let parent = self.inodes.number_of_directory(&path);
                     let names = self.inodes.names_in(&path);
+                    self.inodes.bind_files_in(&path, old);
                     notices.extend(names.into_iter().map(|name| Notice::Name { parent, name }));
                     notices.push(Notice::Directory(parent));
                 }
@@ -398,8 +431,8 @@ impl Vfs for RepoFs {
     }
 
     fn forget(&self, ino: Ino, count: u64) {
-        if let Some(inode) = self.inodes.forget(ino, count) {
-            self.contents.close(inode.ino);
+        if self.inodes.forget(ino, count) {
+            self.contents.close(ino);
         }
     }
 
@@ -481,6 +514,9 @@ impl Vfs for RepoFs {
             self.fill(ino, &listing, offset, is_current, replier);
             replier.finish();
         });
+        if handle == NO_HANDLE && split_offset(offset).1 >= listing.entries.len() as u64 + DOTS {
+            self.directories.finished(ino, &listing);
+        }
         Ok(())
     }
 
@@ -533,6 +569,14 @@ impl Vfs for RepoFs {
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
             _ => server_attribute(&self.repository, name),
         }
+    }
+
+    fn shown_path(&self, ino: Ino) -> Option<String> {
+        if ino == ROOT_INO {
+            return Some(String::new());
+        }
+        let inode = self.inodes.get(ino)?;
+        Some(String::from_utf8_lossy(inode.path.as_bytes()).into_owned())
     }
 
     fn negative_ttl(&self, _parent: Ino) -> Duration {

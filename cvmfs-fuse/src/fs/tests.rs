@@ -41,6 +41,8 @@ pub(super) async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> 
         external: cvmfs_core::repository::ExternalServers::default(),
         descriptors: cvmfs_core::descriptors::DescriptorBudget::default(),
         fetch_ahead: false,
+        ahead_bandwidth: None,
+        grace: None,
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     Arc::new(Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap())

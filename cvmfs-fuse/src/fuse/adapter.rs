@@ -5,11 +5,12 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -20,6 +21,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use super::activity::Activity;
 use super::attributes::{file_attr, negative_attr};
 use super::backing::{Backings, Way};
 use super::directory::{PlainListing, PlusListing};
@@ -55,19 +57,71 @@ struct Shared<V> {
     failures: Failures,
     /// Where the kernel shall read files without us.
     backings: Option<Arc<Backings>>,
+    activity: Arc<Activity>,
 }
 
 impl<V: Vfs> Shared<V> {
     fn failed(&self, operation: Operation, error: &FsError) -> Errno {
-        self.failures.record(operation, error)
+        let errno = self.failures.record(operation, error);
+        if errno.code() == libc::EIO {
+            self.activity.failed(operation.name);
+        }
+        errno
+    }
+}
+
+/// A request that is being answered; its end is noted.
+struct UnderWay<V: Vfs> {
+    shared: Arc<Shared<V>>,
+    operation: Operation,
+    begun: Instant,
+    /// Asked for in the directory of the operation, if somebody looks.
+    name: Option<Box<[u8]>>,
+}
+
+impl<V: Vfs> UnderWay<V> {
+    fn looks_up(&mut self, name: &[u8]) {
+        if self.shared.activity.is_watched() {
+            self.name = Some(name.into());
+        }
+    }
+}
+
+impl<V: Vfs> Deref for UnderWay<V> {
+    type Target = Shared<V>;
+
+    fn deref(&self) -> &Shared<V> {
+        &self.shared
+    }
+}
+
+impl<V: Vfs> Drop for UnderWay<V> {
+    fn drop(&mut self) {
+        let Operation { name, ino, pid } = self.operation;
+        let Shared { activity, vfs, .. } = &*self.shared;
+        let took = self.begun.elapsed();
+        activity.answered(name, took);
+        if activity.is_watched() {
+            let path = vfs.shown_path(ino).map(|mut path| {
+                if let Some(name) = &self.name {
+                    path.push('/');
+                    path.push_str(&String::from_utf8_lossy(name));
+                }
+                path
+            });
+            activity.note(name, path, pid, took);
+        }
     }
 }
 
 impl<V: Vfs> Adapter<V> {
     /// Serves `vfs`; requests that must wait do so on `runtime`, for at most `deadline`.
-    pub fn new(vfs: Arc<V>, runtime: Handle, deadline: Duration) -> Self {
+    ///
+    /// What is asked for and what fails is noted in `activity`.
+    pub fn new(vfs: Arc<V>, runtime: Handle, deadline: Duration, activity: Arc<Activity>) -> Self {
+        let failures = Failures::noting(Arc::clone(&activity.recent));
         Self {
-            shared: Arc::new(Shared { vfs, failures: Failures::default(), backings: None }),
+            shared: Arc::new(Shared { vfs, failures, activity, backings: None }),
             dispatcher: Dispatcher::new(runtime, deadline),
             terms: None,
             opens_itself: false,
@@ -79,12 +133,12 @@ impl<V: Vfs> Adapter<V> {
 
     /// Lets the kernel read files without us, if it can. Then it says when it opens one.
     pub fn passing_through(self, backings: Option<Arc<Backings>>) -> Self {
-        let Shared { vfs, failures, .. } = match Arc::try_unwrap(self.shared) {
+        let Shared { vfs, failures, activity, .. } = match Arc::try_unwrap(self.shared) {
             Ok(shared) => shared,
             // Nothing is served yet, so nobody else has it.
             Err(shared) => return Self { shared, ..self },
         };
-        Self { shared: Arc::new(Shared { vfs, failures, backings }), ..self }
+        Self { shared: Arc::new(Shared { vfs, failures, activity, backings }), ..self }
     }
 
     /// Goes on with what a predecessor agreed on with the kernel.
@@ -97,14 +151,11 @@ impl<V: Vfs> Adapter<V> {
         self.shared.backings.clone()
     }
 
-    fn begin(
-        &self,
-        name: &'static str,
-        req: &Request,
-        ino: INodeNo,
-    ) -> (Operation, Arc<Shared<V>>) {
+    fn begin(&self, name: &'static str, req: &Request, ino: INodeNo) -> (Operation, UnderWay<V>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        (Operation { name, ino: ino.0, pid: req.pid() }, Arc::clone(&self.shared))
+        let operation = Operation { name, ino: ino.0, pid: req.pid() };
+        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
+        (operation, UnderWay { shared, operation, begun, name: None })
     }
 }
 
@@ -152,8 +203,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (operation, shared) = self.begin("lookup", req, parent);
+        let (operation, mut shared) = self.begin("lookup", req, parent);
         let name = name.as_bytes().to_vec();
+        shared.looks_up(&name);
         self.dispatcher.run(operation, async move {
             let begun = shared.vfs.gate().epoch();
             let (ttl, attr) =

@@ -1,13 +1,14 @@
 //! The one place that logs and counts failed requests.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 use parking_lot::Mutex;
 
 use super::dispatch::Operation;
-use crate::fs::FsError;
+use crate::fs::{FsError, RecentFailures};
 use cvmfs_core::chain::chain;
 
 /// Lines of one errno in one window; enough to see what is wrong, too few to fill a disk while a
@@ -32,6 +33,7 @@ const ANSWERS: [i32; 7] = [
 #[derive(Debug, Default)]
 pub struct Failures {
     by_errno: Mutex<HashMap<i32, Record>>,
+    recent: Arc<RecentFailures>,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,11 @@ enum Verdict {
 }
 
 impl Failures {
+    /// Also notes them where people ask.
+    pub fn noting(recent: Arc<RecentFailures>) -> Self {
+        Self { by_errno: Mutex::default(), recent }
+    }
+
     /// Notes that a request failed and returns what the kernel is told.
     pub fn record(&self, operation: Operation, error: &FsError) -> Errno {
         let errno = error.errno();
@@ -59,7 +66,10 @@ impl Failures {
         let Operation { name: op, ino, pid } = operation;
         if ANSWERS.contains(&errno) {
             tracing::debug!(op, ino, pid, errno, "{}", chain(error));
-        } else if let Verdict::Write { suppressed } = verdict {
+            return Errno::from_i32(errno);
+        }
+        self.recent.note(op, pid, error);
+        if let Verdict::Write { suppressed } = verdict {
             if suppressed > 0 {
                 tracing::warn!(errno, suppressed, "reports of failed requests were left out");
             }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`dispatch`] | poll a request once on the worker thread, hand it to the runtime if it must wait |
 //! | [`adapter`] | fuser's calls turned into calls of `Vfs`, results turned into replies |
+//! | [`activity`] | what is asked, by whom, and how long it takes |
 //! | `greeting` | what we ask of the kernel when a connection begins |
 //! | [`backing`] | files that the kernel reads without us |
 //! | [`attributes`] | values of `Vfs` in the kernel's terms |
@@ -18,6 +19,7 @@
 //! from the worker thread; otherwise the future moves to the tokio runtime and the worker takes
 //! the next request, so that slow servers cannot use up the workers.
 
+pub mod activity;
 pub mod adapter;
 pub mod attributes;
 pub mod backing;

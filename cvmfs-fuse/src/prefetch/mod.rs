@@ -7,8 +7,10 @@
 //! | [`walk`] | neighbours of files that are read in one directory, or in the order of a walk |
 //! | [`chunks`] | the next chunks of a file that is read from start to end |
 //! | [`profile`] | what followed when the same program was started before |
+//! | [`python`] | what a module imports, and what those import |
 //! | [`bundle`] | what the publisher says is needed along with a file |
 //! | [`group`] | wishes that are dropped together |
+//! | `pace` | a bound of bandwidth |
 //!
 //! Whatever is proposed here is only a guess: nothing waits for it, nothing fails with it, and what
 //! is asked for joins a download that is under way.
@@ -16,15 +18,19 @@
 pub mod bundle;
 pub mod chunks;
 pub mod group;
+mod pace;
 pub mod profile;
+pub mod python;
 pub mod queue;
 pub mod walk;
 
 use std::sync::Arc;
 
+use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::Chunk;
-use cvmfs_core::fetch::{FetchOptions, Fetcher};
+use cvmfs_core::fetch::FetchOptions;
 use cvmfs_core::object::ObjectId;
+use cvmfs_core::repository::Repository;
 use cvmfs_core::revision::Revision;
 
 use crate::fs::inode::Inode;
@@ -32,6 +38,7 @@ use bundle::Bundles;
 use chunks::ChunkReaders;
 use profile::Item;
 use profile::learner::Learner;
+use python::Imports;
 use queue::{Queue, Wish};
 use walk::Walks;
 
@@ -71,16 +78,19 @@ pub struct Prefetcher {
     chunks: ChunkReaders,
     learner: Arc<Learner>,
     bundles: Arc<Bundles>,
+    imports: Arc<Imports>,
 }
 
 impl Prefetcher {
-    /// Fetches with `fetcher`; `fqrn` names the repository.
-    pub fn new(fqrn: &str, fetcher: &Arc<Fetcher>) -> Self {
-        let queue = Arc::new(Queue::new(Arc::clone(fetcher)));
+    /// Fetches objects of a repository, as fast as it may.
+    pub fn new(repository: &Repository) -> Self {
+        let (fqrn, fetcher) = (repository.fqrn().as_str(), repository.fetcher());
+        let queue = Arc::new(Queue::new(Arc::clone(fetcher), repository.ahead_bandwidth()));
         Self {
             walks: Arc::new(Walks::new(Arc::clone(&queue))),
             learner: Learner::new(fqrn, fetcher, &queue),
             bundles: Arc::new(Bundles::new(fetcher, &queue)),
+            imports: Arc::new(Imports::new(fetcher, &queue)),
             queue,
             chunks: ChunkReaders::default(),
         }
@@ -96,14 +106,29 @@ impl Prefetcher {
         if how == Use::Here {
             return;
         }
-        if chunk.is_none_or(|chunk| chunk.offset == 0) {
+        // One that was fetched ahead has been expected: what needs it is under way already.
+        if how == Use::Missed && chunk.is_none_or(|chunk| chunk.offset == 0) {
             self.bundles.used(&inode.path, revision);
         }
         if is_expected {
             // What follows is known better than by its neighbours.
             self.queue.asked_for(id);
         } else if chunk.is_none() {
-            self.walks.used(&inode.path, &inode.entry, revision, how);
+            let guesses = !self.imports.knows(&inode.path, id);
+            self.walks.used(&inode.path, &inode.entry, revision, (how, guesses));
+        }
+    }
+
+    /// To be told of the same first use when the object is here. As [`Self::used`].
+    pub fn arrived(&self, first: &FirstUse<'_>, object: &CachedObject) {
+        let FirstUse { inode, id, chunk, revision, how, .. } = *first;
+        if how == Use::Here || chunk.is_some() {
+            return;
+        }
+        if self.walks.is_walked(&inode.path) {
+            self.imports.stop();
+        } else {
+            self.imports.used(&inode.path, id, object, revision);
         }
     }
 

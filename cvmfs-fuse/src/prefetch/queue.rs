@@ -1,8 +1,9 @@
 //! What is to be fetched ahead, in the order in which it was proposed.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvmfs_core::fetch::{AheadOutcome, FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
@@ -10,6 +11,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::group::Group;
+use super::pace::Pace;
 
 /// Objects that wait. What does not fit is not fetched ahead: the reader is nearer than the queue
 /// is long.
@@ -19,6 +21,9 @@ const MAX_WAITING_BYTES: u64 = 128 << 20;
 /// Downloads at a time: enough to fill a fast line at a long round trip, and half of the
 /// connections to a server (64), so that what is asked for always finds one.
 const MAX_WORKERS: usize = 32;
+/// What cannot begin within this time under a bound of bandwidth is let go: its reader will have
+/// been there before.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// Objects that are not proposed again for a while.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
@@ -35,15 +40,19 @@ pub struct Wish {
     pub group: Option<Arc<Group>>,
 }
 
+/// What is to be done once an object is here; must return at once.
+pub type Then = Box<dyn FnOnce() + Send>;
+
 /// The queue of one repository.
 pub struct Queue {
     fetcher: Arc<Fetcher>,
     max_workers: usize,
+    pace: Option<Pace>,
     state: Mutex<State>,
 }
 
 struct State {
-    waiting: VecDeque<Wish>,
+    waiting: VecDeque<(Wish, Option<Then>)>,
     bytes: u64,
     workers: usize,
     remembered: LruCache<ObjectId, ()>,
@@ -60,8 +69,8 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Makes an empty one.
-    pub fn new(fetcher: Arc<Fetcher>) -> Self {
+    /// Makes an empty one; `bandwidth` bounds the plain bytes fetched in a second.
+    pub fn new(fetcher: Arc<Fetcher>, bandwidth: Option<NonZeroU64>) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             bytes: 0,
@@ -70,11 +79,16 @@ impl Queue {
         };
         // Under a tight limit of descriptors few downloads may be under way at all.
         let max_workers = MAX_WORKERS.min(fetcher.transfers() / 2);
-        Self { fetcher, max_workers, state: Mutex::new(state) }
+        Self { fetcher, max_workers, pace: bandwidth.map(Pace::new), state: Mutex::new(state) }
     }
 
     /// Adds an object, unless it was proposed lately or there is no room; tells whether it was.
     pub fn propose(self: &Arc<Self>, wish: Wish) -> bool {
+        self.propose_then(wish, None)
+    }
+
+    /// The same, with something to be done once the object is here.
+    pub fn propose_then(self: &Arc<Self>, wish: Wish, then: Option<Then>) -> bool {
         let mut state = self.state.lock();
         let full =
             state.waiting.len() >= MAX_WAITING || state.bytes + wish.size > MAX_WAITING_BYTES;
@@ -82,16 +96,24 @@ impl Queue {
             return false;
         }
         state.bytes += wish.size;
-        state.waiting.push_back(wish);
+        state.waiting.push_back((wish, then));
         if state.workers < self.max_workers {
             state.workers += 1;
             let queue = Arc::clone(self);
             // Ends when nothing waits, so nobody has to end it.
             tokio::spawn(async move {
-                while let Some(wish) = queue.next() {
+                while let Some((wish, then)) = queue.next() {
+                    if !queue.may_begin(&wish).await {
+                        queue.state.lock().remembered.pop(&wish.id);
+                        continue;
+                    }
                     let outcome = queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
                     if let Some(group) = &wish.group {
                         group.note(&wish.id, outcome);
+                    }
+                    let is_here = matches!(outcome, AheadOutcome::Fetched | AheadOutcome::Here);
+                    if let Some(then) = then.filter(|_| is_here) {
+                        then();
                     }
                     if outcome == AheadOutcome::Failed {
                         // It may be proposed again when the network is back.
@@ -101,6 +123,14 @@ impl Queue {
             });
         }
         true
+    }
+
+    /// Waits for the time of an object under a bound of bandwidth; tells whether it is worth it.
+    async fn may_begin(&self, wish: &Wish) -> bool {
+        let Some(pace) = &self.pace else { return true };
+        let Some(pause) = pace.take(wish.size, MAX_PAUSE) else { return false };
+        tokio::time::sleep(pause).await;
+        !wish.group.as_ref().is_some_and(|group| group.is_useless())
     }
 
     /// Notes that an object is asked for by others: it need not be fetched ahead.
@@ -115,12 +145,12 @@ impl Queue {
     }
 
     /// Takes out what is next; without it, one worker fewer. What has become useless goes.
-    fn next(&self) -> Option<Wish> {
+    fn next(&self) -> Option<(Wish, Option<Then>)> {
         let mut state = self.state.lock();
-        while let Some(wish) = state.waiting.pop_front() {
+        while let Some((wish, then)) = state.waiting.pop_front() {
             state.bytes -= wish.size;
             if !wish.group.as_ref().is_some_and(|group| group.is_useless()) {
-                return Some(wish);
+                return Some((wish, then));
             }
             state.remembered.pop(&wish.id);
         }

@@ -21,10 +21,18 @@ const MAX_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Larger files are fetched when they are asked for: their bytes take longer than the round trip,
 /// and a wrong guess costs too much.
 const MAX_SIZE: u64 = 256 << 10;
+/// The same where somebody reads in the order of the listing, and is going to read all of them.
+const MAX_WALK_SIZE: u64 = 2 << 20;
 /// Files used in a directory before its others are fetched.
 const EVIDENCE: usize = 2;
 /// Files used in the order of the listing before it is taken for a walk.
 const WALK_EVIDENCE: usize = 4;
+/// The same where something else tells what is next: each one right behind the one before.
+const STRICT_EVIDENCE: usize = 8;
+/// Several threads that share a directory are near each other in its listing: as many as this.
+const MAX_READERS: usize = 16;
+/// Files used near each other before that is taken for a walk.
+const NEAR_EVIDENCE: usize = 16;
 /// Files fetched ahead at first; doubled with each one that proved right, in time.
 const FIRST_WINDOW: usize = 32;
 /// Most files ahead of a reader.
@@ -52,6 +60,12 @@ struct Directory {
     last: Option<usize>,
     /// Uses behind the one before, in the order of the listing.
     in_order: usize,
+    /// Of these, right behind it.
+    next_in_order: usize,
+    /// Where in the listing the one furthest behind was.
+    furthest: Option<usize>,
+    /// Uses near that one.
+    near: usize,
     window: usize,
     /// Proposed and not used yet, as far as it is known.
     outstanding: usize,
@@ -74,7 +88,11 @@ impl Directory {
         if self.last.is_none_or(|last| at > last) {
             self.in_order += 1;
         }
+        self.next_in_order += usize::from(self.last.is_some_and(|last| at == last + 1));
         self.last = Some(at);
+        let furthest = self.furthest.unwrap_or(0);
+        self.near += usize::from(at.abs_diff(furthest) <= MAX_READERS);
+        self.furthest = Some(furthest.max(at));
     }
 
     /// Learns the order of the listing.
@@ -90,8 +108,22 @@ impl Directory {
     }
 
     fn is_walked(&self) -> bool {
-        self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used
+        (self.in_order >= WALK_EVIDENCE && self.in_order + 2 >= self.used)
+            || (self.near >= NEAR_EVIDENCE && self.near + 2 >= self.used)
     }
+
+    /// The same, beyond doubt.
+    fn is_walked_strictly(&self) -> bool {
+        self.next_in_order >= STRICT_EVIDENCE && self.next_in_order + 2 >= self.used
+    }
+}
+
+/// What is passed on to a directory that a walk comes to next.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    window: usize,
+    /// The walk is beyond doubt.
+    strictly: bool,
 }
 
 /// All directories that are read from.
@@ -100,7 +132,7 @@ pub struct Walks {
     queue: Arc<Queue>,
     directories: Mutex<LruCache<RepoPath, Directory>>,
     /// Directories that a walk comes to next: no evidence is waited for there.
-    expected: Mutex<LruCache<RepoPath, usize>>,
+    expected: Mutex<LruCache<RepoPath, Expected>>,
 }
 
 impl Walks {
@@ -113,13 +145,21 @@ impl Walks {
         }
     }
 
-    /// Notes the first use of a file, and proposes its neighbours in a task of its own.
+    /// Tells whether the directory of a file is read in order, beyond doubt.
+    pub fn is_walked(&self, path: &RepoPath) -> bool {
+        let Some(parent) = path.parent() else { return false };
+        let directories = self.directories.lock();
+        directories.peek(&parent).is_some_and(Directory::is_walked_strictly)
+    }
+
+    /// Notes the first use of a file, and proposes its neighbours in a task of its own: if
+    /// `guesses` is not set, only where it is read in order.
     pub fn used(
         self: &Arc<Self>,
         path: &RepoPath,
         entry: &Arc<DirectoryEntry>,
         revision: &Arc<Revision>,
-        how: Use,
+        (how, guesses): (Use, bool),
     ) {
         let Some(parent) = path.parent() else { return };
         if let Content::Whole(id) = &entry.content {
@@ -131,9 +171,11 @@ impl Walks {
             let directory = directories.get_or_insert_mut(parent.clone(), Directory::default);
             directory.used += 1;
             directory.note(path.name());
-            if let Some(window) = expected {
+            if let Some(Expected { window, strictly }) = expected {
                 // As if it had been walked from the start: it is, by its predecessor's evidence.
                 directory.in_order += WALK_EVIDENCE;
+                directory.near += NEAR_EVIDENCE;
+                directory.next_in_order += if strictly { STRICT_EVIDENCE } else { 0 };
                 directory.window = window;
             }
             if how == Use::Early {
@@ -142,18 +184,27 @@ impl Walks {
             let has_evidence = directory.used >= EVIDENCE || expected.is_some();
             let has_enough = directory.outstanding > directory.window / 2;
             let is_done = directory.exhausted && !directory.is_walked();
-            if !has_evidence || has_enough || is_done || directory.busy {
+            // Once its order is known, uses are enough to tell.
+            let is_no_walk =
+                !guesses && directory.order.is_some() && !directory.is_walked_strictly();
+            if !has_evidence || has_enough || is_done || is_no_walk || directory.busy {
                 return;
             }
             directory.busy = true;
             directory.window = (directory.window * 2).clamp(FIRST_WINDOW, MAX_WINDOW);
         }
         let (walks, path, revision) = (Arc::clone(self), path.clone(), Arc::clone(revision));
-        tokio::spawn(async move { walks.look_ahead(&parent, &path, &revision).await });
+        tokio::spawn(async move { walks.look_ahead(&parent, &path, &revision, guesses).await });
     }
 
-    async fn look_ahead(&self, parent: &RepoPath, path: &RepoPath, revision: &Arc<Revision>) {
-        let proposed = self.propose_around(parent, path, revision).await;
+    async fn look_ahead(
+        &self,
+        parent: &RepoPath,
+        path: &RepoPath,
+        revision: &Arc<Revision>,
+        guesses: bool,
+    ) {
+        let proposed = self.propose_around(parent, path, revision, guesses).await;
         let mut directories = self.directories.lock();
         if let Some(directory) = directories.get_mut(parent) {
             directory.busy = false;
@@ -167,25 +218,35 @@ impl Walks {
         parent: &RepoPath,
         path: &RepoPath,
         revision: &Arc<Revision>,
+        guesses: bool,
     ) -> usize {
         let Ok(entries) = revision.list(parent).await else { return 0 };
         let Some(at) = entries.iter().position(|entry| &*entry.name == path.name()) else {
             return 0;
         };
-        let (window, is_walked) = {
+        let (window, is_walked, strictly) = {
             let mut directories = self.directories.lock();
             let Some(directory) = directories.get_mut(parent) else { return 0 };
             directory.learn(&entries);
-            (directory.window, directory.is_walked())
+            if !guesses && !directory.is_walked_strictly() {
+                return 0;
+            }
+            (directory.window, directory.is_walked(), directory.is_walked_strictly())
         };
-        let mut ahead =
-            Ahead { walks: self, revision, left: window, bytes: MAX_WINDOW_BYTES, proposed: 0 };
+        let mut ahead = Ahead {
+            walks: self,
+            revision,
+            left: window,
+            bytes: MAX_WINDOW_BYTES,
+            proposed: 0,
+            strictly,
+        };
         if is_walked {
             ahead.walk(parent, entries, at + 1).await;
         } else {
             let (before, behind) = entries.split_at(at);
             for entry in behind.iter().skip(1).chain(before) {
-                ahead.offer(parent, entry);
+                ahead.offer(parent, entry, MAX_SIZE);
             }
             if !ahead.is_done()
                 && let Some(directory) = self.directories.lock().get_mut(parent)
@@ -204,6 +265,8 @@ struct Ahead<'a> {
     left: usize,
     bytes: u64,
     proposed: usize,
+    /// The walk is beyond doubt.
+    strictly: bool,
 }
 
 impl Ahead<'_> {
@@ -211,9 +274,9 @@ impl Ahead<'_> {
         self.left == 0 || self.bytes == 0
     }
 
-    /// Proposes a small file.
-    fn offer(&mut self, directory: &RepoPath, entry: &DirectoryEntry) {
-        let Some((id, size)) = small(entry) else { return };
+    /// Proposes a file that is not larger than `most`.
+    fn offer(&mut self, directory: &RepoPath, entry: &DirectoryEntry, most: u64) {
+        let Some((id, size)) = small(entry, most) else { return };
         if self.is_done() {
             return;
         }
@@ -253,7 +316,7 @@ impl Ahead<'_> {
             *at += 1;
             let directory = directory.clone();
             if entry.kind != EntryKind::Directory {
-                self.offer(&directory, &entry);
+                self.offer(&directory, &entry, MAX_WALK_SIZE);
                 continue;
             }
             let below = directory.join(&entry.name);
@@ -261,7 +324,9 @@ impl Ahead<'_> {
                 listed += 1;
                 // Its catalog is fetched by this, if it has one.
                 let Ok(entries) = self.revision.list(&below).await else { continue };
-                self.walks.expected.lock().put(below.clone(), FIRST_WINDOW.max(self.left / 2));
+                let window = FIRST_WINDOW.max(self.left / 2);
+                let expected = Expected { window, strictly: self.strictly };
+                self.walks.expected.lock().put(below.clone(), expected);
                 stack.push((below, entries, 0));
             }
         }
@@ -269,9 +334,9 @@ impl Ahead<'_> {
 }
 
 /// A file that is worth a guess.
-fn small(entry: &DirectoryEntry) -> Option<(ObjectId, u64)> {
+fn small(entry: &DirectoryEntry, most: u64) -> Option<(ObjectId, u64)> {
     match entry.content {
-        Content::Whole(id) if (1..=MAX_SIZE).contains(&entry.size) && !entry.external => {
+        Content::Whole(id) if (1..=most).contains(&entry.size) && !entry.external => {
             Some((id, entry.size))
         }
         _ => None,

@@ -155,6 +155,13 @@ impl Vfs for RootFs {
         open.map_or(ABSENCE_TTL, |open| open.fs.negative_ttl(inner))
     }
 
+    fn shown_path(&self, ino: Ino) -> Option<String> {
+        let (Some(slot), inner) = Slot::split(ino) else { return Some(String::new()) };
+        let member = self.shared.members.read().at(slot)?;
+        let inside = member.peek()?.fs.shown_path(inner)?;
+        Some(format!("/{}{inside}", member.fqrn))
+    }
+
     fn keeps_listing(&self, ino: Ino) -> bool {
         // That of the root changes with every repository that is opened.
         ino != ROOT_INO

@@ -1,0 +1,131 @@
+//! `probe`: can repositories be used, as upstream's `cvmfs_config probe` asks it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::mounts;
+use crate::cli::cache::print;
+use crate::cli::exit::{ExitStatus, Failure};
+use crate::fuse::mountinfo::show;
+
+/// Where repositories are that are not mounted yet: asking for one mounts it, where something does.
+const ROOT: &str = "/cvmfs";
+/// How often children are looked at.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// `probe [FQRN...]`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Repositories or directories; without any, all that are mounted here
+    pub repositories: Vec<PathBuf>,
+
+    /// Longest time for all of them together
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+
+    /// For the program itself: look at this directory.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub at: Option<PathBuf>,
+}
+
+pub(in crate::cli) fn run(args: &ProbeArgs) -> Result<ExitStatus, Failure> {
+    if let Some(directory) = &args.at {
+        return Ok(look(directory));
+    }
+    let places = places(&args.repositories)?;
+    if places.is_empty() {
+        return Err(Failure::new(ExitStatus::Unknown, "nothing is mounted here"));
+    }
+    let children: Vec<_> = places.iter().map(|place| start(place)).collect();
+    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let mut outcome = ExitStatus::Ok;
+    let mut text = String::new();
+    for (place, child) in places.iter().zip(children) {
+        let is_good = child.is_ok_and(|child| ends_well(child, deadline)) && is_repository(place);
+        let word = if is_good { "OK" } else { "Failed!" };
+        // Upstream's shape, which checks of sites look for.
+        let _ = writeln!(text, "Probing {}... {word}", show(place));
+        if !is_good {
+            outcome = ExitStatus::Unknown;
+        }
+    }
+    print(&text)?;
+    Ok(outcome)
+}
+
+fn places(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let found = mounts()?;
+    let known: Vec<_> = found
+        .iter()
+        .flat_map(|found| found.status.iter().flatten())
+        .map(|status| (Path::new(&status.repository), status.mountpoint.clone()))
+        .collect();
+    if named.is_empty() {
+        let silent = found.iter().filter(|found| found.status.is_err());
+        let silent = silent.map(|found| found.mountpoint.clone());
+        return Ok(known.iter().map(|(_, at)| at.clone()).chain(silent).collect());
+    }
+    let place = |name: &PathBuf| match known.iter().find(|(repository, _)| *repository == name) {
+        Some((_, at)) => at.clone(),
+        None if name.components().count() == 1 => Path::new(ROOT).join(name),
+        None => name.clone(),
+    };
+    Ok(named.iter().map(place).collect())
+}
+
+/// A directory that hangs must not keep us: a child looks, and is left behind.
+fn start(place: &Path) -> io::Result<Child> {
+    Command::new("/proc/self/exe")
+        // Called by another name, the program is another one.
+        .arg0("cvmfs-fuse")
+        .args(["probe", "--at"])
+        .arg(place)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+fn ends_well(mut child: Child, deadline: Instant) -> bool {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < deadline => {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "waits for a child, with a deadline"
+                )]
+                std::thread::sleep(PAUSE);
+            }
+            _ => {
+                // In vain if it hangs in the kernel.
+                let _ = child.kill();
+                return false;
+            }
+        }
+    }
+}
+
+/// After it was looked at: something that mounts on demand has done so.
+fn is_repository(place: &Path) -> bool {
+    let found = crate::talk::mounts::of_path(place);
+    // The root of a container may be FUSE as well.
+    found.is_ok_and(|found| found.is_some_and(|(_, at, _)| at != Path::new("/")))
+}
+
+/// What the child does.
+fn look(directory: &Path) -> ExitStatus {
+    let listed =
+        std::fs::read_dir(directory).and_then(|mut entries| entries.try_for_each(|e| e.map(drop)));
+    let counted = rustix::fs::statvfs(directory);
+    match (listed, counted) {
+        (Ok(()), Ok(_)) => ExitStatus::Ok,
+        _ => ExitStatus::Unknown,
+    }
+}
