@@ -33,6 +33,13 @@ const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_BLOCKING_THREADS: usize = 8;
 /// Open files we ask for, as upstream's default CVMFS_NFILES; each file in use holds one.
 const OPEN_FILES: u64 = 131_072;
+/// Parts of the heap: one for the workers, one for those that fetch. Small pieces are kept by each thread
+/// anyway, so more of them were not faster.
+const MAX_ARENAS: libc::c_int = 2;
+/// Pieces above this are mapped, and given back at once. Above the buffers of reads, which are used again.
+const MAPPED_ABOVE: libc::c_int = 2 << 20;
+/// What the end of the heap may keep.
+const MAX_FREE: libc::c_int = 512 << 10;
 /// What `ps` shows, and by which `umount` knows us; background processes start as /proc/self/exe.
 const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 
@@ -112,8 +119,24 @@ pub(super) fn told(report: io::Result<()>) -> Result<(), Failure> {
     })
 }
 
+/// Lets the C library's allocator keep less. By default each thread has a part of its own, and none gives
+/// back what is free once a buffer as large as those of fuser's workers (16 MiB) has come and gone.
+#[cfg(target_env = "gnu")]
+fn limit_heap() {
+    // SAFETY: these only set numbers of the allocator, before this process has other threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, MAX_ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_ABOVE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, MAX_FREE);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn limit_heap() {}
+
 /// Settings of the whole process; what is refused is not needed.
 fn prepare_process() {
+    limit_heap();
     if let Err(error) = nix::sys::prctl::set_name(PROCESS_NAME) {
         tracing::debug!(%error, "cannot set the process name");
     }
