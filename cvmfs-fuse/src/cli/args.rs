@@ -80,6 +80,9 @@ pub enum Command {
     /// Show all that is known about entries of a repository, without mounting it
     #[command(after_long_help = help::STAT)]
     Stat(StatArgs),
+    /// Show and check the files of /etc/cvmfs
+    #[command(subcommand, after_long_help = help::CONFIG)]
+    Config(super::config::ConfigCommand),
     /// Look after the directory of downloaded objects
     #[command(subcommand, after_long_help = help::CACHE)]
     Cache(CacheCommand),

@@ -1,36 +1,209 @@
-//! The names by which scripts call this program.
+//! The names by which scripts call this program: each is a command line of ours, said otherwise
+//! (spec/config.md, sections 5 to 7).
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// Names of upstream's tools, and the subcommand that each of them is.
-const NAMES: [(&str, &str); 1] = [("cvmfs_talk", "talk")];
+/// What upstream's tools say of their version comes before ours.
+const VERSION: &str = concat!("CernVM-FS version ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// Puts the subcommand into the command line of a program that is called by such a name.
-pub(super) fn command_line(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut line: Vec<_> = words.collect();
+/// What a command line means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Called {
+    /// Our own command line.
+    Line(Vec<OsString>),
+    /// Only this is to be said, with this exit code.
+    Say(String, u8),
+}
+
+/// Translates the command line of a program that is called by such a name.
+pub(super) fn command_line(words: impl Iterator<Item = OsString>) -> Called {
+    let line: Vec<_> = words.collect();
     let name = line.first().and_then(|name| Path::new(name).file_name());
-    let known = NAMES.iter().find(|(known, _)| name == Some(OsStr::new(known)));
-    if let Some((_, subcommand)) = known {
-        line.insert(1, subcommand.into());
+    let rest = line.get(1..).unwrap_or_default();
+    match name.and_then(OsStr::to_str) {
+        Some("cvmfs_talk") => ours(["talk"], rest),
+        Some("cvmfs_config") => config(rest),
+        Some("auto.cvmfs") => map(rest),
+        Some("mount.cvmfs") => mount(rest, "usage: mount.cvmfs FQRN DIR [-sfnv] [-o OPTIONS]"),
+        Some("cvmfs2") => mount(rest, "usage: cvmfs2 [-o OPTIONS] [-f] FQRN DIR"),
+        _ => Called::Line(line),
     }
-    line
+}
+
+fn ours<'a>(
+    first: impl IntoIterator<Item = &'a str>,
+    rest: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Called {
+    let first = ["cvmfs-fuse"].into_iter().chain(first).map(OsString::from);
+    Called::Line(first.chain(rest.into_iter().map(|word| word.as_ref().to_owned())).collect())
+}
+
+/// `cvmfs_config COMMAND`.
+fn config(words: &[OsString]) -> Called {
+    let rest = words.get(1..).unwrap_or_default();
+    match words.first().and_then(|word| word.to_str()) {
+        Some("showconfig") => ours(["config", "show"], rest),
+        Some("chksetup") => ours(["config", "check"], rest),
+        Some("probe") => ours(["probe"], rest),
+        Some("status") => ours(["status"], rest),
+        Some("bugreport") => ours(["bugreport"], rest),
+        Some("reload") => ours(["upgrade", "--all"], [""; 0]),
+        Some("umount") if !rest.is_empty() => {
+            let places = rest.iter().map(|name| {
+                let name = Path::new(name);
+                if name.is_absolute() { name.to_owned() } else { Path::new("/cvmfs").join(name) }
+            });
+            ours(["umount"], places)
+        }
+        Some("setup") => Called::Say(
+            "nothing has to be set up: neither autofs nor a user nor a group is needed.\n\
+             'cvmfs-fuse automount' shows all repositories below /cvmfs\n"
+                .to_owned(),
+            0,
+        ),
+        _ => Called::Say(
+            "usage: cvmfs_config showconfig [-s] [FQRN] | chksetup | probe [FQRN...] | status | \
+             reload | umount FQRN | bugreport | setup\n\
+             More: cvmfs-fuse --help\n"
+                .to_owned(),
+            1,
+        ),
+    }
+}
+
+/// `auto.cvmfs KEY`: the entry of the map for autofs, or nothing.
+fn map(words: &[OsString]) -> Called {
+    let key = words.first().and_then(|word| word.to_str()).unwrap_or_default();
+    let is_name = key.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        && key.contains('.')
+        && !key.ends_with('.');
+    match is_name {
+        true => Called::Say(format!("-fstype=cvmfs :{key}\n"), 0),
+        false => Called::Say(String::new(), 1),
+    }
+}
+
+/// `mount.cvmfs` and `cvmfs2`: flags and a list of options, around a name and a directory.
+fn mount(words: &[OsString], usage: &str) -> Called {
+    let mut places = Vec::new();
+    let (mut flags, mut options) = (Vec::<OsString>::new(), Vec::<String>::new());
+    let (mut foreground, mut only_shows) = (false, false);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        match text.as_ref() {
+            "-h" | "--help" => {
+                return Called::Say(format!("{usage}\nMore: cvmfs-fuse mount --help\n"), 0);
+            }
+            "-V" | "--version" => return Called::Say(format!("{VERSION}\n"), 0),
+            "-f" if usage.contains("cvmfs2") => foreground = true,
+            // mount --fake: all is well, and nothing is to be done.
+            "-f" => return Called::Say(String::new(), 0),
+            "-k" => only_shows = true,
+            "-v" | "-d" => flags.push("-v".into()),
+            "-s" | "-n" => {}
+            "-t" => {
+                words.next();
+            }
+            _ if text.starts_with("-o") => {
+                let list = match text.strip_prefix("-o").filter(|list| !list.is_empty()) {
+                    Some(list) => list.to_owned(),
+                    None => match words.next() {
+                        Some(list) => list.to_string_lossy().into_owned(),
+                        None => return Called::Say(format!("{usage}\n"), 1),
+                    },
+                };
+                options.extend(list.split(',').map(str::to_owned));
+            }
+            _ if text.starts_with('-') => return Called::Say(format!("{usage}\n"), 1),
+            _ => places.push(word.clone()),
+        }
+    }
+    let mut plain = Vec::new();
+    for option in options {
+        match option.split_once('=').unwrap_or((option.as_str(), "")) {
+            ("config", files) => flags.extend(["--config".into(), files.into()]),
+            ("parse", _) => only_shows = true,
+            ("foreground", _) => foreground = true,
+            ("debug" | "fuse_debug", _) => flags.push("-v".into()),
+            // What these ask for is always or never so.
+            (
+                ""
+                | "rw"
+                | "suid"
+                | "dev"
+                | "grab_mountpoint"
+                | "disable_watchdog"
+                | "simple_options_parsing"
+                | "libfuse"
+                | "nonempty"
+                | "remount",
+                _,
+            ) => {}
+            _ => plain.push(option),
+        }
+    }
+    if foreground {
+        flags.push("--foreground".into());
+    }
+    match (places.as_slice(), only_shows) {
+        ([name, ..], true) => {
+            flags.retain(|flag| flag != "--foreground");
+            ours(["config", "show"], [name.clone()].into_iter().chain(flags))
+        }
+        ([name, directory], false) => {
+            if !plain.is_empty() {
+                flags.extend(["-o".into(), plain.join(",").into()]);
+            }
+            ours(["mount"], [name.clone(), directory.clone()].into_iter().chain(flags))
+        }
+        _ => Called::Say(format!("{usage}\n"), 1),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_are_subcommands() {
-        for (line, expected) in [
-            ("/usr/bin/cvmfs_talk -i x pid", "/usr/bin/cvmfs_talk talk -i x pid"),
-            ("cvmfs-fuse talk pid", "cvmfs-fuse talk pid"),
-            ("cvmfs_talk", "cvmfs_talk talk"),
-        ] {
-            let words = line.split(' ').map(OsString::from);
-            assert_eq!(command_line(words).join(" ".as_ref()), *expected);
+    fn translated(line: &str) -> String {
+        match command_line(line.split(' ').map(OsString::from)) {
+            Called::Line(line) => line.join(" ".as_ref()).into_string().unwrap(),
+            Called::Say(text, code) => format!("{code}: {text}"),
         }
-        assert!(command_line(std::iter::empty()).is_empty());
+    }
+
+    #[test]
+    fn names_are_command_lines() {
+        for (line, expected) in [
+            ("/usr/bin/cvmfs_talk -i x pid", "cvmfs-fuse talk -i x pid"),
+            ("cvmfs-fuse talk pid", "cvmfs-fuse talk pid"),
+            ("cvmfs_talk", "cvmfs-fuse talk"),
+            ("cvmfs_config showconfig -s a.b", "cvmfs-fuse config show -s a.b"),
+            ("cvmfs_config probe", "cvmfs-fuse probe"),
+            ("cvmfs_config umount a.b.c", "cvmfs-fuse umount /cvmfs/a.b.c"),
+            (
+                "mount.cvmfs a.b.c /m -o rw,_netdev,nodev -v",
+                "cvmfs-fuse mount a.b.c /m -v -o _netdev,nodev",
+            ),
+            ("mount.cvmfs a.b.c /m -f", "0: "),
+            (
+                "cvmfs2 -o config=/a:/b,allow_other -f a.b.c /m",
+                "cvmfs-fuse mount a.b.c /m --config /a:/b --foreground -o allow_other",
+            ),
+            ("cvmfs2 -o parse,config=/a a.b.c /m", "cvmfs-fuse config show a.b.c --config /a"),
+            ("/etc/auto.cvmfs cms.cern.ch", "0: -fstype=cvmfs :cms.cern.ch\n"),
+            ("/etc/auto.cvmfs cms", "1: "),
+            ("/etc/auto.cvmfs .a.b", "1: "),
+            ("/etc/auto.cvmfs a.b.", "1: "),
+            ("/etc/auto.cvmfs a.b/c", "1: "),
+        ] {
+            assert_eq!(translated(line), expected, "{line}");
+        }
+        assert!(translated("cvmfs2 -V").starts_with("0: CernVM-FS version "));
+        assert!(translated("cvmfs2 a.b.c").starts_with("1: usage"));
+        assert!(translated("cvmfs_config nonsense").starts_with("1: usage"));
+        assert_eq!(command_line(std::iter::empty()), Called::Line(Vec::new()));
     }
 }

@@ -39,8 +39,7 @@ Exit codes (a failure ends with one line on stderr: MESSAGE (CODE - TEXT)):
    9  cache directory not usable        23  proxy problem
   12  the cache cannot be made smaller  25  revision is on the blocklist
 
-Host configuration: /etc/cvmfs/keys (keys of domains that are not built in) and \
-/etc/cvmfs/blacklist are read if they exist. Log level: -v, -vv, or the variable CVMFS_FUSE_LOG.";
+Host configuration: the files of /etc/cvmfs are read as by cvmfs2 (cvmfs-fuse config --help). Log level: -v, -vv, or the variable CVMFS_FUSE_LOG.";
 
 /// Examples for `cvmfs-fuse mount --help`.
 const MOUNT: &str = "\
@@ -410,3 +409,34 @@ Examples:
   cvmfs-fuse man /usr/local/share/man/man1               all pages, one for each subcommand
 
 They have the same text as --help.";
+
+/// Examples for `cvmfs-fuse config --help`.
+pub(super) const CONFIG: &str = "\
+Examples:
+  cvmfs-fuse config show cms.cern.ch                     every parameter, and where it is set
+  cvmfs-fuse config check cms.cern.ch                    mistakes, and what to do about them
+
+Files are read in the order of cvmfs2, a later one counts more: /etc/cvmfs/default.conf, \
+default.d/*.conf, default.local, domain.d/DOMAIN.conf and .local, config.d/FQRN.conf and .local, and in \
+front of each of them the same of the repository in CVMFS_CONFIG_REPOSITORY if it is mounted, limited \
+to servers, keys and the network. What flags say counts more than all of them, what is built in less. \
+No shell is run: assignments, quotes, export, readonly, if, case, [ ], && and ||, ${A:-b}, and \
+'source' are understood; whatever else is passed over with a warning. --config FILE reads other files \
+instead, the variable CVMFS_FUSE_CONFIG_DIR another directory than /etc/cvmfs.";
+
+/// Examples for `cvmfs-fuse config show --help`.
+pub(super) const CONFIG_SHOW: &str = "\
+Examples:
+  cvmfs-fuse config show
+  cvmfs-fuse config show cms.cern.ch --json
+  cvmfs-fuse config show sw.example.org --config site.conf
+
+The form is that of 'cvmfs2 -o parse': NAME=VALUE    # from FILE:LINE.";
+
+/// Examples for `cvmfs-fuse config check --help`.
+pub(super) const CONFIG_CHECK: &str = "\
+Examples:
+  cvmfs-fuse config check
+  cvmfs-fuse config check cms.cern.ch
+
+The exit code is 0 if nothing is wrong, else 1.";

@@ -7,6 +7,7 @@
 //! | [`exit`] | exit codes, and the one line that explains a failure |
 //! | `read` | `ls`, `cat`, `stat` |
 //! | `cache` | `cache info`, `ls`, `check`, `evict`, `clean`, `wipe`, `broker` |
+//! | `config` | `config show`, `check` |
 //! | `preload` | `preload` |
 //! | `profile` | `profile show`, `export`, `import`, `record` |
 //! | `called` | the names of upstream's tools |
@@ -26,6 +27,7 @@
 pub mod args;
 mod cache;
 mod called;
+mod config;
 pub mod control;
 pub mod docker_run;
 pub mod exit;
@@ -49,9 +51,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::environment::absolute;
 use crate::config::{
-    AutomountSettings, Environment, MountOptions, MountSettings, RepositorySettings, parse_fqrn,
+    AutomountSettings, Configuration, Environment, MountOptions, MountSettings, RepositorySettings,
+    parse_fqrn,
 };
 use args::{AutomountArgs, Cli, Command, DemoArgs, MountArgs, UmountArgs};
+use called::Called;
 use exit::{ExitStatus, Failure};
 
 pub use read::for_terminal;
@@ -61,7 +65,17 @@ const RUNTIME_THREADS: usize = 2;
 
 /// Parses the arguments of the process and runs one subcommand.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(called::command_line(std::env::args_os())) {
+    let line = match called::command_line(std::env::args_os()) {
+        Called::Line(line) => line,
+        Called::Say(text, code) => {
+            let _ = match code {
+                0 => std::io::stdout().write_all(text.as_bytes()),
+                _ => std::io::stderr().write_all(text.as_bytes()),
+            };
+            return ExitCode::from(code);
+        }
+    };
+    let cli = match Cli::try_parse_from(line) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, and go to stdout; nobody listening is no error.
@@ -97,6 +111,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Ls(args) => read::ls(args, environment),
         Command::Cat(args) => read::cat(args, environment),
         Command::Stat(args) => read::stat(args, environment),
+        Command::Config(command) => config::run(command, environment),
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
         Command::Status(args) => control::status::run(args),
@@ -118,7 +133,9 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
 }
 
 fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSettings, Failure> {
-    let fqrn = parse_fqrn(&args.fqrn)?;
+    let whole = Configuration::of(&args.repository, environment, None)?;
+    let fqrn = parse_fqrn(&whole.full_name(&args.fqrn))?;
+    whole.allows(&fqrn)?;
     let options = MountOptions::parse(args.options.iter().map(String::as_str), environment.is_root)
         .map_err(|error| Failure::caused(ExitStatus::Options, "-o", &error))?;
     let mountpoint = absolute(&args.mountpoint).map_err(|error| {
@@ -216,6 +233,7 @@ mod tests {
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),
+            reads_config_repository: true,
         };
         let words = ["cvmfs-fuse", "mount"].into_iter().chain(line.split(' '));
         let Command::Mount(args) = Cli::try_parse_from(words).unwrap().command else {

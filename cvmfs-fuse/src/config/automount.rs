@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cvmfs_core::fqrn::Fqrn;
 
+use super::chain::Configuration;
 use super::environment::{Environment, absolute};
 use super::flags::RepositoryFlags;
 use super::known::{DOMAINS, KnownDomain};
@@ -87,6 +88,8 @@ impl AutomountSettings {
             );
         }
         let flags = with_absolute_paths(flags)?;
+        // It may be one of those that we are to show.
+        let environment = &Environment { reads_config_repository: false, ..environment.clone() };
         let resolve = |fqrn: &Fqrn| RepositorySettings::resolve(fqrn.clone(), &flags, environment);
         // Mistakes are told now, not when somebody looks.
         let mut models = listed.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
@@ -119,10 +122,17 @@ impl AutomountSettings {
     /// Tells whether servers and keys are known for a name.
     pub fn is_plausible(&self, fqrn: &Fqrn) -> bool {
         let is_known = KnownDomain::find(fqrn.domain()).is_some();
-        let has_servers = is_known || self.flags.server.is_some();
+        // Files are looked at only for names that nothing else is known of.
+        let configuration = (!is_known && self.flags.server.is_none())
+            .then(|| Configuration::of(&self.flags, &self.environment, Some(fqrn)).ok())
+            .flatten();
+        let says = |name| configuration.as_ref().is_some_and(|found| found.get(name).is_some());
+        let has_servers = is_known || self.flags.server.is_some() || says("CVMFS_SERVER_URL");
         let has_keys = || {
             is_known
                 || self.flags.public_key.is_some()
+                || says("CVMFS_PUBLIC_KEY")
+                || says("CVMFS_KEYS_DIR")
                 || trust::has_keys(&self.environment.keys_dir(), fqrn.domain())
         };
         has_servers && has_keys()
@@ -179,6 +189,7 @@ mod tests {
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),
+            reads_config_repository: true,
         };
         let repositories = AutomountFlags {
             repositories: repositories.iter().map(Into::into).collect(),

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 pub const LOG_VARIABLE: &str = "CVMFS_FUSE_LOG";
 
 /// Configuration directory of CernVM-FS clients, shared with upstream; only read.
-const SYSTEM_CONFIGURATION: &str = "/etc/cvmfs";
+pub const SYSTEM_CONFIGURATION: &str = "/etc/cvmfs";
+/// Variable with another directory in its place.
+const CONFIGURATION_VARIABLE: &str = "CVMFS_FUSE_CONFIG_DIR";
 /// Cache of mounts that root makes; upstream uses `/var/lib/cvmfs`, with another layout.
 const SYSTEM_CACHE: &str = "/var/lib/cvmfs-fuse";
 
@@ -24,8 +26,11 @@ pub struct Environment {
     pub log: Option<String>,
     /// `http_proxy`; only looked at where proxies are to be found (`auto`).
     pub http_proxy: Option<String>,
-    /// Keys and blocklist of this machine.
+    /// Configuration, keys and blocklist of this machine.
     pub configuration: PathBuf,
+    /// A configuration repository may be read where it is mounted: not by the process that
+    /// mounts it.
+    pub reads_config_repository: bool,
 }
 
 impl Environment {
@@ -37,7 +42,9 @@ impl Environment {
             cache_home: variable("XDG_CACHE_HOME").map(PathBuf::from),
             log: variable(LOG_VARIABLE).and_then(|value| value.into_string().ok()),
             http_proxy: variable("http_proxy").and_then(|value| value.into_string().ok()),
-            configuration: PathBuf::from(SYSTEM_CONFIGURATION),
+            configuration: variable(CONFIGURATION_VARIABLE)
+                .map_or_else(|| PathBuf::from(SYSTEM_CONFIGURATION), PathBuf::from),
+            reads_config_repository: true,
         }
     }
 
@@ -107,6 +114,7 @@ mod tests {
                 log: None,
                 http_proxy: None,
                 configuration: PathBuf::from("/etc/cvmfs"),
+                reads_config_repository: true,
             }
             .default_cache_dir()
             .map(|dir| dir.display().to_string())

@@ -3,6 +3,7 @@
 //! [`super::settings`] turns it into values; no text of the command line travels further.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use super::cache::CacheFlags;
 
@@ -13,8 +14,9 @@ pub struct RepositoryFlags {
     /// Servers to ask, in this order, separated by ';'
     ///
     /// Base URLs of the repository with http://, https:// or file://. @fqrn@ stands for its
-    /// name, @org@ for the part before the first dot. Without it the built-in servers of
-    /// cern.ch, egi.eu, opensciencegrid.org and eessi.io are used.
+    /// name, @org@ for the part before the first dot. Without it CVMFS_SERVER_URL of the files
+    /// in /etc/cvmfs counts, or else the built-in servers of cern.ch, egi.eu,
+    /// opensciencegrid.org and eessi.io.
     #[arg(long, alias = "servers", value_name = "URL[;URL...]")]
     pub server: Option<String>,
 
@@ -36,6 +38,18 @@ pub struct RepositoryFlags {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment would become help text")]
     pub cache: CacheFlags,
+
+    /// Configuration files instead of those of /etc/cvmfs, separated by ':'
+    #[arg(long, value_name = "FILE[:FILE...]")]
+    pub config: Option<OsString>,
+
+    /// What configuration files say of the blocklist.
+    #[arg(skip)]
+    pub blocklist: Option<PathBuf>,
+
+    /// What they say of delivery networks.
+    #[arg(skip)]
+    pub use_cdn: Option<bool>,
 
     /// Show the snapshot with this tag, for ever
     #[arg(long, value_name = "NAME", group = "snapshot")]

@@ -6,6 +6,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`chain`] | the files of `/etc/cvmfs` |
 //! | [`environment`] | variables and places of this machine |
 //! | [`flags`] | the flags about a repository, as typed |
 //! | [`inspect`] | from settings to what each server says |
@@ -20,6 +21,7 @@
 
 pub mod automount;
 pub mod cache;
+pub mod chain;
 pub mod environment;
 pub mod flags;
 pub mod inspect;
@@ -43,6 +45,7 @@ pub fn read_bounded(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u
 
 pub use automount::{AutomountFlags, AutomountSettings};
 pub use cache::{CacheFlags, CacheSettings};
+pub use chain::Configuration;
 pub use environment::Environment;
 pub use flags::RepositoryFlags;
 pub use options::MountOptions;

@@ -409,6 +409,11 @@ impl Parameters {
         }
     }
 
+    /// Returns the name of each.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        PARAMETERS.iter().map(|known| known.name)
+    }
+
     /// Returns the table as help text.
     pub fn help() -> String {
         let mut text = String::from("Parameters for --set:\n");

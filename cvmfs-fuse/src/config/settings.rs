@@ -15,6 +15,7 @@ use cvmfs_core::trust::MasterKeys;
 use url::Url;
 
 use super::cache::CacheSettings;
+use super::chain::Configuration;
 use super::environment::Environment;
 use super::flags::RepositoryFlags;
 use super::known::{DOMAINS, KnownDomain};
@@ -97,6 +98,10 @@ impl RepositorySettings {
         flags: &RepositoryFlags,
         environment: &Environment,
     ) -> Result<Self, Failure> {
+        let configuration = Configuration::of(flags, environment, Some(&fqrn))?;
+        configuration.warn();
+        configuration.requires()?;
+        let flags = &configuration.complete(flags, environment);
         let parameters = Parameters::parse(flags.set.iter().map(String::as_str))?;
         let discovery = |list: Option<&str>| {
             list.filter(|list| Discovery::is_wanted(list)).map(|list| Discovery {
@@ -117,10 +122,12 @@ impl RepositorySettings {
             Some(list) => listed_servers("--set CVMFS_EXTERNAL_URL", list, &fqrn)?,
             None => Vec::new(),
         };
-        let servers = servers(flags.server.as_deref(), &fqrn, &proxy)?;
+        let servers = servers(flags, &fqrn, &proxy)?;
         let proxy = proxy.with_fallback(parameters.fallback_proxy.as_ref());
         let authorities = parameters.certificate_bundle.as_deref().map(authorities);
         let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
+        let blocklist_file =
+            flags.blocklist.clone().unwrap_or_else(|| environment.blocklist_file());
         Ok(Self {
             proxy,
             discovery,
@@ -130,8 +137,8 @@ impl RepositorySettings {
             external_discovery: external_discovery.filter(|_| !external_servers.is_empty()),
             external_servers,
             keys,
-            blocklist: trust::blocklist(&environment.blocklist_file())?,
-            blocklist_file: environment.blocklist_file(),
+            blocklist: trust::blocklist(&blocklist_file)?,
+            blocklist_file,
             cache: CacheSettings::resolve(&flags.cache, environment)?,
             pin: pin(flags)?,
             symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
@@ -187,8 +194,12 @@ fn proxy(name: &str, flag: Option<&str>) -> Result<ProxySpec, Failure> {
     )
 }
 
-fn servers(flag: Option<&str>, fqrn: &Fqrn, proxy: &ProxySpec) -> Result<Vec<String>, Failure> {
-    if let Some(list) = flag {
+fn servers(
+    flags: &RepositoryFlags,
+    fqrn: &Fqrn,
+    proxy: &ProxySpec,
+) -> Result<Vec<String>, Failure> {
+    if let Some(list) = flags.server.as_deref() {
         return listed_servers("--server", list, fqrn);
     }
     let Some(known) = KnownDomain::find(fqrn.domain()) else {
@@ -200,7 +211,10 @@ fn servers(flag: Option<&str>, fqrn: &Fqrn, proxy: &ProxySpec) -> Result<Vec<Str
             domains.join(", ")
         )));
     };
-    let templates = known.servers(*proxy != ProxySpec::direct());
+    let templates = known.servers(match flags.use_cdn {
+        Some(wanted) => !wanted,
+        None => *proxy != ProxySpec::direct(),
+    });
     tracing::debug!(%fqrn, ?templates, "using built-in servers");
     Ok(templates.iter().map(|template| fqrn.expand(template)).collect())
 }

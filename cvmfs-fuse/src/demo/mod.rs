@@ -307,6 +307,7 @@ mod tests {
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),
+            reads_config_repository: true,
         };
         let settings = RepositorySettings::resolve(
             archive::FQRN.parse().unwrap(),

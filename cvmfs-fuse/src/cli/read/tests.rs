@@ -53,6 +53,7 @@ impl Bench {
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),
+            reads_config_repository: true,
         };
         Self {
             server: DemoServer::start(archive::unpack().unwrap()).await.unwrap(),

@@ -11,6 +11,7 @@ fn environment() -> Environment {
         log: None,
         http_proxy: None,
         configuration: "/nonexistent".into(),
+        reads_config_repository: true,
     }
 }
 

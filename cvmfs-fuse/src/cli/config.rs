@@ -1,0 +1,145 @@
+//! `config show`, `config check`: what the files of this machine say.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+
+use clap::{Args, Subcommand};
+
+use super::cache::print;
+use super::exit::{ExitStatus, Failure};
+use super::help;
+use crate::config::chain::check::examine;
+use crate::config::{Configuration, Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
+
+/// The subcommands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every parameter of a repository, or of all, and where it is set
+    #[command(after_long_help = help::CONFIG_SHOW)]
+    Show(ConfigArgs),
+    /// Look for mistakes, and say what to do about them
+    #[command(after_long_help = help::CONFIG_CHECK)]
+    Check(ConfigArgs),
+}
+
+/// `config show|check [FQRN]`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Name of the repository; without it, what holds for all
+    pub fqrn: Option<OsString>,
+
+    /// Read these files instead of those of /etc/cvmfs, separated by ':'
+    #[arg(long, value_name = "FILE[:FILE...]")]
+    pub config: Option<OsString>,
+
+    /// Leave out what is empty
+    #[arg(short, long)]
+    pub short: bool,
+
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) fn run(
+    command: &ConfigCommand,
+    environment: &Environment,
+) -> Result<ExitStatus, Failure> {
+    let (ConfigCommand::Show(args) | ConfigCommand::Check(args)) = command;
+    let flags = RepositoryFlags { config: args.config.clone(), ..RepositoryFlags::default() };
+    let whole = Configuration::of(&flags, environment, None)?;
+    let fqrn = args.fqrn.as_deref().map(|name| parse_fqrn(&whole.full_name(name))).transpose()?;
+    let configuration = match &fqrn {
+        Some(fqrn) => Configuration::of(&flags, environment, Some(fqrn))?,
+        None => whole,
+    };
+    match command {
+        ConfigCommand::Show(_) => show(&configuration, args),
+        ConfigCommand::Check(_) => {
+            // What only shows when everything is put together.
+            let settings = fqrn.map(|fqrn| RepositorySettings::resolve(fqrn, &flags, environment));
+            check(&configuration, settings.and_then(Result::err), args.json)
+        }
+    }
+}
+
+fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, Failure> {
+    let values = configuration.values.iter();
+    let values = values.filter(|(_, value)| !args.short || !value.text.is_empty());
+    if args.json {
+        let origin = |value: &crate::config::chain::Value| {
+            value.origin.as_ref().map(|origin| (origin.file.display().to_string(), origin.line))
+        };
+        let object: serde_json::Map<_, _> = values
+            .map(|(name, value)| {
+                let (file, line) = origin(value).unzip();
+                let value = serde_json::json!({"value": value.text, "file": file, "line": line});
+                (name.clone(), value)
+            })
+            .collect();
+        print(&format!("{}\n", serde_json::Value::Object(object)))?;
+        return Ok(ExitStatus::Ok);
+    }
+    // The shape of 'cvmfs2 -o parse', which scripts read (spec/config.md section 5).
+    let mut text = String::from("# CernVM-FS parameters:\n");
+    for (name, value) in values {
+        let _ = write!(text, "{name}={}", quoted(&value.text));
+        if let Some(origin) = &value.origin {
+            let _ = write!(text, "    # from {origin}");
+        }
+        text.push('\n');
+    }
+    print(&text)?;
+    Ok(ExitStatus::Ok)
+}
+
+/// Quotes a value as upstream does: unless it is made of harmless characters only.
+fn quoted(text: &str) -> String {
+    let is_harmless = |c: char| c.is_ascii_alphanumeric() || "/:._,-".contains(c);
+    match text.chars().all(is_harmless) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+fn check(
+    configuration: &Configuration,
+    failure: Option<Failure>,
+    json: bool,
+) -> Result<ExitStatus, Failure> {
+    let findings = examine(configuration);
+    let status = match findings.is_empty() && failure.is_none() {
+        true => ExitStatus::Ok,
+        false => ExitStatus::Unknown,
+    };
+    if json {
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                let origin = finding.origin.as_ref().map(ToString::to_string);
+                serde_json::json!({"where": origin, "what": finding.text, "advice": finding.advice})
+            })
+            .collect();
+        let failure = failure.map(|failure| failure.message);
+        let files: Vec<_> =
+            configuration.files.iter().map(|file| file.display().to_string()).collect();
+        let report = serde_json::json!({"files": files, "findings": findings, "failure": failure});
+        print(&format!("{report}\n"))?;
+        return Ok(status);
+    }
+    let mut text = format!("{} files read\n", configuration.files.len());
+    for finding in &findings {
+        if let Some(origin) = &finding.origin {
+            let _ = write!(text, "{origin}: ");
+        }
+        let _ = writeln!(text, "{}; {}", finding.text, finding.advice);
+    }
+    if let Some(failure) = failure {
+        let _ = writeln!(text, "a mount would fail: {failure}");
+    }
+    if status == ExitStatus::Ok {
+        text.push_str("nothing wrong was found\n");
+    }
+    print(&text)?;
+    Ok(status)
+}

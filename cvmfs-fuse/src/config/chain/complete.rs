@@ -1,0 +1,178 @@
+//! What was not said by flags, as the files of this machine say it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use cvmfs_core::fqrn::Fqrn;
+
+use super::Configuration;
+use super::check::{Finding, examine};
+use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::environment::{Environment, SYSTEM_CONFIGURATION};
+use crate::config::flags::RepositoryFlags;
+use crate::config::parameters::Parameters;
+
+/// Our directory within the one that is stated for `cvmfs2`, whose layout is another one.
+const CACHE_FOLDER: &str = "cvmfs-fuse";
+
+impl Configuration {
+    /// Reads what holds for a repository: the files that flags name, or else the chain.
+    pub fn of(
+        flags: &RepositoryFlags,
+        environment: &Environment,
+        fqrn: Option<&Fqrn>,
+    ) -> Result<Self, Failure> {
+        let Some(list) = &flags.config else {
+            return Ok(Self::load(environment, fqrn));
+        };
+        let files = split(list);
+        if let Some(missing) = files.iter().find(|file| !file.exists()) {
+            let message = format!("--config {}: there is no such file", missing.display());
+            return Err(Failure::new(ExitStatus::Options, message));
+        }
+        Ok(Self::of_files(&files, fqrn))
+    }
+
+    /// Fills in what the flags leave open. What the flags say counts more.
+    pub fn complete(&self, flags: &RepositoryFlags, environment: &Environment) -> RepositoryFlags {
+        let mut flags = flags.clone();
+        let text = |name: &str| self.text(name).map(str::to_owned);
+        let is_pinned = flags.tag.is_some() || flags.root_hash.is_some() || flags.date.is_some();
+        flags.server = flags.server.or_else(|| text("CVMFS_SERVER_URL"));
+        flags.proxy = flags.proxy.or_else(|| text("CVMFS_HTTP_PROXY")).or_else(|| {
+            // What the site of a single machine is, it finds out itself.
+            let is_single = self.text("CVMFS_CLIENT_PROFILE") == Some("single");
+            is_single.then(|| "auto;DIRECT".to_owned())
+        });
+        if flags.public_key.is_none() {
+            flags.public_key = text("CVMFS_PUBLIC_KEY").map(OsString::from);
+        }
+        if flags.public_key.is_none() {
+            flags.public_key = self.text("CVMFS_KEYS_DIR").and_then(|dir| keys_in(Path::new(dir)));
+        }
+        if !is_pinned {
+            // As upstream: the narrower one counts.
+            flags.root_hash = text("CVMFS_ROOT_HASH");
+            if flags.root_hash.is_none() {
+                flags.tag = text("CVMFS_REPOSITORY_TAG");
+            }
+            if flags.root_hash.is_none() && flags.tag.is_none() {
+                flags.date = text("CVMFS_REPOSITORY_DATE");
+            }
+        }
+        flags.blocklist = flags.blocklist.or_else(|| text("CVMFS_BLACKLIST").map(PathBuf::from));
+        if self.get("CVMFS_USE_CDN").is_some() {
+            flags.use_cdn = flags.use_cdn.or(Some(self.is_on("CVMFS_USE_CDN")));
+        }
+        // The directories of the machine's client are not for its users.
+        if environment.is_root || flags.config.is_some() {
+            self.complete_cache(&mut flags);
+        }
+        let mut set: Vec<_> = Parameters::names()
+            .filter_map(|name| Some(format!("{name}={}", self.text(name)?)))
+            .filter(|text| Parameters::parse([text.as_str()]).is_ok())
+            .collect();
+        set.append(&mut flags.set);
+        flags.set = set;
+        let variables = self.values.iter().filter(|(name, _)| name.as_str() != "CVMFS_FQRN");
+        let mut variables: Vec<_> = variables
+            .map(|(name, value)| OsString::from(format!("{name}={}", value.text)))
+            .collect();
+        variables.append(&mut flags.symlink_variable);
+        flags.symlink_variable = variables;
+        flags
+    }
+
+    fn complete_cache(&self, flags: &mut RepositoryFlags) {
+        let cache = &mut flags.cache;
+        if cache.alien_cache.is_none() && cache.cache_dir.is_none() {
+            cache.alien_cache = self.text("CVMFS_ALIEN_CACHE").map(PathBuf::from);
+        }
+        if cache.cache_dir.is_none() {
+            let directory = self.text("CVMFS_CACHE_DIR").or_else(|| self.text("CVMFS_CACHE_BASE"));
+            cache.cache_dir = directory.map(|path| Path::new(path).join(CACHE_FOLDER));
+        }
+        if cache.quota.is_none() && cache.alien_cache.is_none() {
+            cache.quota = self.text("CVMFS_QUOTA_LIMIT").and_then(quota);
+        }
+        cache.streaming_cache |= self.is_on("CVMFS_STREAMING_CACHE");
+    }
+
+    /// Says what was passed over, where, and what is likely meant.
+    pub fn warn(&self) {
+        for Finding { origin, text, advice, .. } in examine(self) {
+            let origin = origin.map(|origin| origin.to_string()).unwrap_or_default();
+            tracing::warn!(%origin, "{text}; {advice}");
+        }
+    }
+
+    /// Refuses to go on without a configuration repository that is required.
+    pub fn requires(&self) -> Result<(), Failure> {
+        match &self.missing_repository {
+            Some(name) if self.is_on("CVMFS_CONFIG_REPO_REQUIRED") => Err(Failure::new(
+                ExitStatus::Unknown,
+                format!(
+                    "the configuration repository {name} is required and not mounted; mount it \
+                     first, or set CVMFS_CONFIG_REPO_REQUIRED=no"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a repository that is not listed where only listed ones may be mounted.
+    pub fn allows(&self, fqrn: &Fqrn) -> Result<(), Failure> {
+        if !self.is_on("CVMFS_STRICT_MOUNT") {
+            return Ok(());
+        }
+        let domain = self.text("CVMFS_DEFAULT_DOMAIN").unwrap_or_default();
+        let listed = self.text("CVMFS_REPOSITORIES").unwrap_or_default();
+        let is_it =
+            |name: &str| name == fqrn.as_str() || format!("{name}.{domain}") == fqrn.as_str();
+        let is_listed = listed.split([',', ' ']).any(is_it);
+        if is_listed || self.text("CVMFS_CONFIG_REPOSITORY") == Some(fqrn.as_str()) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ExitStatus::Unknown,
+            format!(
+                "{fqrn} is not listed in CVMFS_REPOSITORIES, and CVMFS_STRICT_MOUNT allows no other; \
+                 add it in {}/default.local",
+                SYSTEM_CONFIGURATION
+            ),
+        ))
+    }
+}
+
+/// Reads a limit in megabytes.
+pub(super) fn quota(text: &str) -> Option<String> {
+    match text.parse::<i64>().ok()? {
+        -1 => Some("unlimited".to_owned()),
+        megabytes if megabytes > 0 => Some(format!("{megabytes}M")),
+        _ => None,
+    }
+}
+
+/// Splits a list of files at its colons.
+fn split(list: &OsString) -> Vec<PathBuf> {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    let parts = list.as_bytes().split(|&byte| byte == b':').filter(|part| !part.is_empty());
+    parts.map(|part| PathBuf::from(OsString::from_vec(part.to_vec()))).collect()
+}
+
+/// Lists the keys of a directory as `--public-key` takes them; `None` if there are none.
+fn keys_in(directory: &Path) -> Option<OsString> {
+    let entries = std::fs::read_dir(directory).ok()?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let is_key = |path: &PathBuf| path.extension().is_some_and(|found| found == "pub");
+    let mut paths: Vec<_> = paths.filter(is_key).collect();
+    paths.sort();
+    let mut list = OsString::new();
+    for path in paths {
+        if !list.is_empty() {
+            list.push(":");
+        }
+        list.push(path);
+    }
+    (!list.is_empty()).then_some(list)
+}

@@ -1,0 +1,220 @@
+//! The configuration of this machine as `cvmfs2` has it: files of `/etc/cvmfs` in their order
+//! (spec/config.md, sections 1 and 2), read by ourselves and never by a shell.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `words` | text to words |
+//! | `commands` | words to commands |
+//! | `evaluate` | commands to values, and what was passed over |
+//! | [`complete`] | values to what was not said by flags |
+//! | [`check`] | what is wrong with it, and what to do |
+
+pub mod check;
+mod commands;
+pub mod complete;
+mod evaluate;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cvmfs_core::fqrn::Fqrn;
+
+use super::environment::Environment;
+use evaluate::State;
+pub use evaluate::{Origin, Remark, Value};
+
+/// Where repositories are mounted if nobody says something else.
+const MOUNT_DIR: &str = "/cvmfs";
+/// Names the repository with more configuration.
+const CONFIG_REPOSITORY: &str = "CVMFS_CONFIG_REPOSITORY";
+/// Files of one directory that are read: real ones have ten.
+const MAX_SNIPPETS: usize = 256;
+
+/// What the files of this machine say about a repository, or about none.
+#[derive(Debug, Clone, Default)]
+pub struct Configuration {
+    /// All variables.
+    pub values: BTreeMap<String, Value>,
+    /// What was passed over, and why.
+    pub remarks: Vec<Remark>,
+    /// The files that were read, in their order.
+    pub files: Vec<PathBuf>,
+    /// The configuration repository that is wanted and not mounted.
+    pub missing_repository: Option<String>,
+}
+
+impl Configuration {
+    /// Reads the chain of this machine; without a name only what holds for all.
+    pub fn load(environment: &Environment, fqrn: Option<&Fqrn>) -> Self {
+        let mut state = begin(fqrn);
+        let at = |name: &str| environment.configuration.join(name);
+        let everything: fn(&str) -> bool = |_| true;
+        state.file(&at("default.conf"), everything, None);
+        for snippet in snippets(&at("default.d")) {
+            state.file(&snippet, everything, None);
+        }
+        state.protected.insert(CONFIG_REPOSITORY.to_owned());
+        let text = |state: &State, name: &str| {
+            state.values.get(name).map(|value| value.text.clone()).filter(|text| !text.is_empty())
+        };
+        let wanted = text(&state, CONFIG_REPOSITORY)
+            .filter(|_| environment.reads_config_repository)
+            .filter(|name| fqrn.is_some_and(|fqrn| fqrn.as_str() != name));
+        let mounts = text(&state, "CVMFS_MOUNT_DIR").unwrap_or_else(|| MOUNT_DIR.to_owned());
+        let elsewhere = wanted.as_ref().map(|name| Path::new(&mounts).join(name).join("etc/cvmfs"));
+        // Asked once: a mount that hangs must not be waited for at each file.
+        let elsewhere = elsewhere.and_then(|path| reachable(&path));
+        let distant = |state: &mut State, name: &str| {
+            if let Some(root) = &elsewhere {
+                state.file(&root.join(name), is_harmless, Some(root));
+            }
+        };
+        distant(&mut state, "default.conf");
+        state.file(&at("default.local"), everything, None);
+        if let Some(fqrn) = fqrn {
+            for (folder, name) in [("domain.d", fqrn.domain()), ("config.d", fqrn.as_str())] {
+                distant(&mut state, &format!("{folder}/{name}.conf"));
+                state.file(&at(&format!("{folder}/{name}.conf")), everything, None);
+                state.file(&at(&format!("{folder}/{name}.local")), everything, None);
+            }
+        }
+        let missing_repository = wanted.filter(|_| elsewhere.is_none());
+        finish(state, fqrn, missing_repository)
+    }
+
+    /// Reads these files instead of the chain (`-o config=A:B`, `--config`).
+    pub fn of_files(files: &[PathBuf], fqrn: Option<&Fqrn>) -> Self {
+        let mut state = begin(fqrn);
+        for file in files {
+            if !state.file(file, |_| true, None) && !file.exists() {
+                let origin = Origin { file: file.clone(), line: 1 };
+                state.remarks.push(Remark { origin, text: "is not there".to_owned() });
+            }
+        }
+        finish(state, fqrn, None)
+    }
+
+    /// Returns a value that is not empty.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.values.get(name).filter(|value| !value.text.is_empty())
+    }
+
+    /// Returns its text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).map(|value| value.text.as_str())
+    }
+
+    /// Gives a name without a dot the default domain, where there is one.
+    pub fn full_name(&self, name: &std::ffi::OsStr) -> std::ffi::OsString {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut full = name.to_owned();
+        if !name.as_bytes().contains(&b'.')
+            && let Some(domain) = self.text("CVMFS_DEFAULT_DOMAIN")
+        {
+            full.push(".");
+            full.push(domain);
+        }
+        full
+    }
+
+    /// Tells whether a switch is on: yes, on, true or 1 in any case; everything else is off.
+    pub fn is_on(&self, name: &str) -> bool {
+        let on = ["yes", "on", "true", "1"];
+        self.text(name).is_some_and(|text| on.iter().any(|word| text.eq_ignore_ascii_case(word)))
+    }
+}
+
+fn begin(fqrn: Option<&Fqrn>) -> State {
+    let mut state = State::default();
+    if let Some(fqrn) = fqrn {
+        let value = Value { text: fqrn.as_str().to_owned(), origin: None };
+        state.values.insert("CVMFS_FQRN".to_owned(), value);
+    }
+    state
+}
+
+fn finish(
+    mut state: State,
+    fqrn: Option<&Fqrn>,
+    missing_repository: Option<String>,
+) -> Configuration {
+    if let Some(fqrn) = fqrn {
+        for value in state.values.values_mut() {
+            value.text = fqrn.expand(&value.text);
+        }
+    }
+    let State { values, remarks, files, .. } = state;
+    Configuration { values, remarks, files, missing_repository }
+}
+
+/// Lists `*.conf` of a directory by name.
+fn snippets(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let paths = entries.take(MAX_SNIPPETS).filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let is_snippet = |path: &PathBuf| path.extension().is_some_and(|found| found == "conf");
+    let mut paths: Vec<_> = paths.filter(is_snippet).collect();
+    paths.sort();
+    paths
+}
+
+/// Returns the true path of a directory, if somebody answers for it in time.
+fn reachable(directory: &Path) -> Option<PathBuf> {
+    /// A cold configuration repository is mounted meanwhile.
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+    let (tell, told) = std::sync::mpsc::channel();
+    let directory = directory.to_owned();
+    // Left behind if nobody answers.
+    std::thread::Builder::new()
+        .name("cvmfs-config".to_owned())
+        .spawn(move || {
+            let _ = tell.send(directory.canonicalize());
+        })
+        .ok()?;
+    told.recv_timeout(LIMIT).ok()?.ok()
+}
+
+/// Tells whether a configuration repository may set this: where repositories come from and who
+/// signs them, but nothing about files, users and programs of this machine.
+fn is_harmless(name: &str) -> bool {
+    /// What packaged configuration repositories set, and what is like it.
+    const ALLOWED: &[&str] = &[
+        "CVMFS_SERVER_URL",
+        "CVMFS_HTTP_PROXY",
+        "CVMFS_FALLBACK_PROXY",
+        "CVMFS_PAC_URLS",
+        "CVMFS_KEYS_DIR",
+        "CVMFS_PUBLIC_KEY",
+        "CVMFS_USE_GEOAPI",
+        "CVMFS_USE_CDN",
+        "CVMFS_CLIENT_PROFILE",
+        "CVMFS_CONFIG_REPO_DEFAULT_ENV",
+        "CVMFS_EXTERNAL_URL",
+        "CVMFS_EXTERNAL_HTTP_PROXY",
+        "CVMFS_EXTERNAL_FALLBACK_PROXY",
+        "CVMFS_EXTERNAL_TIMEOUT",
+        "CVMFS_EXTERNAL_TIMEOUT_DIRECT",
+        "CVMFS_EXTERNAL_MAX_SERVERS",
+        "CVMFS_TIMEOUT",
+        "CVMFS_TIMEOUT_DIRECT",
+        "CVMFS_LOW_SPEED_LIMIT",
+        "CVMFS_MAX_RETRIES",
+        "CVMFS_BACKOFF_INIT",
+        "CVMFS_BACKOFF_MAX",
+        "CVMFS_HOST_RESET_AFTER",
+        "CVMFS_PROXY_RESET_AFTER",
+        "CVMFS_PROXY_SHARD",
+        "CVMFS_MAX_SERVERS",
+        "CVMFS_MAX_IPADDR_PER_PROXY",
+        "CVMFS_IPFAMILY_PREFER",
+        "CVMFS_FOLLOW_REDIRECTS",
+        "CVMFS_SEND_INFO_HEADER",
+        "CVMFS_MAX_TTL",
+        "CVMFS_BLACKLIST",
+    ];
+    !name.starts_with("CVMFS_") && !name.starts_with('_') && name != "X509_CERT_BUNDLE"
+        || ALLOWED.contains(&name)
+}
