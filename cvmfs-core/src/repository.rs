@@ -2,8 +2,9 @@
 //! revision to the next.
 //!
 //! Start: the first two servers are asked at once (all, if nothing is remembered of the
-//! repository), and the newest manifest that passes every check wins. No field of a manifest is
-//! used, and nothing is stored, before that. If no server has one, or only an older one, the
+//! repository), and the newest manifest that passes every check wins. Before that nothing is
+//! stored, and no field of a manifest is used but to fetch the certificate and the root catalog
+//! that it claims, into memory. If no server has one, or only an older one, the
 //! revision that was accepted last is shown, as far as the cache has it.
 //!
 //! Update: [`Repository::check`] finds and prepares a newer revision, [`Repository::commit`]

@@ -4,7 +4,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Gate, Rule, TestServer};
@@ -69,7 +70,8 @@ fn a_warm_mount_does_not_wait_and_catches_up() {
 #[test]
 fn a_warm_mount_of_the_newest_is_confirmed() {
     deadline(LIMIT, || {
-        let (server, _cache, spec) = warm(&repo().publish());
+        let published = repo().publish();
+        let (server, _cache, spec) = warm(&published);
         let gate = hold(&server);
         let mount = spec.start();
         assert!(mount.attribute("user.stale_since").is_some());
@@ -83,16 +85,20 @@ fn a_warm_mount_of_the_newest_is_confirmed() {
 /// Tells whether a mount waits for its servers, and ends when it has heard them.
 fn waits(server: &TestServer, spec: &MountSpec) -> bool {
     let gate = hold(server);
+    let is_mounted = AtomicBool::new(false);
+    // The mount would end with the thread that made it.
     std::thread::scope(|scope| {
-        let mounting = scope.spawn(|| spec.start());
-        let begun = gate.wait_held(1, SOON);
-        let asked = Instant::now();
-        let done = wait_until(LONG, "a mount", || mounting.is_finished()).is_ok();
-        assert!(begun && (done || asked.elapsed() >= LONG));
-        gate.release();
-        let mount = mounting.join().unwrap();
+        let servers = scope.spawn(|| {
+            assert!(gate.wait_held(1, SOON), "nobody is asked");
+            let mounted = || is_mounted.load(Ordering::SeqCst);
+            let waited = wait_until(LONG, "a mount", mounted).is_err();
+            gate.release();
+            waited
+        });
+        let mount = spec.start();
+        is_mounted.store(true, Ordering::SeqCst);
         assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"1");
-        !done
+        servers.join().unwrap()
     })
 }
 
