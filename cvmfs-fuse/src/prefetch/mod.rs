@@ -126,7 +126,7 @@ impl Prefetcher {
             return;
         }
         if self.walks.is_walked(&inode.path) {
-            self.imports.stop();
+            self.imports.stop(&inode.path);
         } else {
             self.imports.used(&inode.path, id, object, revision);
         }

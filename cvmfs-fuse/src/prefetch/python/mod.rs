@@ -31,6 +31,8 @@ const MAX_SIZE: u64 = 4 << 20;
 const MAX_READ: u64 = 1 << 20;
 /// Modules that were read, and those that were proposed.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+/// Packages that are remembered as gone through.
+const MAX_STOPPED: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Plain bytes that one module may bring along by all that it imports, and they in turn.
 const MAX_CHAIN_BYTES: u64 = 64 << 20;
 
@@ -41,8 +43,8 @@ pub struct Imports {
     packages: Packages,
     read: Mutex<LruCache<ObjectId, ()>>,
     proposed: Mutex<LruCache<ObjectId, ()>>,
-    /// Another one after a reader was found to go through everything.
-    generation: AtomicU64,
+    /// Packages through which somebody goes file by file.
+    stopped: Mutex<LruCache<RepoPath, ()>>,
     /// A version came by that is not known.
     is_lost: AtomicBool,
 }
@@ -56,7 +58,8 @@ impl std::fmt::Debug for Imports {
 /// What one used module brings along.
 #[derive(Debug, Clone)]
 struct Chain {
-    generation: u64,
+    /// The package of that module.
+    root: RepoPath,
     left: Arc<AtomicU64>,
     revision: Arc<Revision>,
 }
@@ -87,7 +90,7 @@ impl Imports {
             packages: Packages::default(),
             read: Mutex::new(LruCache::new(MAX_REMEMBERED)),
             proposed: Mutex::new(LruCache::new(MAX_REMEMBERED)),
-            generation: AtomicU64::new(0),
+            stopped: Mutex::new(LruCache::new(MAX_STOPPED)),
             is_lost: AtomicBool::new(false),
         }
     }
@@ -111,8 +114,9 @@ impl Imports {
         if self.read.lock().contains(id) {
             return;
         }
+        self.stopped.lock().pop(&home.package);
         let chain = Chain {
-            generation: self.generation.load(Ordering::Relaxed),
+            root: home.package.clone(),
             left: Arc::new(AtomicU64::new(MAX_CHAIN_BYTES)),
             revision: Arc::clone(revision),
         };
@@ -120,9 +124,12 @@ impl Imports {
         tokio::spawn(async move { imports.follow(home, id, object, chain).await });
     }
 
-    /// Somebody goes through everything, and imports nothing.
-    pub fn stop(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
+    /// Somebody goes through all files of a package, and imports nothing. Other packages go on:
+    /// modules that import each other by the alphabet look like that, too.
+    pub fn stop(&self, path: &RepoPath) {
+        if let Some(home) = Home::of(path) {
+            self.stopped.lock().put(home.package, ());
+        }
     }
 
     /// Proposes what a module imports.
@@ -146,7 +153,7 @@ impl Imports {
         for import in &imports {
             let Some(modules) = self.find(import, &home, &chain.revision).await else { return };
             for module in modules {
-                if self.generation.load(Ordering::Relaxed) != chain.generation {
+                if self.stopped.lock().contains(&chain.root) {
                     return;
                 }
                 self.propose(module, &chain);
