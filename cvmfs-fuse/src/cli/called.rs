@@ -43,8 +43,8 @@ fn ours<'a>(
 fn config(words: &[OsString]) -> Called {
     let rest = words.get(1..).unwrap_or_default();
     match words.first().and_then(|word| word.to_str()) {
-        Some("showconfig") => ours(["config", "show"], rest),
-        Some("chksetup") => ours(["config", "check"], rest),
+        Some("showconfig") => ours(["config", "show", "--named"], rest),
+        Some("chksetup") => ours(["config", "check", "--counted"], rest),
         Some("probe") => ours(["probe"], rest),
         Some("status") => ours(["status"], rest),
         Some("bugreport") => ours(["bugreport"], rest),
@@ -67,7 +67,8 @@ fn config(words: &[OsString]) -> Called {
              reload | umount FQRN | bugreport | setup\n\
              More: cvmfs-fuse --help\n"
                 .to_owned(),
-            1,
+            // As upstream.
+            0,
         ),
     }
 }
@@ -180,7 +181,7 @@ mod tests {
             ("/usr/bin/cvmfs_talk -i x pid", "cvmfs-fuse talk -i x pid"),
             ("cvmfs-fuse talk pid", "cvmfs-fuse talk pid"),
             ("cvmfs_talk", "cvmfs-fuse talk"),
-            ("cvmfs_config showconfig -s a.b", "cvmfs-fuse config show -s a.b"),
+            ("cvmfs_config showconfig -s a.b", "cvmfs-fuse config show --named -s a.b"),
             ("cvmfs_config probe", "cvmfs-fuse probe"),
             ("cvmfs_config umount a.b.c", "cvmfs-fuse umount /cvmfs/a.b.c"),
             (
@@ -203,7 +204,7 @@ mod tests {
         }
         assert!(translated("cvmfs2 -V").starts_with("0: CernVM-FS version "));
         assert!(translated("cvmfs2 a.b.c").starts_with("1: usage"));
-        assert!(translated("cvmfs_config nonsense").starts_with("1: usage"));
+        assert!(translated("cvmfs_config nonsense").starts_with("0: usage"));
         assert_eq!(command_line(std::iter::empty()), Called::Line(Vec::new()));
     }
 }

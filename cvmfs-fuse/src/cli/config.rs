@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::cache::print;
 use super::exit::{ExitStatus, Failure};
 use super::help;
-use crate::config::chain::check::examine;
+use crate::config::chain::check::{Finding, examine};
 use crate::config::{Configuration, Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
 
 /// The subcommands of `config`.
@@ -39,6 +39,14 @@ pub struct ConfigArgs {
     /// One JSON object
     #[arg(long)]
     pub json: bool,
+
+    /// For 'cvmfs_config showconfig': the name in the first line
+    #[arg(long, hide = true)]
+    pub named: bool,
+
+    /// For 'cvmfs_config chksetup': OK, or what is wrong, a line each
+    #[arg(long, hide = true)]
+    pub counted: bool,
 }
 
 pub(super) fn run(
@@ -58,7 +66,7 @@ pub(super) fn run(
         ConfigCommand::Check(_) => {
             // What only shows when everything is put together.
             let settings = fqrn.map(|fqrn| RepositorySettings::resolve(fqrn, &flags, environment));
-            check(&configuration, settings.and_then(Result::err), args.json)
+            check(&configuration, settings.and_then(Result::err), args)
         }
     }
 }
@@ -81,7 +89,10 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
         return Ok(ExitStatus::Ok);
     }
     // The shape of 'cvmfs2 -o parse', which scripts read (spec/config.md section 5).
-    let mut text = String::from("# CernVM-FS parameters:\n");
+    let mut text = match (args.named, configuration.text("CVMFS_FQRN")) {
+        (true, Some(fqrn)) => format!("CVMFS_REPOSITORY_NAME={fqrn}\n"),
+        _ => String::from("# CernVM-FS parameters:\n"),
+    };
     for (name, value) in values {
         let _ = write!(text, "{name}={}", quoted(&value.text));
         if let Some(origin) = &value.origin {
@@ -105,14 +116,17 @@ fn quoted(text: &str) -> String {
 fn check(
     configuration: &Configuration,
     failure: Option<Failure>,
-    json: bool,
+    args: &ConfigArgs,
 ) -> Result<ExitStatus, Failure> {
     let findings = examine(configuration);
     let status = match findings.is_empty() && failure.is_none() {
         true => ExitStatus::Ok,
         false => ExitStatus::Unknown,
     };
-    if json {
+    if args.counted {
+        return count(&findings, failure.as_ref());
+    }
+    if args.json {
         let findings: Vec<_> = findings
             .iter()
             .map(|finding| {
@@ -142,4 +156,22 @@ fn check(
     }
     print(&text)?;
     Ok(status)
+}
+
+/// Says it as `cvmfs_config chksetup` (spec/config.md section 8).
+fn count(findings: &[Finding], failure: Option<&Failure>) -> Result<ExitStatus, Failure> {
+    let mut text = String::new();
+    for finding in findings {
+        let place = finding.origin.as_ref().map(|origin| format!(" ({origin})"));
+        let _ = writeln!(text, "Warning: {}{}", finding.text, place.unwrap_or_default());
+    }
+    match failure {
+        Some(failure) => {
+            let _ = writeln!(text, "Error: {failure}");
+        }
+        None if findings.is_empty() => text.push_str("OK\n"),
+        None => {}
+    }
+    print(&text)?;
+    Ok(if failure.is_some() { ExitStatus::Unknown } else { ExitStatus::Ok })
 }

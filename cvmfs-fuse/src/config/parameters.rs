@@ -57,6 +57,14 @@ pub struct Parameters {
     pub auto_update: Option<bool>,
     /// Objects are fetched before they are asked for; `None` is yes.
     pub fetch_ahead: Option<bool>,
+    /// All files belong to the user of the server.
+    pub claim_ownership: bool,
+    /// File with a map of users.
+    pub uid_map: Option<PathBuf>,
+    /// File with a map of groups.
+    pub gid_map: Option<PathBuf>,
+    /// Everybody may read everything.
+    pub world_readable: bool,
     /// Where the mount is talked to, instead of the cache directory.
     pub talk_socket: Option<PathBuf>,
     /// User who may talk to it besides root and the one who mounted.
@@ -348,6 +356,30 @@ const PARAMETERS: &[Parameter] = &[
         set: |p, v| (!v.is_empty()).then(|| p.certificate_bundle = Some(v.into())),
     },
     Parameter {
+        name: "CVMFS_CLAIM_OWNERSHIP",
+        form: "yes|no",
+        help: "all files belong to the user and group of the server [no]",
+        set: |p, v| switch(v).map(|v| p.claim_ownership = v),
+    },
+    Parameter {
+        name: "CVMFS_UID_MAP",
+        form: "FILE",
+        help: "whom files belong to here: lines FROM TO, * for all others; not with the former",
+        set: |p, v| (!v.is_empty()).then(|| p.uid_map = Some(v.into())),
+    },
+    Parameter {
+        name: "CVMFS_GID_MAP",
+        form: "FILE",
+        help: "the same for groups",
+        set: |p, v| (!v.is_empty()).then(|| p.gid_map = Some(v.into())),
+    },
+    Parameter {
+        name: "CVMFS_WORLD_READABLE",
+        form: "yes|no",
+        help: "everybody may read everything [no]",
+        set: |p, v| switch(v).map(|v| p.world_readable = v),
+    },
+    Parameter {
         name: "CVMFS_TALK_SOCKET",
         form: "FILE",
         help: "control socket of a mount [cvmfs_io.FQRN in the cache directory]",
@@ -412,6 +444,11 @@ impl Parameters {
     /// Returns the name of each.
     pub fn names() -> impl Iterator<Item = &'static str> {
         PARAMETERS.iter().map(|known| known.name)
+    }
+
+    /// Returns name, form and help of each.
+    pub fn table() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        PARAMETERS.iter().map(|known| (known.name, known.form, known.help))
     }
 
     /// Returns the table as help text.

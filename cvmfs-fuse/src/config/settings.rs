@@ -23,6 +23,7 @@ use super::options::MountOptions;
 use super::parameters::Parameters;
 use super::trust;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::fs::ownership::{NumberMap, Ownership};
 
 /// Everything needed to open one repository.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub struct RepositorySettings {
     pub parameters: Parameters,
     /// Certificates that may vouch for HTTPS servers, as PEM; none means those of the system.
     pub authorities: Vec<Vec<u8>>,
+    /// Whose the files are shown as.
+    pub ownership: Ownership,
     /// Oldest revision that is accepted.
     pub min_revision: u64,
 }
@@ -143,6 +146,7 @@ impl RepositorySettings {
             pin: pin(flags)?,
             symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
             authorities: authorities.transpose()?.into_iter().collect(),
+            ownership: ownership(&parameters)?,
             min_revision: flags.min_revision,
             parameters,
             fqrn,
@@ -172,6 +176,19 @@ fn authorities(file: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| {
         let what = format!("cannot read X509_CERT_BUNDLE {}", file.display());
         Failure::caused(ExitStatus::Options, &what, &error)
+    })
+}
+
+fn ownership(parameters: &Parameters) -> Result<Ownership, Failure> {
+    let map = |file: &Option<PathBuf>| {
+        file.as_deref().map(NumberMap::read).transpose().map(Option::unwrap_or_default)
+    };
+    let user = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    Ok(Ownership {
+        claimed: parameters.claim_ownership.then(user),
+        users: map(&parameters.uid_map).map_err(illegal)?,
+        groups: map(&parameters.gid_map).map_err(illegal)?,
+        world_readable: parameters.world_readable,
     })
 }
 

@@ -248,7 +248,11 @@ impl Opening {
             Some(former) => former.journal(),
             None => self.journal(&fqrn)?,
         };
-        let options = RepoFsOptions { ttl: self.ttl, negative_ttl: self.ttl };
+        let options = RepoFsOptions {
+            ttl: self.ttl,
+            negative_ttl: self.ttl,
+            ownership: self.settings.ownership.clone(),
+        };
         let suspects = self.suspects(&fqrn)?;
         let shown = Arc::clone(&repository);
         let fs = RepoFs::inheriting(shown, options, journal, left, suspects).behind(gate);

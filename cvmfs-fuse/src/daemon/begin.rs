@@ -13,6 +13,7 @@ use super::serve::StopSignals;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::{MountOptions, MountSettings};
 use crate::fs::journal::{Inheritance, Journal};
+use crate::fs::ownership::Ownership;
 use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::activity::Activity;
@@ -109,7 +110,13 @@ pub(super) async fn first(
     let suspects = Suspects::new().map_err(|error| {
         Failure::caused(ExitStatus::SaveState, "cannot note what is under way", &error)
     })?;
-    let fs = show_with(&repository, (journal, Inheritance::default()), suspects, &bequest);
+    let fs = show_with(
+        &repository,
+        (journal, Inheritance::default()),
+        suspects,
+        &bequest,
+        &settings.repository.ownership,
+    );
     let parameters = &settings.repository.parameters;
     let backings = parameters.pass_through.then(pass_through).flatten();
     let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
@@ -164,7 +171,13 @@ pub(super) async fn successor(
         }
         _ => prepared,
     };
-    let fs = show_with(&repository, (journal, inheritance), suspects, &bequest);
+    let fs = show_with(
+        &repository,
+        (journal, inheritance),
+        suspects,
+        &bequest,
+        &settings.repository.ownership,
+    );
     let patient = settings.repository.parameters.wait_for_network;
     // As the mount began, whatever the parameters say.
     let backings = match (mount.greeting.passes_through(), backings) {
@@ -186,6 +199,7 @@ fn show_with(
     (journal, inheritance): (Journal, Inheritance),
     suspects: Suspects,
     bequest: &Bequest,
+    ownership: &Ownership,
 ) -> Arc<RepoFs> {
     let name = repository.fqrn().as_str();
     match journal.descriptor() {
@@ -194,7 +208,7 @@ fn show_with(
         Err(error) => tracing::warn!(%error, "a successor will know nothing"),
     }
     keep_suspects(&suspects, name, bequest);
-    let options = RepoFsOptions::default();
+    let options = RepoFsOptions { ownership: ownership.clone(), ..RepoFsOptions::default() };
     let (repository, journal) = (Arc::clone(repository), Some(Arc::new(journal)));
     Arc::new(RepoFs::inheriting(repository, options, journal, inheritance, Some(suspects)))
 }

@@ -34,6 +34,7 @@ pub mod inode;
 pub mod journal;
 mod magic;
 mod objects;
+pub mod ownership;
 pub mod recent;
 mod repeats;
 pub mod repo;
@@ -45,8 +46,9 @@ pub use attributes::Attributes;
 pub use buffers::Buffer;
 pub use error::FsError;
 pub use gate::Gate;
+pub use ownership::RepoFsOptions;
 pub use recent::{RecentFailure, RecentFailures};
-pub use repo::{RepoFs, RepoFsOptions};
+pub use repo::RepoFs;
 pub use root::RootFs;
 
 /// An inode number.

@@ -24,6 +24,7 @@ use super::directory::{
 use super::inode::{Inode, InodeTable, Resting};
 use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
+use super::ownership::RepoFsOptions;
 use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
 use super::{
@@ -38,23 +39,6 @@ const STATFS_BLOCK_SIZE: u32 = 512;
 const NO_HANDLE: u64 = 0;
 /// Longest link target that Linux follows: PATH_MAX with its NUL.
 const MAX_TARGET_LEN: usize = 4095;
-
-/// How a repository is shown.
-#[derive(Debug, Clone)]
-pub struct RepoFsOptions {
-    /// How long the kernel may keep names and attributes. A switch takes back what changed, so
-    /// this only bounds what a lost notice could do.
-    pub ttl: Duration,
-    /// How long the kernel may remember absences.
-    pub negative_ttl: Duration,
-}
-
-impl Default for RepoFsOptions {
-    fn default() -> Self {
-        let hour = Duration::from_secs(3600);
-        Self { ttl: hour, negative_ttl: hour }
-    }
-}
 
 /// A [`Vfs`] over one repository.
 pub struct RepoFs {
@@ -306,7 +290,8 @@ impl RepoFs {
     }
 
     fn entry(&self, inode: &Inode) -> Entry {
-        Entry { attributes: Attributes::of(inode.ino, &inode.entry), ttl: self.options.ttl }
+        let attributes = Attributes::of(inode.ino, &inode.entry);
+        Entry { attributes: self.options.ownership.shown(attributes), ttl: self.options.ttl }
     }
 
     async fn listing(&self, ino: Ino) -> Result<Listing, FsError> {

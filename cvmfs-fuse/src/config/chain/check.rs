@@ -23,29 +23,29 @@ pub struct Finding {
 }
 
 /// Parameters that are used elsewhere than by the table of `--set`.
-const OURS: &[&str] = &[
-    "CVMFS_SERVER_URL",
-    "CVMFS_HTTP_PROXY",
-    "CVMFS_PUBLIC_KEY",
-    "CVMFS_KEYS_DIR",
-    "CVMFS_BLACKLIST",
-    "CVMFS_ROOT_HASH",
-    "CVMFS_REPOSITORY_TAG",
-    "CVMFS_REPOSITORY_DATE",
-    "CVMFS_CACHE_BASE",
-    "CVMFS_CACHE_DIR",
-    "CVMFS_ALIEN_CACHE",
-    "CVMFS_QUOTA_LIMIT",
-    "CVMFS_STREAMING_CACHE",
-    "CVMFS_REPOSITORIES",
-    "CVMFS_STRICT_MOUNT",
-    "CVMFS_DEFAULT_DOMAIN",
-    "CVMFS_CONFIG_REPOSITORY",
-    "CVMFS_CONFIG_REPO_REQUIRED",
-    "CVMFS_CLIENT_PROFILE",
-    "CVMFS_USE_CDN",
-    "CVMFS_MOUNT_DIR",
-    "CVMFS_FQRN",
+const OURS: &[(&str, &str)] = &[
+    ("CVMFS_SERVER_URL", "servers, `;` between them, with `@fqrn@` and `@org@`"),
+    ("CVMFS_HTTP_PROXY", "proxies: groups by `;`, members by `|`; DIRECT, auto"),
+    ("CVMFS_PUBLIC_KEY", "master keys, `:` between the files"),
+    ("CVMFS_KEYS_DIR", "directory with master keys `*.pub`"),
+    ("CVMFS_BLACKLIST", "blocklist of this machine"),
+    ("CVMFS_ROOT_HASH", "fixed root catalog"),
+    ("CVMFS_REPOSITORY_TAG", "fixed snapshot by its tag"),
+    ("CVMFS_REPOSITORY_DATE", "fixed snapshot by its time"),
+    ("CVMFS_CACHE_BASE", "cache: its folder `cvmfs-fuse`, for root and with `--config`"),
+    ("CVMFS_CACHE_DIR", "the same, counts more"),
+    ("CVMFS_ALIEN_CACHE", "cache in upstream's layout, never evicted"),
+    ("CVMFS_QUOTA_LIMIT", "limit of the cache in MiB; -1: none"),
+    ("CVMFS_STREAMING_CACHE", "the content of files is not stored"),
+    ("CVMFS_REPOSITORIES", "repositories of a strict mount"),
+    ("CVMFS_STRICT_MOUNT", "only those may be mounted"),
+    ("CVMFS_DEFAULT_DOMAIN", "for names without a dot"),
+    ("CVMFS_CONFIG_REPOSITORY", "repository with more configuration; read where it is mounted"),
+    ("CVMFS_CONFIG_REPO_REQUIRED", "no mount without it"),
+    ("CVMFS_CLIENT_PROFILE", "`single`: proxies are found, or none used"),
+    ("CVMFS_USE_CDN", "which of the built-in servers are used"),
+    ("CVMFS_MOUNT_DIR", "where the configuration repository is mounted"),
+    ("CVMFS_FQRN", "set by the program"),
 ];
 
 /// Parameters that are understood and change nothing, with the reason.
@@ -65,6 +65,11 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("CVMFS_FUSE3_MAX_THREADS", "threads follow the cores"),
     ("CVMFS_FUSE3_IDLE_THREADS", "threads follow the cores"),
     ("CVMFS_CHECK_PERMISSIONS", "the kernel always checks them"),
+    ("CVMFS_ENFORCE_ACLS", "not supported yet: ACLs are shown and not enforced"),
+    ("CVMFS_HIDE_MAGIC_XATTRS", "not supported yet"),
+    ("CVMFS_MAGIC_XATTRS_VISIBILITY", "not supported yet"),
+    ("CVMFS_XATTR_PROTECTED_XATTRS", "not supported yet"),
+    ("CVMFS_XATTR_PRIVILEGED_GIDS", "not supported yet"),
     ("CVMFS_USER", "the server keeps the user who mounts"),
     ("CVMFS_RELOAD_SOCKETS", "'cvmfs-fuse upgrade' needs no socket"),
     ("CVMFS_BASE_ENV", "it only guards the packaged files"),
@@ -102,6 +107,24 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("CVMFS_ARCH", "set by the program"),
 ];
 
+/// Returns all parameters as the table of docs/parameters.md.
+pub fn table() -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from("| parameter | what it does |\n|---|---|\n");
+    let escaped = |help: &str| help.replace('|', "\\|");
+    for (name, help) in OURS {
+        let _ = writeln!(text, "| `{name}` | {} |", escaped(help));
+    }
+    for (name, form, help) in Parameters::table() {
+        let _ = writeln!(text, "| `{name}` | {}: {} |", escaped(form), escaped(help));
+    }
+    text.push_str("\n| understood, without effect | why |\n|---|---|\n");
+    for (name, why) in WITHOUT_EFFECT {
+        let _ = writeln!(text, "| `{name}` | {} |", escaped(why));
+    }
+    text
+}
+
 /// Looks at everything that was read.
 pub fn examine(configuration: &Configuration) -> Vec<Finding> {
     let mut findings: Vec<_> = configuration
@@ -114,7 +137,7 @@ pub fn examine(configuration: &Configuration) -> Vec<Finding> {
         })
         .collect();
     for (name, value) in &configuration.values {
-        if let Some((text, advice)) = judge(name, value) {
+        if let Some((text, advice)) = judge(configuration, name, value) {
             findings.push(Finding { origin: value.origin.clone(), text, advice });
         }
     }
@@ -130,7 +153,11 @@ pub fn examine(configuration: &Configuration) -> Vec<Finding> {
 }
 
 /// Says what is wrong with a parameter, and what to do.
-fn judge(name: &str, Value { text, .. }: &Value) -> Option<(String, String)> {
+fn judge(
+    configuration: &Configuration,
+    name: &str,
+    Value { text, .. }: &Value,
+) -> Option<(String, String)> {
     if !name.starts_with("CVMFS_") || text.is_empty() {
         return None;
     }
@@ -165,15 +192,24 @@ fn judge(name: &str, Value { text, .. }: &Value) -> Option<(String, String)> {
                 );
             };
             let bytes = cvmfs_cache::parse_size(&limit)?;
-            let found = rustix::fs::statvfs("/var/lib").ok()?;
+            let base = configuration.text("CVMFS_CACHE_DIR");
+            let base =
+                base.or_else(|| configuration.text("CVMFS_CACHE_BASE")).unwrap_or("/var/lib");
+            // It is made by the first mount.
+            let present = Path::new(base).ancestors().find(|path| path.exists())?;
+            let found = rustix::fs::statvfs(present).ok()?;
             (bytes > found.f_blocks.saturating_mul(found.f_frsize)).then(|| {
                 (
-                    format!("CVMFS_QUOTA_LIMIT={text} is more than the partition of /var/lib has"),
+                    format!("CVMFS_QUOTA_LIMIT={text} is more than the partition of {base} has"),
                     "give less; 70 % of the partition is the most that is sensible".to_owned(),
                 )
             })
         }
-        _ if OURS.contains(&name) || WITHOUT_EFFECT.iter().any(|known| known.0 == name) => None,
+        _ if OURS.iter().any(|known| known.0 == name)
+            || WITHOUT_EFFECT.iter().any(|known| known.0 == name) =>
+        {
+            None
+        }
         // These belong to others: helpers, plugins, tools, and the defaults of packages.
         _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_", "CVMFS_INFLUX_", "CVMFS_TELEMETRY_"]
             .iter()
@@ -183,7 +219,7 @@ fn judge(name: &str, Value { text, .. }: &Value) -> Option<(String, String)> {
         }
         _ => {
             let known = Parameters::names()
-                .chain(OURS.iter().copied())
+                .chain(OURS.iter().map(|known| known.0))
                 .chain(WITHOUT_EFFECT.iter().map(|known| known.0));
             let near = known
                 .map(|known| (damerau_levenshtein(known, name), known))

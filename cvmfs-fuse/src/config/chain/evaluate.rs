@@ -239,7 +239,8 @@ impl Run<'_> {
                     if name == "readonly" {
                         let variable = assignment(word).map(|found| found.0);
                         let variable = variable.or_else(|| word.plain().map(str::to_owned));
-                        self.state.read_only.extend(variable.filter(|name| is_name(name)));
+                        let may = |name: &String| is_name(name) && (self.accepts)(name);
+                        self.state.read_only.extend(variable.filter(may));
                     }
                 }
                 Ok(true)
@@ -247,8 +248,10 @@ impl Run<'_> {
             "unset" => {
                 for word in rest {
                     let Some(name) = word.plain() else { continue };
-                    if !self.state.read_only.contains(name) && !self.state.protected.contains(name)
-                    {
+                    let is_kept = self.state.read_only.contains(name)
+                        || self.state.protected.contains(name)
+                        || !(self.accepts)(name);
+                    if !is_kept {
                         self.state.values.remove(name);
                     }
                 }

@@ -66,7 +66,7 @@ fn a_configuration_repository_says_harmless_things_only() {
     std::fs::create_dir_all(etc.join("config.d")).unwrap();
     std::fs::write(
         etc.join("default.conf"),
-        "CVMFS_SERVER_URL=http://a\nCVMFS_USER=root\nCMS_LOCAL_SITE=here\n. ../../../outside\n\
+        "CVMFS_SERVER_URL=http://a\nCVMFS_USER=root\nunset CVMFS_QUOTA_LIMIT\nreadonly CVMFS_CACHE_BASE\nCMS_LOCAL_SITE=here\n. ../../../outside\n\
          . ./common.conf\nCVMFS_CONFIG_REPOSITORY=other\n",
     )
     .unwrap();
@@ -74,18 +74,23 @@ fn a_configuration_repository_says_harmless_things_only() {
     std::fs::write(mounts.path().join("outside"), "CVMFS_TIMEOUT=1\n").unwrap();
     std::fs::write(etc.join("config.d/x.test.org.conf"), "CVMFS_SERVER_URL=http://b\n").unwrap();
     let own = format!(
-        "CVMFS_MOUNT_DIR={}\nCVMFS_CONFIG_REPOSITORY=config.test.org\n",
+        "CVMFS_MOUNT_DIR={}\nCVMFS_CONFIG_REPOSITORY=config.test.org\nCVMFS_QUOTA_LIMIT=5\n",
         mounts.path().display()
     );
     let files = [
         ("default.conf", own.as_str()),
-        ("default.local", "CVMFS_TIMEOUT=7\nCVMFS_CONFIG_REPOSITORY=changed\n"),
+        (
+            "default.local",
+            "CVMFS_TIMEOUT=7\nCVMFS_CONFIG_REPOSITORY=changed\nCVMFS_CACHE_BASE=/own\n",
+        ),
     ];
     let found = load(&files, "x.test.org");
     assert_eq!(found.text("CVMFS_SERVER_URL"), Some("http://b"));
     assert_eq!(found.text("CMS_LOCAL_SITE"), Some("here"));
     assert_eq!(found.text("CVMFS_USE_CDN"), Some("yes"));
     assert_eq!(found.text("CVMFS_USER"), None);
+    assert_eq!(found.text("CVMFS_QUOTA_LIMIT"), Some("5"));
+    assert_eq!(found.text("CVMFS_CACHE_BASE"), Some("/own"));
     assert_eq!(found.text("CVMFS_TIMEOUT"), Some("7"));
     assert_eq!(found.text("CVMFS_CONFIG_REPOSITORY"), Some("config.test.org"));
     let remarks: Vec<_> = found.remarks.iter().map(ToString::to_string).collect();
@@ -172,6 +177,34 @@ fn mistakes_are_explained() {
         assert!(shown.iter().any(is_it), "{part}: {shown:?}");
     }
     assert_eq!(shown.len(), 5, "{shown:?}");
+}
+
+/// The page is made from the code: run this with `CVMFS_FUSE_UPDATE_DOCS=1`.
+#[test]
+fn the_page_of_parameters_is_that_of_the_code() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/parameters.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let (before, _) = text.split_once("| parameter |").unwrap();
+    let expected = before.to_owned() + &check::table();
+    if std::env::var_os("CVMFS_FUSE_UPDATE_DOCS").is_some() {
+        std::fs::write(&page, &expected).unwrap();
+    } else {
+        assert_eq!(text, expected, "run it with CVMFS_FUSE_UPDATE_DOCS=1");
+    }
+    // Those that ordinary and production sites need (spec/config.md, section 3).
+    let needed = "REPOSITORIES STRICT_MOUNT DEFAULT_DOMAIN CONFIG_REPOSITORY CONFIG_REPO_REQUIRED \
+                  CONFIG_REPO_DEFAULT_ENV CLIENT_PROFILE USE_CDN MOUNT_DIR USER RELOAD_SOCKETS SUID \
+                  CHECK_PERMISSIONS NFILES TALK_SOCKET TALK_OWNER KEYS_DIR PUBLIC_KEY BLACKLIST \
+                  ROOT_HASH REPOSITORY_TAG REPOSITORY_DATE AUTO_UPDATE MAX_TTL SERVER_URL HTTP_PROXY \
+                  FALLBACK_PROXY PAC_URLS TIMEOUT TIMEOUT_DIRECT LOW_SPEED_LIMIT MAX_RETRIES \
+                  BACKOFF_INIT BACKOFF_MAX PROXY_RESET_AFTER HOST_RESET_AFTER USE_GEOAPI PROXY_SHARD \
+                  MAX_IPADDR_PER_PROXY IPFAMILY_PREFER DNS_TIMEOUT DNS_RETRIES DNS_ROAMING \
+                  FOLLOW_REDIRECTS USE_SSL_SYSTEM_CA EXTERNAL_URL EXTERNAL_HTTP_PROXY CACHE_BASE \
+                  CACHE_DIR QUOTA_LIMIT SHARED_CACHE ALIEN_CACHE WORKSPACE MEMCACHE_SIZE \
+                  KCACHE_TIMEOUT NFS_SOURCE SYSLOG_LEVEL SYSLOG_FACILITY USYSLOG DEBUGLOG";
+    for name in needed.split_whitespace() {
+        assert!(expected.contains(&format!("`CVMFS_{name}`")), "CVMFS_{name}");
+    }
 }
 
 /// What `sh` makes of the files that we read.

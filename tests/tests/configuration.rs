@@ -1,0 +1,235 @@
+//! The files of a site, and the names of upstream's tools, as scripts use them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use fixtures::genuine::Genuine;
+use fixtures::server::TestServer;
+use tests::mountinfo::MountInfo;
+use tests::{client, deadline};
+
+const LIMIT: Duration = Duration::from_secs(100);
+
+struct Site {
+    genuine: Genuine,
+    server: TestServer,
+    scratch: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let scratch = tempfile::tempdir().unwrap();
+        let site = Self { genuine, server, scratch };
+        let base = site.server.base(site.genuine.fqrn()).replace(site.genuine.fqrn(), "@fqrn@");
+        site.write("etc/default.conf", "CVMFS_TIMEOUT=5\nCVMFS_QUOTA_LIMIT=4000\nNO_CVMFS=1\n");
+        site.write(
+            "etc/default.local",
+            &format!("CVMFS_HTTP_PROXY=DIRECT\nCVMFS_CACHE_BASE={}\n", site.path("var").display()),
+        );
+        site.write(
+            "etc/domain.d/test.repo.conf",
+            &format!(
+                "if [ -z \"$CVMFS_SERVER_URL\" ]; then\n  CVMFS_SERVER_URL='{base}'\nfi\n\
+                 CVMFS_PUBLIC_KEY={}\n",
+                site.genuine.public_key().display()
+            ),
+        );
+        for name in ["m", "bin", "var"] {
+            std::fs::create_dir(site.path(name)).unwrap();
+        }
+        for name in ["cvmfs2", "mount.cvmfs", "cvmfs_config", "cvmfs_talk", "auto.cvmfs"] {
+            let program = client!().command().get_program().to_owned();
+            std::os::unix::fs::symlink(program, site.path("bin").join(name)).unwrap();
+        }
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn with_files(&self, mut command: Command, words: &[&str]) -> Output {
+        command.env("CVMFS_FUSE_CONFIG_DIR", self.path("etc")).args(words).output().unwrap()
+    }
+
+    fn client(&self, words: &[&str]) -> Output {
+        self.with_files(client!().command(), words)
+    }
+
+    fn tool(&self, name: &str, words: &[&str]) -> Output {
+        self.with_files(Command::new(self.path("bin").join(name)), words)
+    }
+
+    fn m(&self) -> String {
+        self.path("m").to_str().unwrap().to_owned()
+    }
+
+    fn assert_mounted(&self, output: &Output) {
+        assert!(output.status.success(), "{}", shown(output));
+        assert!(MountInfo::of(&self.path("m")).is_some());
+        assert!(std::fs::read_dir(self.path("m")).unwrap().count() > 3);
+    }
+
+    fn umount(&self) {
+        let output = client!().command().arg("umount").arg(self.path("m")).output().unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+    }
+}
+
+/// A failed test leaves nothing mounted.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if MountInfo::of(&self.path("m")).is_some() {
+            let _ = client!().command().args(["umount", "--lazy"]).arg(self.path("m")).output();
+        }
+    }
+}
+
+fn shown(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{} {} {}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", shown(output));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn the_files_of_a_site_are_enough_to_mount() {
+    deadline(LIMIT, || {
+        let site = Site::new();
+        let fqrn = site.genuine.fqrn().to_owned();
+        site.assert_mounted(&site.client(&["mount", &fqrn, &site.m()]));
+        assert!(site.path("var/cvmfs-fuse/objects").is_dir());
+        site.umount();
+        // What is typed counts more.
+        let output = site.client(&["mount", &fqrn, &site.m(), "--server", "http://127.0.0.1:1"]);
+        assert_eq!(output.status.code(), Some(16), "{}", shown(&output));
+        // A mistake is told, and stops nobody.
+        site.write("etc/config.d/small.test.repo.local", "CVMFS_TIMOUT=3\nX=`true`\n");
+        let output = site.client(&["mount", &fqrn, &site.m()]);
+        site.assert_mounted(&output);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("small.test.repo.local:1") && said.contains("CVMFS_TIMEOUT"),
+            "{said}"
+        );
+        assert!(said.contains("small.test.repo.local:2"), "{said}");
+        site.umount();
+        let output = site.client(&["config", "check", &fqrn]);
+        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+        // Only listed ones, by short names, too.
+        site.write(
+            "etc/default.d/90-strict.conf",
+            "CVMFS_STRICT_MOUNT=yes\nCVMFS_REPOSITORIES=x.y\n",
+        );
+        let output = site.client(&["mount", &fqrn, &site.m()]);
+        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+        assert!(shown(&output).contains("CVMFS_REPOSITORIES"), "{}", shown(&output));
+        site.write(
+            "etc/default.d/90-strict.conf",
+            "CVMFS_STRICT_MOUNT=yes\nCVMFS_REPOSITORIES=small\nCVMFS_DEFAULT_DOMAIN=test.repo\n",
+        );
+        site.assert_mounted(&site.client(&["mount", "small", &site.m()]));
+        site.umount();
+    });
+}
+
+#[test]
+fn upstreams_names_do_what_scripts_expect() {
+    deadline(LIMIT, || {
+        let site = Site::new();
+        let fqrn = site.genuine.fqrn().to_owned();
+        let m = site.m();
+        // As mount(8) calls it for a line of fstab.
+        let options = ["-o", "rw,_netdev,nodev"];
+        site.assert_mounted(&site.tool("mount.cvmfs", &[&fqrn, &m, options[0], options[1]]));
+        let probe = site.tool("cvmfs_config", &["probe", &m]);
+        assert_eq!(stdout(&probe), format!("Probing {m}... OK\n"));
+        let revision = site.tool("cvmfs_talk", &["-i", &fqrn, "revision"]);
+        assert_eq!(stdout(&revision).trim(), "4", "{}", shown(&revision));
+        assert!(stdout(&site.tool("cvmfs_config", &["status"])).contains(&fqrn));
+        site.umount();
+        // A private mount by one file.
+        let base = site.server.base(&fqrn);
+        let key = site.genuine.public_key();
+        let own = format!(
+            "CVMFS_SERVER_URL={base}\nCVMFS_PUBLIC_KEY={}\nCVMFS_HTTP_PROXY=DIRECT\n\
+             CVMFS_CACHE_BASE={}\n",
+            key.display(),
+            site.path("own").display()
+        );
+        site.write("own.conf", &own);
+        let config = format!("config={}", site.path("own.conf").display());
+        site.assert_mounted(&site.tool("cvmfs2", &["-o", &config, &fqrn, &m]));
+        site.umount();
+        let parsed = stdout(&site.tool("cvmfs2", &["-o", &format!("parse,{config}"), &fqrn, &m]));
+        assert!(parsed.starts_with("# CernVM-FS parameters:\n"), "{parsed}");
+        // It is made to be evaluated by a shell.
+        let script = format!("{parsed}\necho \"$CVMFS_SERVER_URL\"");
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(stdout(&output).trim(), base);
+        let version = stdout(&site.tool("cvmfs2", &["--version"]));
+        assert!(
+            version.starts_with("CernVM-FS version ") && version.ends_with("\n\n"),
+            "{version:?}"
+        );
+        let shown_config = stdout(&site.tool("cvmfs_config", &["showconfig", "-s", &fqrn]));
+        assert!(
+            shown_config.starts_with("CVMFS_REPOSITORY_NAME=small.test.repo\n"),
+            "{shown_config}"
+        );
+        assert!(shown_config.contains("CVMFS_QUOTA_LIMIT=4000    # from "), "{shown_config}");
+        assert_eq!(stdout(&site.tool("cvmfs_config", &["chksetup"])), "OK\n");
+        assert_eq!(stdout(&site.tool("auto.cvmfs", &["a.b.c"])), "-fstype=cvmfs :a.b.c\n");
+        assert_eq!(site.tool("auto.cvmfs", &["nonsense"]).status.code(), Some(1));
+    });
+}
+
+#[test]
+fn owners_and_modes_are_those_that_a_site_wants() {
+    use std::os::unix::fs::MetadataExt as _;
+    deadline(LIMIT, || {
+        let site = Site::new();
+        let fqrn = site.genuine.fqrn().to_owned();
+        let seen = |more: &str| {
+            site.write("etc/config.d/small.test.repo.local", more);
+            site.assert_mounted(&site.client(&["mount", &fqrn, &site.m()]));
+            let mut all = Vec::new();
+            for entry in std::fs::read_dir(site.path("m")).unwrap() {
+                let found = std::fs::symlink_metadata(entry.unwrap().path()).unwrap();
+                all.push((found.uid(), found.gid(), found.mode(), found.is_dir()));
+            }
+            site.umount();
+            all
+        };
+        let plain = seen("");
+        let all = seen("CVMFS_CLAIM_OWNERSHIP=yes\n");
+        let us = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        assert!(all.iter().all(|found| (found.0, found.1) == us), "{all:?}");
+        let map = site.path("users").display().to_string();
+        site.write("users", "# everybody\n* 4711\n");
+        let all = seen(&format!("CVMFS_UID_MAP={map}\nCVMFS_GID_MAP={map}\n"));
+        assert!(all.iter().all(|found| (found.0, found.1) == (4711, 4711)), "{all:?}");
+        let all = seen("CVMFS_WORLD_READABLE=yes\n");
+        for (found, before) in all.iter().zip(&plain) {
+            let more = if found.3 { 0o555 } else { 0o444 };
+            assert_eq!(found.2, before.2 | more, "{all:?}");
+        }
+        site.write("users", "1\n");
+        site.write("etc/config.d/small.test.repo.local", &format!("CVMFS_UID_MAP={map}\n"));
+        let output = site.client(&["mount", &fqrn, &site.m()]);
+        assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+    });
+}
