@@ -51,6 +51,12 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
             own.saturating_add(repository.cache().health().failures).to_string()
         }
         b"user.cache_damaged" => repository.cache().health().damaged.to_string(),
+        b"user.ndownload" => {
+            repository.fetcher().statistics().downloads.load(Ordering::Relaxed).to_string()
+        }
+        // In kB, as upstream.
+        b"user.rx" => (downloader.statistics().bytes.load(Ordering::Relaxed) / 1024).to_string(),
+        b"user.nclg" => repository.current().statistics().loaded_catalogs.to_string(),
         b"user.stale_reason" => repository.stale()?.reason.clone(),
         _ => return None,
     };

@@ -202,6 +202,23 @@ async fn questions_about_the_wrong_thing_get_the_right_errno() {
 }
 
 #[tokio::test]
+async fn traffic_is_told_as_attributes() {
+    let mut repo = TestRepo::new("fs.test.repo");
+    repo.file("f", b"content");
+    let fs = serve(&repo.publish()).await;
+    let number = |name: &[u8]| -> u64 {
+        let value = fs.server_attribute(ROOT_INO, name).unwrap();
+        String::from_utf8(value).unwrap().parse().unwrap()
+    };
+    number(b"user.rx");
+    assert_eq!(number(b"user.nclg"), 1);
+    let before = number(b"user.ndownload");
+    let f = fs.lookup(ROOT_INO, b"f").await.unwrap().attributes.ino;
+    fs.open(f, 0).await.unwrap();
+    assert_eq!(number(b"user.ndownload"), before + 1);
+}
+
+#[tokio::test]
 async fn every_published_schema_is_read() {
     let schemas =
         (0..=7).map(|revision| (format!("2.5 revision {revision}"), Schema::v2_5(revision)));
