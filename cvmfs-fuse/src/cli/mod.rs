@@ -95,6 +95,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Returns the command line of this process, whatever name it was called by, for processes that
+/// are to do the same.
+pub(crate) fn own_command_line() -> Vec<std::ffi::OsString> {
+    match called::command_line(std::env::args_os()) {
+        Called::Line(line) => line,
+        // Such a process starts no others.
+        Called::Say(..) => Vec::new(),
+    }
+}
+
 fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Failure> {
     let status = match command {
         // These end as another program ended.

@@ -67,7 +67,7 @@ pub fn start(service: &impl Service) -> Result<Usable, Failure> {
     let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
     let trouble = |what: &str, error: &io::Error| Failure::caused(ExitStatus::Unknown, what, error);
     let (reader, writer) = io::pipe().map_err(|error| trouble("cannot make a pipe", &error))?;
-    let own: Vec<_> = std::env::args_os().collect();
+    let own = crate::cli::own_command_line();
     // Not current_exe(): the file may have been replaced by an upgrade.
     let program = Path::new("/proc/self/exe");
     let child = command(program, own, Some(writer.as_raw_fd()), log_file)

@@ -92,7 +92,7 @@ pub(super) fn listen() -> io::Result<(SignalFd, SigSet)> {
 /// This program with the same arguments.
 fn launcher(ready: Option<RawFd>, mask: SigSet, dies_with_us: bool) -> Launcher {
     let parent = getpid();
-    let own = without_ready_fd(std::env::args_os().skip(1));
+    let own = without_ready_fd(crate::cli::own_command_line().into_iter().skip(1));
     Box::new(move |program: &Path, extra, order| {
         let mut arguments = own.clone();
         insert_arguments(&mut arguments, extra);
