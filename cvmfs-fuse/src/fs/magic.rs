@@ -2,15 +2,42 @@
 //! one (spec/filesystem.md section 10). As there, they can be read everywhere and are listed
 //! nowhere.
 
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use cvmfs_core::net::Proxy;
 use cvmfs_core::repository::Repository;
 
+use super::facts::{page_of, split};
+
+/// When this server began, about.
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Begins to count the time of this server.
+pub(super) fn begin() {
+    LazyLock::force(&BEGUN);
+}
+
 /// Returns the value of a server attribute; `None` if there is no such name or no value now.
 pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<Vec<u8>> {
-    let downloader = repository.fetcher().downloader();
-    let text = match name {
+    let fetcher = repository.fetcher();
+    let downloader = fetcher.downloader();
+    let (name, page) = split(name)?;
+    let long = |text: String| page_of(&text, page);
+    let lines = |proxies: &[Vec<Proxy>]| {
+        let names: Vec<_> = proxies.iter().flatten().map(Proxy::display).collect();
+        names.join("\n")
+    };
+    match name {
+        "user.proxy_list" => return long(lines(&downloader.selection(|s| s.proxy_groups()))),
+        "user.proxy_list_external" => {
+            return long(lines(&fetcher.external()?.selection(|s| s.proxy_groups())));
+        }
+        _ if page.is_some() => return None,
+        _ => {}
+    }
+    let text = match name.as_bytes() {
         b"user.fqrn" => repository.fqrn().to_string(),
         b"user.pid" => std::process::id().to_string(),
         // Ours: of the program that serves.
@@ -25,11 +52,50 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
             hosts.join(";")
         }
         b"user.proxy" => downloader.selection(|selection| selection.current_proxy())?.display(),
-        b"user.proxy_list" => {
-            let groups = downloader.selection(|selection| selection.proxy_groups());
-            let names: Vec<_> = groups.iter().flatten().map(Proxy::display).collect();
-            names.join("\n")
+        // As long as the revision may be shown without looking again, at most.
+        b"user.expires" if repository.follows_updates() => {
+            repository.current().properties().ttl.div_ceil(60).to_string()
         }
+        b"user.expires" => "never (fixed root catalog)".to_owned(),
+        b"user.timeout" => downloader.timeouts().proxy.as_secs().to_string(),
+        b"user.timeout_direct" => downloader.timeouts().direct.as_secs().to_string(),
+        b"user.external_timeout" => fetcher
+            .external()
+            .map_or(downloader, |found| found)
+            .timeouts()
+            .direct
+            .as_secs()
+            .to_string(),
+        b"user.external_host" => match fetcher.external() {
+            Some(external) => external.hosts().get(external.current_host())?.clone(),
+            None => "internal error: no hosts defined".to_owned(),
+        },
+        b"user.hitrate" => {
+            let statistics = fetcher.statistics();
+            let hits = statistics.hits.load(Ordering::Relaxed);
+            match hits.saturating_add(statistics.downloads.load(Ordering::Relaxed)) {
+                0 => "n/a".to_owned(),
+                all => {
+                    let thousandths = hits.saturating_mul(100_000) / all;
+                    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+                }
+            }
+        }
+        // Of this server, in minutes; a mount may have had others before.
+        b"user.uptime" => (BEGUN.elapsed().as_secs() / 60).to_string(),
+        b"user.speed" => {
+            // While somebody served; rates of single transfers are told by 'top'.
+            let kilobytes = downloader.statistics().bytes.load(Ordering::Relaxed) / 1024;
+            match BEGUN.elapsed().as_secs() {
+                0 => "n/a".to_owned(),
+                seconds => (kilobytes / seconds).to_string(),
+            }
+        }
+        b"user.maxfd" => {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+            limit.map_or_else(|| "-1".to_owned(), |limit| limit.saturating_sub(512).to_string())
+        }
+        b"user.usedfd" => std::fs::read_dir("/proc/self/fd").ok()?.count().to_string(),
         // Ours: RFC 3339 time and reason while the newest revision is not known; else no data.
         b"user.stale_since" => {
             let since = repository.stale()?.since;

@@ -29,6 +29,7 @@ pub mod buffers;
 pub mod content;
 mod directory;
 pub mod error;
+mod facts;
 pub mod gate;
 pub mod inode;
 pub mod journal;

@@ -2,6 +2,7 @@
 //! servers and proxies, and when. An errno says none of that.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use cvmfs_core::chain::chain;
@@ -63,6 +64,9 @@ pub struct FailedAttempt {
 #[derive(Debug, Default)]
 pub struct RecentFailures {
     kept: Mutex<VecDeque<RecentFailure>>,
+    /// Input/output errors of all time, and when the last one was.
+    errors: AtomicU64,
+    last_error: AtomicI64,
 }
 
 impl RecentFailures {
@@ -74,6 +78,10 @@ impl RecentFailures {
     }
 
     fn note_at(&self, now: i64, operation: &str, pid: u32, error: &FsError) {
+        if error.errno() == libc::EIO {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            self.last_error.store(now, Ordering::Relaxed);
+        }
         let (repository, inner) = match error {
             FsError::Within { fqrn, source } => (Some(fqrn.to_string()), &**source),
             other => (None, other),
@@ -107,6 +115,16 @@ impl RecentFailures {
         }
     }
 
+    /// Returns the value of an attribute that tells of them (spec/filesystem.md section 10).
+    pub fn attribute(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let text = match name {
+            b"user.nioerr" => self.errors.load(Ordering::Relaxed).to_string(),
+            b"user.timestamp_last_ioerr" => self.last_error.load(Ordering::Relaxed).to_string(),
+            _ => return None,
+        };
+        Some(text.into_bytes())
+    }
+
     /// Returns what is known, the last one first.
     pub fn all(&self) -> Vec<RecentFailure> {
         self.kept.lock().iter().rev().cloned().collect()
@@ -114,6 +132,7 @@ impl RecentFailures {
 
     /// Forgets all.
     pub fn clear(&self) {
+        self.errors.store(0, Ordering::Relaxed);
         self.kept.lock().clear();
     }
 }

@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cvmfs_core::cache::CacheUsage;
-use cvmfs_core::catalog::xattr::Xattrs;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::chain::chain;
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath, is_valid_name};
 use cvmfs_core::repository::{Repository, Update};
-use cvmfs_core::revision::{Revision, RevisionError};
+use cvmfs_core::revision::Revision;
 use parking_lot::Mutex;
 
 use super::content::ContentTable;
 use super::directory::{
     DOTS, DirectoryTable, Listing, Position, offset_of, position, split_offset, tag_of,
 };
+use super::facts::{attributes_of, entry_attribute};
 use super::inode::{Inode, InodeTable, Resting};
 use super::journal::{Inheritance, Journal};
 use super::magic::server_attribute;
@@ -84,6 +84,7 @@ impl RepoFs {
         inheritance: Inheritance,
         suspects: Option<Suspects>,
     ) -> Self {
+        super::magic::begin();
         let mut fs = Self::new(repository, options);
         if let Some(suspects) = suspects {
             fs.contents = fs.contents.with_suspects(suspects);
@@ -525,6 +526,9 @@ impl Vfs for RepoFs {
             return Ok(format!("{segments} {objects}").into_bytes());
         }
         let inode = self.inode(ino).await?;
+        if let Some(value) = entry_attribute(&inode, &self.revisions_of(&inode), name).await? {
+            return Ok(value);
+        }
         if !inode.entry.has_xattrs {
             return Err(FsError::NoSuchAttribute);
         }
@@ -580,11 +584,6 @@ pub(super) fn statistics(usage: CacheUsage, entries: u64, loaded: u64) -> FsStat
         free_files: entries.saturating_sub(loaded),
         name_len: u32::try_from(MAX_NAME_LEN).unwrap_or(u32::MAX),
     }
-}
-
-async fn attributes_of(inode: &Inode, revisions: &[Arc<Revision>]) -> Result<Xattrs, FsError> {
-    let failed = |source: RevisionError| FsError::Revision { path: inode.path.clone(), source };
-    inode.home(revisions).await?.xattrs(&inode.path).await.map_err(failed)
 }
 
 async fn root_is_same(old: &Revision, new: &Revision) -> bool {

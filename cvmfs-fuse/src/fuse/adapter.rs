@@ -446,7 +446,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
             let count = self.requests.load(Ordering::Relaxed).to_string();
             return reply_xattr(reply, count.as_bytes(), size);
         }
-        if let Some(value) = shared.vfs.server_attribute(ino.0, name.as_bytes()) {
+        let of_failures = || shared.failures.attribute(name.as_bytes());
+        let known = shared.vfs.server_attribute(ino.0, name.as_bytes()).or_else(of_failures);
+        if let Some(value) = known {
             return reply_xattr(reply, &value, size);
         }
         let name = name.as_bytes().to_vec();

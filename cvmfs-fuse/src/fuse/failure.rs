@@ -54,6 +54,11 @@ enum Verdict {
 }
 
 impl Failures {
+    /// Returns the value of an attribute that tells of them.
+    pub fn attribute(&self, name: &[u8]) -> Option<Vec<u8>> {
+        self.recent.attribute(name)
+    }
+
     /// Also notes them where people ask.
     pub fn noting(recent: Arc<RecentFailures>) -> Self {
         Self { by_errno: Mutex::default(), recent }

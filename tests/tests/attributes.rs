@@ -1,0 +1,138 @@
+//! Upstream's attributes, as monitoring and people read them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fixtures::genuine::Genuine;
+use fixtures::server::TestServer;
+use tests::walk::get_xattr;
+use tests::{MountSpec, client, deadline};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn text(path: &Path, name: &str) -> Option<String> {
+    match get_xattr(path, name.as_bytes()) {
+        Ok(value) => Some(String::from_utf8(value).unwrap()),
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(libc::ENODATA), "{name} of {path:?}: {error}");
+            None
+        }
+    }
+}
+
+/// Everything below a directory, links not followed.
+fn entries(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            entries(&path, found);
+        }
+        found.push(path);
+    }
+}
+
+#[test]
+fn the_page_of_attributes_is_true_for_every_entry() {
+    deadline(LIMIT, || {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/attributes.md");
+        let page = fs::read_to_string(page).unwrap();
+        let rows: Vec<(String, String)> = page
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+                let name = cells.next()?.trim_end_matches('`').to_owned();
+                Some((name, cells.next()?.to_owned()))
+            })
+            .collect();
+        assert!(rows.len() > 30, "{rows:?}");
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        let root = mount.root().to_owned();
+        let mut all = vec![root.clone()];
+        entries(&root, &mut all);
+        let mut seen = BTreeMap::<String, usize>::new();
+        for path in &all {
+            let found = fs::symlink_metadata(path).unwrap();
+            let is_whole = text(path, "user.chunks").as_deref() == Some("1");
+            for (name, of) in &rows {
+                let expected = match of.as_str() {
+                    "anything" => true,
+                    "file" => found.is_file(),
+                    "file in one piece" => found.is_file() && is_whole,
+                    "link" => found.is_symlink(),
+                    other => panic!("{other}"),
+                };
+                // Of links and special files, Linux allows users no attributes called 'user.'.
+                if name.starts_with("user.") && !found.is_file() && !found.is_dir() {
+                    continue;
+                }
+                let value = text(path, name);
+                assert_eq!(value.is_some(), expected, "{name} of {path:?}: {value:?}");
+                *seen.entry(name.clone()).or_default() += usize::from(value.is_some());
+            }
+        }
+        let never: Vec<_> = rows.iter().filter(|row| seen.get(&row.0) == Some(&0)).collect();
+        assert!(never.is_empty(), "{never:?}");
+    });
+}
+
+#[test]
+fn hashes_and_pieces_are_those_on_the_server() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        let mut all = Vec::new();
+        entries(mount.root(), &mut all);
+        let (mut whole, mut chunked) = (0, 0);
+        for path in all.iter().filter(|path| fs::symlink_metadata(path).unwrap().is_file()) {
+            let size = fs::metadata(path).unwrap().len();
+            let list = text(path, "user.chunk_list").unwrap();
+            let (head, rows) = list.split_once('\n').unwrap();
+            assert_eq!(head, "hash,offset,size");
+            let rows: Vec<Vec<&str>> = rows.lines().map(|row| row.split(',').collect()).collect();
+            assert_eq!(text(path, "user.chunks").unwrap(), rows.len().to_string());
+            let mut end = 0;
+            for row in &rows {
+                assert_eq!(row[1].parse::<u64>().unwrap(), end);
+                end += row[2].parse::<u64>().unwrap();
+                let partial = if rows.len() > 1 { "P" } else { "" };
+                let (fan, rest) = row[0].split_at(2);
+                let object = genuine.root().join(format!("data/{fan}/{rest}{partial}"));
+                assert!(object.exists(), "{object:?} of {path:?}");
+            }
+            assert_eq!(end, size, "{path:?}");
+            match text(path, "user.hash") {
+                Some(hash) => {
+                    assert_eq!(hash, rows[0][0]);
+                    whole += 1;
+                }
+                None => chunked += 1,
+            }
+            assert_eq!(text(path, "user.chunk_list~?").unwrap(), "num_pages, 1");
+            assert_eq!(text(path, "user.chunk_list~0").unwrap(), list);
+            for name in ["user.chunk_list~1", "user.chunk_list~x", "user.hash~0", "user.none"] {
+                assert_eq!(text(path, name), None, "{name}");
+            }
+        }
+        assert!(whole > 5 && chunked > 0, "{whole} {chunked}");
+        // An error is counted, and its time is told.
+        let root = mount.root().to_owned();
+        let errors = || text(&root, "user.nioerr").unwrap().parse::<u64>().unwrap();
+        assert_eq!(
+            (errors(), text(&root, "user.timestamp_last_ioerr").unwrap().as_str()),
+            (0, "0")
+        );
+        drop(server);
+        let file = all
+            .iter()
+            .find(|path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0));
+        assert!(fs::read(file.unwrap()).is_err());
+        assert!(errors() > 0);
+        assert_ne!(text(&root, "user.timestamp_last_ioerr").unwrap(), "0");
+    });
+}
