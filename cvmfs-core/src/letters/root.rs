@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::cache::Claim;
 use crate::decode::SizeBound;
 use crate::fetch::{FetchOptions, Fetcher, Place, Unstored};
 use crate::format::manifest::Manifest;
@@ -16,10 +17,17 @@ use crate::trust::{Verified, unverified_root_catalog};
 const MAX_SIZE: u64 = 4 << 20;
 
 /// One root catalog that nobody looks at before [`RootAhead::store`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct RootAhead {
     begun: AtomicBool,
-    fetched: Mutex<Option<Unstored>>,
+    /// With the right to download it, which ends when it is stored.
+    fetched: Mutex<Option<(Unstored, Option<Box<dyn Send + Sync>>)>>,
+}
+
+impl std::fmt::Debug for RootAhead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootAhead").finish_non_exhaustive()
+    }
 }
 
 impl RootAhead {
@@ -32,19 +40,26 @@ impl RootAhead {
         if !is_wanted || self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
+        // Siblings that share the cache and mount at the same moment wait for this one.
+        let claim = match fetcher.cache().claim(&id) {
+            Claim::Taken => return,
+            Claim::Ours(claim) => Some(claim),
+            Claim::Unknown => None,
+        };
         let mut options = FetchOptions::new(SizeBound::AtMost(size), "root catalog");
         options.only_host = Some(host);
         if alternative {
             options.place = Place::Path(id.alternative_path());
         }
         if let Ok(fetched) = fetcher.fetch_unstored(&id, &options).await {
-            *self.fetched.lock() = Some(fetched);
+            *self.fetched.lock() = Some((fetched, claim));
         }
     }
 
     /// Stores it if a verified manifest names it.
     pub(crate) fn store(&self, fetcher: &Fetcher, manifest: &Verified<Manifest>) {
-        if let Some(fetched) = self.fetched.lock().take()
+        let fetched = self.fetched.lock().take();
+        if let Some((fetched, _claim)) = fetched
             && fetched.id().hash == manifest.root_catalog
         {
             fetcher.store(fetched, "root catalog");

@@ -95,6 +95,9 @@ pub enum Command {
     /// Show all mounts: revision, server, proxy, cache, errors
     #[command(after_long_help = help::STATUS)]
     Status(StatusArgs),
+    /// Tell monitoring about all mounts, once or over HTTP
+    #[command(after_long_help = help::METRICS)]
+    Metrics(super::control::metrics::MetricsArgs),
     /// Show what mounts are doing, as it happens
     #[command(after_long_help = help::TOP)]
     Top(TopArgs),

@@ -440,3 +440,13 @@ Examples:
   cvmfs-fuse config check cms.cern.ch
 
 The exit code is 0 if nothing is wrong, else 1.";
+
+/// Examples for `cvmfs-fuse metrics --help`.
+pub(super) const METRICS: &str = "\
+Examples:
+  cvmfs-fuse metrics > /var/lib/node_exporter/cvmfs.prom
+  cvmfs-fuse metrics --listen 127.0.0.1:9867             /metrics for Prometheus, / for a browser
+  cvmfs-fuse metrics --listen unix:/run/cvmfs-metrics.sock
+
+One process tells about all mounts that are seen from here, by their control sockets. It has to run as \
+root or as the user who mounted.";

@@ -125,6 +125,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Cache(command) => cache::run(command, environment),
         Command::Preload(args) => preload::run(args, environment),
         Command::Status(args) => control::status::run(args),
+        Command::Metrics(args) => control::metrics::run(args),
         Command::Top(args) => control::top::run(args),
         Command::Trace(args) => control::trace::run(args),
         Command::Why(args) => control::why::run(args),

@@ -7,11 +7,13 @@
 //! | [`why`] | `why` |
 //! | [`probe`] | `probe` |
 //! | [`bugreport`] | `bugreport` |
+//! | [`metrics`] | `metrics` |
 //! | [`top`] | `top` |
 //! | [`trace`] | `trace` |
 //! | `table` | columns of text |
 
 pub mod bugreport;
+pub mod metrics;
 pub mod probe;
 pub mod status;
 mod table;
