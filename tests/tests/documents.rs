@@ -182,6 +182,33 @@ fn tests_that_are_quoted_exist() {
 }
 
 #[test]
+fn the_list_of_features_quotes_tests_that_exist() {
+    let mut text = String::new();
+    for part in ["cvmfs-core/src", "cvmfs-cache/src", "cvmfs-fuse/src", "tests/tests"] {
+        sources(&root().join(part), &mut text);
+    }
+    let page = std::fs::read_to_string(root().join("docs/features.md")).unwrap();
+    let (mut tested, mut missing) = (0, 0);
+    for row in page.lines().filter(|row| row.starts_with("| ") && !row.starts_with("| nr")) {
+        let cell = row.split('|').nth(3).unwrap().trim();
+        let note = row.split('|').nth(4).unwrap().trim();
+        if cell == "missing" {
+            assert!(!note.is_empty(), "{row}");
+            missing += 1;
+            continue;
+        }
+        tested += 1;
+        for name in cell.split(", ") {
+            let test = name.trim_matches('`').rsplit("::").next().unwrap();
+            // Some are made by macros, which take the name alone.
+            let is_there = text.contains(&format!("fn {test}(")) || text.contains(test);
+            assert!(is_there, "{name}");
+        }
+    }
+    assert!(page.contains(&format!("{tested} of {} have a test", tested + missing)));
+}
+
+#[test]
 fn messages_that_are_explained_are_said() {
     let mut text = String::new();
     for part in ["cvmfs-core", "cvmfs-cache", "cvmfs-fuse"] {

@@ -16,12 +16,15 @@ use crate::trust::{Verified, unverified_root_catalog};
 /// their server is not trusted.
 const MAX_SIZE: u64 = 4 << 20;
 
+/// The right to download something, among siblings.
+type Right = Box<dyn Send + Sync>;
+
 /// One root catalog that nobody looks at before [`RootAhead::store`].
 #[derive(Default)]
 pub(crate) struct RootAhead {
     begun: AtomicBool,
     /// With the right to download it, which ends when it is stored.
-    fetched: Mutex<Option<(Unstored, Option<Box<dyn Send + Sync>>)>>,
+    fetched: Mutex<Option<(Unstored, Option<Right>)>>,
 }
 
 impl std::fmt::Debug for RootAhead {
