@@ -30,12 +30,14 @@ mod ahead;
 mod error;
 mod options;
 mod sink;
+mod under_way;
 
 use ahead::Ahead;
 pub use ahead::{AheadOutcome, AheadStatistics};
 pub use error::FetchError;
 pub use options::{FetchOptions, Place};
 use sink::{CheckingSink, ObjectSink, Target};
+pub use under_way::UnderWay;
 
 /// How long a sibling's download is waited for: its server may have failed, and be the only one
 /// that is at fault.
@@ -78,19 +80,6 @@ struct Download {
     only_host: bool,
     /// For people.
     label: Arc<str>,
-}
-
-/// A download that is under way, for people.
-#[derive(Debug, Clone)]
-pub struct UnderWay {
-    /// The object.
-    pub id: ObjectId,
-    /// What it is.
-    pub label: Arc<str>,
-    /// For how long.
-    pub since: Duration,
-    /// How many wait for it; none for one that was fetched ahead.
-    pub waiting: usize,
 }
 
 /// One who waits; gone with the future that waits.
@@ -319,23 +308,6 @@ impl Fetcher {
     /// Returns how many downloads may be under way.
     pub fn transfers(&self) -> usize {
         self.shared.transfers
-    }
-
-    /// Returns the downloads that are under way, the oldest first.
-    pub fn under_way(&self) -> Vec<UnderWay> {
-        let downloads = self.shared.downloads.lock();
-        let mut all: Vec<_> = downloads
-            .iter()
-            .map(|((id, _, _), download)| UnderWay {
-                id: *id,
-                label: Arc::clone(&download.label),
-                since: download.begun.elapsed(),
-                waiting: download.waiting.load(Ordering::SeqCst),
-            })
-            .collect();
-        drop(downloads);
-        all.sort_by_key(|one| std::cmp::Reverse(one.since));
-        all
     }
 
     async fn join_until_done(

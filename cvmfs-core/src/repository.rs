@@ -12,12 +12,10 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
 use crate::cache::ObjectCache;
@@ -27,7 +25,6 @@ use crate::clock::Clock;
 use crate::descriptors::DescriptorBudget;
 use crate::fetch::Fetcher;
 use crate::format::blocklist::Blocklist;
-use crate::format::manifest::Manifest;
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
 use crate::letters::{Judge, Letters, RootAhead, fetch_manifest};
@@ -37,25 +34,24 @@ use crate::net::{
 };
 use crate::object::{ObjectId, ObjectKind};
 use crate::revision::{OpenCatalogs, Revision, RootCatalog};
-use crate::trust::{MasterKeys, TrustError, Verified};
+use crate::trust::MasterKeys;
 
 mod error;
 mod inspect;
+mod newest;
 mod root;
 mod servers;
+mod state;
 
 pub use crate::letters::ServerError;
 pub use error::RepositoryError;
 pub use inspect::{Inspection, VerifiedLetters, inspect};
 pub use servers::ExternalServers;
 
+use newest::newest_letters;
 use root::root_catalog;
 use servers::{apply_order, find_order};
 
-/// Servers asked for their letters at a start that remembers the repository.
-const COMPARED_SERVERS: usize = 2;
-/// How long further servers may take once one has answered rightly.
-const COMPARE_LIMIT: Duration = Duration::from_secs(1);
 /// The whitelist is asked for at least this often, whatever else changes: it may revoke.
 const WHITELIST_RECHECK: i64 = 24 * 3600;
 /// A difference of clocks that is worth a word.
@@ -439,70 +435,6 @@ impl Repository {
             }
         }
     }
-
-    /// Returns the name.
-    pub fn fqrn(&self) -> &Fqrn {
-        &self.config.fqrn
-    }
-
-    /// Returns the current revision. An operation takes it once and uses only that.
-    pub fn current(&self) -> Arc<Revision> {
-        self.current.load_full()
-    }
-
-    /// Tells since when the repository may not be the newest; `None` while it is.
-    pub fn stale(&self) -> Option<Arc<Stale>> {
-        self.stale.load_full()
-    }
-
-    /// Tells, once, that the revision shown was accepted before and no server has answered since:
-    /// the caller has to [`Repository::check`] at once.
-    pub fn take_unconfirmed(&self) -> bool {
-        self.unconfirmed.swap(false, Ordering::Relaxed)
-    }
-
-    /// Tells whether newer revisions are to be looked for at all.
-    pub fn follows_updates(&self) -> bool {
-        self.config.pin == Pin::Latest
-    }
-
-    /// Returns the fetcher for objects of the repository.
-    pub fn fetcher(&self) -> &Arc<Fetcher> {
-        &self.fetcher
-    }
-
-    /// Returns how many files and connections the repository may have open.
-    pub fn descriptors(&self) -> &DescriptorBudget {
-        &self.config.descriptors
-    }
-
-    /// Tells whether objects may be fetched before they are asked for.
-    pub fn fetches_ahead(&self) -> bool {
-        self.config.fetch_ahead
-    }
-
-    /// Returns how many plain bytes may be fetched so in a second, if that is bounded.
-    pub fn ahead_bandwidth(&self) -> Option<NonZeroU64> {
-        self.config.ahead_bandwidth
-    }
-
-    /// Returns the cache behind the fetcher.
-    pub fn cache(&self) -> &Arc<dyn ObjectCache> {
-        self.fetcher.cache()
-    }
-
-    /// Returns the manifest, unless the revision was given by its root hash.
-    pub fn manifest(&self) -> Option<Verified<Manifest>> {
-        self.accepted.lock().letters.as_ref().map(|letters| letters.manifest.clone())
-    }
-
-    /// Returns the base URL of the server in use.
-    pub fn server(&self) -> String {
-        let current = |selection: &mut Selection| {
-            selection.hosts().get(selection.current_host()).cloned().unwrap_or_default()
-        };
-        self.fetcher.downloader().selection(current)
-    }
 }
 
 impl Accepted {
@@ -570,79 +502,6 @@ fn prepare(
     let fetcher = Arc::new(Fetcher::with_external(cache, downloader, external, patient, transfers));
     let catalogs = Arc::new(OpenCatalogs::new(&config.descriptors));
     Ok((fetcher, catalogs))
-}
-
-/// Asks servers for their letters, some at once, and returns the newest that pass every check.
-async fn newest_letters(
-    config: &RepositoryConfig,
-    fetcher: &Fetcher,
-    judge: Judge<'_>,
-    known: Option<&Letters>,
-    memory: &RevisionMemory,
-    root_ahead: Option<&RootAhead>,
-) -> Result<Letters, RepositoryError> {
-    let hosts = fetcher.downloader().hosts();
-    let wanted = if known.is_some() { COMPARED_SERVERS.min(hosts.len()) } else { hosts.len() };
-    let ask = |host: usize| async move {
-        let outcome = Letters::fetch(judge, fetcher, host, known, None, root_ahead).await.and_then(
-            |letters| {
-                let (found, least) = (letters.manifest.revision, config.min_revision);
-                if found < least {
-                    return Err(TrustError::Rollback { found, known: least }.into());
-                }
-                memory.check(&letters, known, judge)?;
-                Ok(letters)
-            },
-        );
-        (host, outcome)
-    };
-    let mut waiting: FuturesUnordered<_> = (0..wanted).map(ask).collect();
-    let mut next = wanted;
-    let mut good: Vec<(usize, Letters)> = Vec::new();
-    let mut refused = Vec::new();
-    while !waiting.is_empty() {
-        let answer = if good.is_empty() {
-            waiting.next().await
-        } else {
-            // A good answer is here: the others may be newer, but not much slower.
-            tokio::time::timeout(COMPARE_LIMIT, waiting.next()).await.unwrap_or(None)
-        };
-        match answer {
-            None => break,
-            Some((host, Ok(letters))) => good.push((host, letters)),
-            Some((
-                _,
-                Err(ServerError::Trust(TrustError::RevisionBlocked { fqrn, revision, first_good })),
-            )) => {
-                return Err(RepositoryError::Blocked { fqrn, revision, first_good });
-            }
-            Some((host, Err(error))) => {
-                tracing::info!(server = %hosts[host], error = %chain(&error), "server refused");
-                refused.push((host, error));
-                if good.is_empty() && next < hosts.len() {
-                    waiting.push(ask(next));
-                    next += 1;
-                }
-            }
-        }
-    }
-    // The newest; of equal ones that of the first server.
-    good.sort_by_key(|(host, letters)| (std::cmp::Reverse(letters.manifest.revision), *host));
-    match good.into_iter().next() {
-        Some((host, letters)) => {
-            for (refused, error) in refused {
-                tracing::warn!(server = %hosts[refused], error = %chain(&error), "server refused, using another one");
-            }
-            fetcher.downloader().prefer_host(host);
-            Ok(letters)
-        }
-        None => {
-            refused.sort_by_key(|(host, _)| *host);
-            let servers =
-                refused.into_iter().map(|(host, error)| (hosts[host].clone(), error)).collect();
-            Err(RepositoryError::NoManifest { fqrn: config.fqrn.clone(), servers })
-        }
-    }
 }
 
 async fn revision_of(

@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use super::directory::{PlainListing, PlusListing};
 use super::dispatch::{Dispatcher, Operation};
 use super::failure::Failures;
 use super::greeting::{self, Terms};
+use super::request::{Shared, UnderWay};
 use crate::fs::{FsError, Vfs};
 
 /// An attribute of ours: how many requests the kernel has made. What it answers by itself is seen by
@@ -48,72 +48,6 @@ pub struct Adapter<V> {
     passes_through: bool,
     /// Requests of the kernel, except those that take references back.
     requests: AtomicU64,
-}
-
-/// What requests take along when they move to the runtime.
-#[derive(Debug)]
-struct Shared<V> {
-    vfs: Arc<V>,
-    failures: Failures,
-    /// Where the kernel shall read files without us.
-    backings: Option<Arc<Backings>>,
-    activity: Arc<Activity>,
-}
-
-impl<V: Vfs> Shared<V> {
-    fn failed(&self, operation: Operation, error: &FsError) -> Errno {
-        let errno = self.failures.record(operation, error);
-        if errno.code() == libc::EIO {
-            self.activity.failed(operation.name);
-        }
-        errno
-    }
-}
-
-/// A request that is being answered; its end is noted.
-struct UnderWay<V: Vfs> {
-    shared: Arc<Shared<V>>,
-    operation: Operation,
-    begun: Instant,
-    /// Who asks, if somebody looks; after its answer it may be gone.
-    program: Option<String>,
-    /// Asked for in the directory of the operation, if somebody looks.
-    name: Option<Box<[u8]>>,
-}
-
-impl<V: Vfs> UnderWay<V> {
-    fn looks_up(&mut self, name: &[u8]) {
-        if self.shared.activity.is_watched() {
-            self.name = Some(name.into());
-        }
-    }
-}
-
-impl<V: Vfs> Deref for UnderWay<V> {
-    type Target = Shared<V>;
-
-    fn deref(&self) -> &Shared<V> {
-        &self.shared
-    }
-}
-
-impl<V: Vfs> Drop for UnderWay<V> {
-    fn drop(&mut self) {
-        let Operation { name, ino, pid } = self.operation;
-        let Shared { activity, vfs, .. } = &*self.shared;
-        let took = self.begun.elapsed();
-        activity.answered(name, took);
-        if activity.is_watched() {
-            let path = vfs.shown_path(ino).map(|mut path| {
-                if let Some(name) = &self.name {
-                    path.push('/');
-                    path.push_str(&String::from_utf8_lossy(name));
-                }
-                path
-            });
-            activity.note(name, path, (pid, self.program.take()), took);
-        }
-    }
 }
 
 impl<V: Vfs> Adapter<V> {

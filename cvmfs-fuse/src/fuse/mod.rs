@@ -31,4 +31,5 @@ pub mod handover;
 mod interrupt;
 pub mod mount;
 pub mod mountinfo;
+mod request;
 pub mod session;
