@@ -2,7 +2,7 @@
 //! (spec/config.md, sections 5 to 7).
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What upstream's tools say of their version comes before ours.
 const VERSION: &str = concat!("CernVM-FS version ", env!("CARGO_PKG_VERSION"), "\n");
@@ -48,14 +48,9 @@ fn config(words: &[OsString]) -> Called {
         Some("probe") => ours(["probe"], rest),
         Some("status") => ours(["status"], rest),
         Some("bugreport") => ours(["bugreport"], rest),
-        Some("reload") => ours(["upgrade", "--all"], [""; 0]),
-        Some("umount") if !rest.is_empty() => {
-            let places = rest.iter().map(|name| {
-                let name = Path::new(name);
-                if name.is_absolute() { name.to_owned() } else { Path::new("/cvmfs").join(name) }
-            });
-            ours(["umount"], places)
-        }
+        Some("reload") if rest.is_empty() => ours(["upgrade", "--all"], rest),
+        Some("reload") => ours(["upgrade"], rest.iter().map(place)),
+        Some("umount") if !rest.is_empty() => ours(["umount"], rest.iter().map(place)),
         Some("setup") => Called::Say(
             "nothing has to be set up: neither autofs nor a user nor a group is needed.\n\
              'cvmfs-fuse automount' shows all repositories below /cvmfs\n"
@@ -73,6 +68,12 @@ fn config(words: &[OsString]) -> Called {
     }
 }
 
+/// Where a repository is that is given by its name.
+fn place(name: &OsString) -> PathBuf {
+    // An absolute path replaces what it is joined to.
+    Path::new("/cvmfs").join(name)
+}
+
 /// `auto.cvmfs KEY`: the entry of the map for autofs, or nothing.
 fn map(words: &[OsString]) -> Called {
     let key = words.first().and_then(|word| word.to_str()).unwrap_or_default();
@@ -88,6 +89,9 @@ fn map(words: &[OsString]) -> Called {
 
 /// `mount.cvmfs` and `cvmfs2`: flags and a list of options, around a name and a directory.
 fn mount(words: &[OsString], usage: &str) -> Called {
+    let is_helper = usage.contains("mount.cvmfs");
+    // As upstream's helper, and as its client.
+    let wrong = || Called::Say(format!("{usage}\n"), if is_helper { 1 } else { 2 });
     let mut places = Vec::new();
     let (mut flags, mut options) = (Vec::<OsString>::new(), Vec::<String>::new());
     let (mut foreground, mut only_shows) = (false, false);
@@ -99,7 +103,7 @@ fn mount(words: &[OsString], usage: &str) -> Called {
                 return Called::Say(format!("{usage}\nMore: cvmfs-fuse mount --help\n"), 0);
             }
             "-V" | "--version" => return Called::Say(format!("{VERSION}\n"), 0),
-            "-f" if usage.contains("cvmfs2") => foreground = true,
+            "-f" if !is_helper => foreground = true,
             // mount --fake: all is well, and nothing is to be done.
             "-f" => return Called::Say(String::new(), 0),
             "-k" => only_shows = true,
@@ -113,12 +117,12 @@ fn mount(words: &[OsString], usage: &str) -> Called {
                     Some(list) => list.to_owned(),
                     None => match words.next() {
                         Some(list) => list.to_string_lossy().into_owned(),
-                        None => return Called::Say(format!("{usage}\n"), 1),
+                        None => return wrong(),
                     },
                 };
                 options.extend(list.split(',').map(str::to_owned));
             }
-            _ if text.starts_with('-') => return Called::Say(format!("{usage}\n"), 1),
+            _ if text.starts_with('-') => return wrong(),
             _ => places.push(word.clone()),
         }
     }
@@ -160,7 +164,7 @@ fn mount(words: &[OsString], usage: &str) -> Called {
             }
             ours(["mount"], [name.clone(), directory.clone()].into_iter().chain(flags))
         }
-        _ => Called::Say(format!("{usage}\n"), 1),
+        _ => wrong(),
     }
 }
 
@@ -183,6 +187,8 @@ mod tests {
             ("cvmfs_talk", "cvmfs-fuse talk"),
             ("cvmfs_config showconfig -s a.b", "cvmfs-fuse config show --named -s a.b"),
             ("cvmfs_config probe", "cvmfs-fuse probe"),
+            ("cvmfs_config reload", "cvmfs-fuse upgrade --all"),
+            ("cvmfs_config reload a.b.c", "cvmfs-fuse upgrade /cvmfs/a.b.c"),
             ("cvmfs_config umount a.b.c", "cvmfs-fuse umount /cvmfs/a.b.c"),
             (
                 "mount.cvmfs a.b.c /m -o rw,_netdev,nodev -v",
@@ -203,7 +209,8 @@ mod tests {
             assert_eq!(translated(line), expected, "{line}");
         }
         assert!(translated("cvmfs2 -V").starts_with("0: CernVM-FS version "));
-        assert!(translated("cvmfs2 a.b.c").starts_with("1: usage"));
+        assert!(translated("cvmfs2 a.b.c").starts_with("2: usage"));
+        assert!(translated("mount.cvmfs a.b.c").starts_with("1: usage"));
         assert!(translated("cvmfs_config nonsense").starts_with("0: usage"));
         assert_eq!(command_line(std::iter::empty()), Called::Line(Vec::new()));
     }

@@ -87,7 +87,7 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 /// The words that upstream takes for yes and no.
-fn switch(text: &str) -> Option<bool> {
+pub(super) fn switch(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "yes" | "on" | "true" | "1" => Some(true),
         "no" | "off" | "false" | "0" => Some(false),

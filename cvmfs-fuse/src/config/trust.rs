@@ -84,8 +84,18 @@ pub(super) fn has_keys(keys_dir: &Path, domain: &str) -> bool {
 
 /// Finds the keys of a domain as the packages of sites install them.
 fn key_files(keys_dir: &Path, domain: &str) -> io::Result<Vec<PathBuf>> {
+    let mut files = keys_in(&keys_dir.join(domain))?;
+    let single = keys_dir.join(format!("{domain}.pub"));
+    if single.try_exists()? {
+        files.push(single);
+    }
+    Ok(files)
+}
+
+/// Lists the keys of a directory by name; one that is not there has none.
+pub(super) fn keys_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    match fs::read_dir(keys_dir.join(domain)) {
+    match fs::read_dir(directory) {
         Ok(entries) => {
             for entry in entries {
                 let path = entry?.path();
@@ -97,10 +107,6 @@ fn key_files(keys_dir: &Path, domain: &str) -> io::Result<Vec<PathBuf>> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
-    }
-    let single = keys_dir.join(format!("{domain}.pub"));
-    if single.try_exists()? {
-        files.push(single);
     }
     Ok(files)
 }

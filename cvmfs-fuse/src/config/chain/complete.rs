@@ -162,17 +162,7 @@ fn split(list: &OsString) -> Vec<PathBuf> {
 
 /// Lists the keys of a directory as `--public-key` takes them; `None` if there are none.
 fn keys_in(directory: &Path) -> Option<OsString> {
-    let entries = std::fs::read_dir(directory).ok()?;
-    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    let is_key = |path: &PathBuf| path.extension().is_some_and(|found| found == "pub");
-    let mut paths: Vec<_> = paths.filter(is_key).collect();
-    paths.sort();
-    let mut list = OsString::new();
-    for path in paths {
-        if !list.is_empty() {
-            list.push(":");
-        }
-        list.push(path);
-    }
-    (!list.is_empty()).then_some(list)
+    let files = crate::config::trust::keys_in(directory).ok()?;
+    let files: Vec<_> = files.into_iter().map(PathBuf::into_os_string).collect();
+    (!files.is_empty()).then(|| files.join(":".as_ref()))
 }

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use cvmfs_core::fqrn::Fqrn;
 
 use super::environment::Environment;
+use super::parameters::switch;
 use evaluate::State;
 pub use evaluate::{Origin, Remark, Value};
 
@@ -123,8 +124,7 @@ impl Configuration {
 
     /// Tells whether a switch is on: yes, on, true or 1 in any case; everything else is off.
     pub fn is_on(&self, name: &str) -> bool {
-        let on = ["yes", "on", "true", "1"];
-        self.text(name).is_some_and(|text| on.iter().any(|word| text.eq_ignore_ascii_case(word)))
+        self.text(name).and_then(switch) == Some(true)
     }
 }
 

@@ -62,8 +62,6 @@ pub(super) fn run(listen: &Listen) -> Result<ExitStatus, Failure> {
         Failure::caused(ExitStatus::Unknown, &format!("cannot listen on {listen:?}"), error)
     };
     runtime()?.block_on(async {
-        let desk = Arc::new(Desk::default());
-        let seats = Arc::new(Semaphore::new(MAX_PEERS));
         let ended = async {
             let mut term =
                 tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -80,15 +78,7 @@ pub(super) fn run(listen: &Listen) -> Result<ExitStatus, Failure> {
                     tracing::warn!(%address, "anybody who reaches this address sees the metrics");
                 }
                 print(&format!("listening on http://{address}/\n"))?;
-                let accepting = async {
-                    loop {
-                        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-                        match listener.accept().await {
-                            Ok((peer, _)) => attend(peer, &desk, seat),
-                            Err(_) => tokio::time::sleep(PAUSE).await,
-                        }
-                    }
-                };
+                let accepting = accept(async || Ok(listener.accept().await?.0));
                 tokio::select! { () = accepting => {}, _ = ended => {} }
             }
             Listen::File(path) => {
@@ -101,21 +91,32 @@ pub(super) fn run(listen: &Listen) -> Result<ExitStatus, Failure> {
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
                     .map_err(|error| trouble(&error))?;
                 print(&format!("listening on unix:{}\n", path.display()))?;
-                let accepting = async {
-                    loop {
-                        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-                        match listener.accept().await {
-                            Ok((peer, _)) => attend(peer, &desk, seat),
-                            Err(_) => tokio::time::sleep(PAUSE).await,
-                        }
-                    }
-                };
+                let accepting = accept(async || Ok(listener.accept().await?.0));
                 tokio::select! { () = accepting => {}, _ = ended => {} }
                 let _ = std::fs::remove_file(path);
             }
         }
         Ok(ExitStatus::Ok)
     })
+}
+
+/// Serves who comes, until it is dropped.
+async fn accept<S>(mut next: impl AsyncFnMut() -> io::Result<S>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let desk = Arc::new(Desk::default());
+    let seats = Arc::new(Semaphore::new(MAX_PEERS));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        match next().await {
+            Ok(peer) => attend(peer, &desk, seat),
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
 }
 
 fn attend<S>(peer: S, desk: &Arc<Desk>, seat: OwnedSemaphorePermit)
