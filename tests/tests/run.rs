@@ -382,7 +382,9 @@ input() {
     # Goes the same way as a forwarded one would, and so arrives behind it.
     kill -s USR1 "$(cat /proc/"$(cat tmp/ready)"/stat | cut -d' ' -f4)"
 }
-input | { code script -qec "$RUN -- bash command" /dev/null; } | tr -d '\r'
+# `exec`: a shell in between (script takes $SHELL or dash, by what is set) is in the foreground, too,
+# and would end with 130 by itself.
+input | { code script -qec "exec $RUN -- bash command" /dev/null; } | tr -d '\r'
 cat tmp/got
 nothing_left
 "#);
