@@ -1,0 +1,239 @@
+//! Parameters in the files of a site, as a mount shows that they take effect.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fixtures::name_server::NameServer;
+use fixtures::publish::{Published, TestRepo};
+use fixtures::server::{Gate, Rule, TestServer};
+use tests::{MountSpec, client, deadline, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(150);
+const FQRN: &str = "parameters.test.repo";
+
+/// A repository, its server, and the files of a site that mounts it.
+struct Site {
+    published: Published,
+    server: TestServer,
+    scratch: tempfile::TempDir,
+}
+
+impl Site {
+    fn of(repo: &mut TestRepo) -> Self {
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        Self { published, server, scratch: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn local(&self, text: &str) {
+        std::fs::create_dir_all(self.path("etc")).unwrap();
+        std::fs::write(self.path("etc/default.local"), text).unwrap();
+    }
+
+    fn spec(&self) -> MountSpec {
+        let files = self.path("etc").display().to_string();
+        MountSpec::published(&client!(), &self.published, &[&self.server])
+            .impatient()
+            .env("CVMFS_FUSE_CONFIG_DIR", &files)
+    }
+}
+
+#[test]
+fn a_configuration_repository_that_is_required_must_be_there() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        repo.file("/a", b"a".to_vec());
+        let site = Site::of(&mut repo);
+        std::fs::create_dir_all(site.path("etc/default.d")).unwrap();
+        std::fs::write(
+            site.path("etc/default.d/50-site.conf"),
+            format!(
+                "CVMFS_CONFIG_REPOSITORY=config.test.repo\nCVMFS_MOUNT_DIR={}\n",
+                site.path("mounts").display()
+            ),
+        )
+        .unwrap();
+        site.local("CVMFS_CONFIG_REPO_REQUIRED=yes\n");
+        let failure = site.spec().try_start().err().unwrap();
+        assert_eq!(failure.code, Some(1), "{failure}");
+        for part in ["config.test.repo", "required", "CVMFS_CONFIG_REPO_REQUIRED=no"] {
+            assert!(failure.stderr.contains(part), "{part}: {failure}");
+        }
+        site.local("CVMFS_CONFIG_REPO_REQUIRED=no\n");
+        let mount = site.spec().start();
+        assert_eq!(std::fs::read(mount.path("a")).unwrap(), b"a");
+        let said = mount.log();
+        assert!(said.contains("config.test.repo"), "{said}");
+        drop(mount);
+        site.local("CVMFS_CONFIG_REPO_REQUIRED=yes\n");
+        std::fs::create_dir_all(site.path("mounts/config.test.repo/etc/cvmfs")).unwrap();
+        let mount = site.spec().start();
+        assert_eq!(std::fs::read(mount.path("a")).unwrap(), b"a");
+    });
+}
+
+#[test]
+fn variables_of_the_files_choose_where_links_lead() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        repo.file("/sites/T2/conf", b"of T2".to_vec());
+        repo.file("/sites/none/conf", b"of nobody".to_vec());
+        repo.symlink("/site", "sites/$(SITE_LOCAL_NAME:-none)");
+        repo.symlink("/name", "$(CVMFS_FQRN)/$(CVMFS_TIMEOUT)");
+        let site = Site::of(&mut repo);
+        site.local("CVMFS_TIMEOUT=7\n");
+        let read = |mount: &tests::TestMount| std::fs::read(mount.path("site/conf")).unwrap();
+        let mount = site.spec().start();
+        assert_eq!(read(&mount), b"of nobody");
+        let name = std::fs::read_link(mount.path("name")).unwrap();
+        assert_eq!(name.to_str().unwrap(), format!("{FQRN}/7"));
+        drop(mount);
+        site.local("export SITE_LOCAL_NAME=T2\n");
+        assert_eq!(read(&site.spec().start()), b"of T2");
+        // What is typed counts more, and the environment not at all.
+        let typed = site.spec().arg("--symlink-variable=SITE_LOCAL_NAME=none").start();
+        assert_eq!(read(&typed), b"of nobody");
+        let outside = site.spec().env("SITE_LOCAL_NAME", "none").start();
+        assert_eq!(read(&outside), b"of T2");
+    });
+}
+
+#[test]
+fn a_new_revision_is_seen_within_the_longest_time_between_looks() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        repo.ttl(3600);
+        repo.file("/a", b"old".to_vec());
+        let site = Site::of(&mut repo);
+        site.local("CVMFS_MAX_TTL=1\n");
+        let mount = site.spec().start();
+        assert_eq!(mount.revision(), 1);
+        repo.file("/a", b"new".to_vec());
+        repo.publish();
+        wait_until(Duration::from_secs(100), "the new revision", || mount.revision() == 2).unwrap();
+        assert_eq!(std::fs::read(mount.path("a")).unwrap(), b"new");
+    });
+}
+
+/// Passes connections to `port` of `::1` on to the same port of 127.0.0.1, and counts them.
+fn relay(to: SocketAddr) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, to.port())).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    // Both ends with the test process.
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near?;
+            counted.fetch_add(1, Ordering::SeqCst);
+            let far = TcpStream::connect(to)?;
+            let (back, forth) = ((far.try_clone()?, near.try_clone()?), (near, far));
+            for (from, to) in [back, forth] {
+                std::thread::spawn(move || copy(from, to));
+            }
+        }
+        Ok::<(), io::Error>(())
+    });
+    count
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            return to.shutdown(Shutdown::Write);
+        }
+        to.write_all(&buffer[..read])?;
+    }
+}
+
+#[test]
+fn a_proxy_with_both_kinds_of_addresses_is_asked_by_the_preferred_one() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        repo.file("/a", b"a".to_vec());
+        let site = Site::of(&mut repo);
+        let proxy = TestServer::empty();
+        let by_six = relay(proxy.address());
+        let names = NameServer::start();
+        names.set("proxy.test", &["127.0.0.1", "::1"]);
+        let port = proxy.address().port();
+        let seen = |family: &str| {
+            site.local(&format!(
+                "CVMFS_IPFAMILY_PREFER={family}\nCVMFS_HTTP_PROXY=http://proxy.test:{port}\n\
+                 CVMFS_DNS_SERVER={}\n",
+                names.address()
+            ));
+            proxy.reset_log();
+            let mount = site.spec().start();
+            assert_eq!(std::fs::read(mount.path("a")).unwrap(), b"a");
+            assert!(!proxy.requests().is_empty());
+            by_six.swap(0, Ordering::SeqCst)
+        };
+        assert_eq!(seen("4"), 0);
+        assert!(seen("6") > 0);
+        // A preference is no demand.
+        names.set("proxy.test", &["127.0.0.1"]);
+        assert_eq!(seen("6"), 0);
+        names.set("proxy.test", &["::1"]);
+        assert!(seen("4") > 0);
+    });
+}
+
+#[test]
+fn connections_are_reused_and_do_not_grow_with_the_readers() {
+    /// Transfers from one server at the same time.
+    const MOST: usize = 64;
+    /// More than that, and each with a file of its own.
+    const READERS: usize = 150;
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        for number in 0..READERS {
+            repo.file(format!("/{number}"), format!("content {number}").into_bytes());
+        }
+        for number in 0..READERS {
+            repo.file(format!("/later/{number}"), format!("later {number}").into_bytes());
+        }
+        let site = Site::of(&mut repo);
+        let mount = site.spec().without_prefetch().start();
+        let read = |name: &str| std::fs::read(mount.path(name)).unwrap();
+        let gate = Gate::new();
+        let held = site.server.rule(Rule::on("*/data/*").gate(&gate));
+        let opened = |before| usize::try_from(site.server.connections() - before).unwrap();
+        let before = site.server.connections();
+        std::thread::scope(|scope| {
+            for number in 0..READERS {
+                let read = &read;
+                scope.spawn(move || {
+                    assert_eq!(read(&number.to_string()), format!("content {number}").as_bytes());
+                });
+            }
+            let is_full = gate.wait_held(MOST, Duration::from_secs(60));
+            // All the others had come by then, if they came.
+            let more = || gate.held() > MOST || opened(before) > MOST;
+            let is_bounded = wait_until(Duration::from_secs(1), "one more", more).is_err();
+            let (held, opened) = (gate.held(), opened(before));
+            gate.release();
+            assert!(is_full && is_bounded, "{held} requests in {opened} connections");
+        });
+        // Not all of them are kept.
+        let opened_in_all = opened(before);
+        assert!(opened_in_all < READERS, "{opened_in_all} connections for {READERS} readers");
+        site.server.remove(held);
+        let before = site.server.connections();
+        for number in 0..READERS {
+            assert_eq!(read(&format!("later/{number}")), format!("later {number}").as_bytes());
+        }
+        let opened = opened(before);
+        assert!(opened <= 2, "{opened} connections for one reader of {READERS} files");
+    });
+}
