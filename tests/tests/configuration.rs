@@ -194,6 +194,16 @@ fn upstreams_names_do_what_scripts_expect() {
             "{shown_config}"
         );
         assert!(shown_config.contains("CVMFS_QUOTA_LIMIT=4000    # from "), "{shown_config}");
+        assert!(!shown_config.contains("CVMFS_ALIEN_CACHE"), "{shown_config}");
+        // The long form also lists what nobody set, sorted.
+        let whole = stdout(&site.tool("cvmfs_config", &["showconfig", &fqrn]));
+        let names: Vec<_> =
+            whole.lines().skip(1).filter_map(|line| line.split('=').next()).collect();
+        assert!(names.is_sorted() && names.len() > 100, "{whole}");
+        assert!(whole.contains("\nCVMFS_ALIEN_CACHE=\n"), "{whole}");
+        let all = stdout(&site.client(&["config", "show", "--all", &fqrn]));
+        assert!(all.contains("\nCVMFS_MAX_RETRIES=1    # built in\n"), "{all}");
+        assert!(all.contains("\nCVMFS_QUOTA_LIMIT=4000    # from "), "{all}");
         assert_eq!(stdout(&site.tool("cvmfs_config", &["chksetup"])), "OK\n");
         assert_eq!(stdout(&site.tool("auto.cvmfs", &["a.b.c"])), "-fstype=cvmfs :a.b.c\n");
         assert_eq!(site.tool("auto.cvmfs", &["nonsense"]).status.code(), Some(1));

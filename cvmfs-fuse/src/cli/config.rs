@@ -1,5 +1,6 @@
 //! `config show`, `config check`: what the files of this machine say.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
@@ -8,7 +9,9 @@ use clap::{Args, Subcommand};
 use super::cache::print;
 use super::exit::{ExitStatus, Failure};
 use super::help;
+use crate::config::chain::Value;
 use crate::config::chain::check::{Finding, examine};
+use crate::config::parameters::table::{self, Parameter};
 use crate::config::{Configuration, Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
 
 /// The subcommands of `config`.
@@ -35,6 +38,10 @@ pub struct ConfigArgs {
     /// Leave out what is empty
     #[arg(short, long)]
     pub short: bool,
+
+    /// Also show what is not set: the default, and in JSON what it does
+    #[arg(short, long, conflicts_with = "short")]
+    pub all: bool,
 
     /// One JSON object
     #[arg(long)]
@@ -73,18 +80,29 @@ pub(super) fn run(
 
 fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, Failure> {
     let values = configuration.values.iter();
-    let values = values.filter(|(_, value)| !args.short || !value.text.is_empty());
+    let values: BTreeMap<_, _> = values
+        .filter(|(_, value)| !args.short || !value.text.is_empty())
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    let is_unset = |known: &&Parameter| !values.contains_key(known.name);
+    let unset = table::all().filter(is_unset).map(|known| (known.name, known));
     if args.json {
-        let origin = |value: &crate::config::chain::Value| {
+        let origin = |value: &Value| {
             value.origin.as_ref().map(|origin| (origin.file.display().to_string(), origin.line))
         };
-        let object: serde_json::Map<_, _> = values
+        let mut object: serde_json::Map<_, _> = values
+            .iter()
             .map(|(name, value)| {
                 let (file, line) = origin(value).unzip();
                 let value = serde_json::json!({"value": value.text, "file": file, "line": line});
-                (name.clone(), value)
+                ((*name).to_owned(), value)
             })
             .collect();
+        if args.all {
+            object.extend(unset.map(|(name, known)| {
+                (name.to_owned(), serde_json::json!({"default": known.default, "help": known.help}))
+            }));
+        }
         print(&format!("{}\n", serde_json::Value::Object(object)))?;
         return Ok(ExitStatus::Ok);
     }
@@ -93,12 +111,24 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
         (true, Some(fqrn)) => format!("CVMFS_REPOSITORY_NAME={fqrn}\n"),
         _ => String::from("# CernVM-FS parameters:\n"),
     };
-    for (name, value) in values {
-        let _ = write!(text, "{name}={}", quoted(&value.text));
-        if let Some(origin) = &value.origin {
-            let _ = write!(text, "    # from {origin}");
-        }
-        text.push('\n');
+    let mut lines: BTreeMap<_, _> = values
+        .iter()
+        .map(|(name, value)| {
+            let origin = value.origin.as_ref().map(|origin| format!("    # from {origin}"));
+            (*name, format!("{}{}", quoted(&value.text), origin.unwrap_or_default()))
+        })
+        .collect();
+    if args.all {
+        lines.extend(unset.map(|(name, known)| {
+            let note = if known.default.is_empty() { "" } else { "    # built in" };
+            (name, format!("{}{note}", quoted(known.default)))
+        }));
+    } else if args.named && !args.short {
+        // As upstream: what nobody set is empty.
+        lines.extend(unset.map(|(name, _)| (name, String::new())));
+    }
+    for (name, line) in lines {
+        let _ = writeln!(text, "{name}={line}");
     }
     print(&text)?;
     Ok(ExitStatus::Ok)

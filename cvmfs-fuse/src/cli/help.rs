@@ -57,7 +57,7 @@ Mounts are always read-only, nosuid and nodev. For root, allow_other is the defa
 
 /// Examples and parameters for `cvmfs-fuse mount --help`.
 pub(super) fn mount() -> String {
-    format!("{MOUNT}\n\n{}", crate::config::parameters::Parameters::help())
+    format!("{MOUNT}\n\n{}", crate::config::parameters::table::help())
 }
 
 /// Examples for `cvmfs-fuse automount --help`.
@@ -91,7 +91,7 @@ many are open) and user.repositories (which).";
 
 /// Examples and parameters for `cvmfs-fuse automount --help`.
 pub(super) fn automount() -> String {
-    format!("{AUTOMOUNT}\n\n{}", crate::config::parameters::Parameters::help())
+    format!("{AUTOMOUNT}\n\n{}", crate::config::parameters::table::help())
 }
 
 /// Examples for `cvmfs-fuse umount --help`.
@@ -430,6 +430,7 @@ Examples:
   cvmfs-fuse config show
   cvmfs-fuse config show cms.cern.ch --json
   cvmfs-fuse config show sw.example.org --config site.conf
+  cvmfs-fuse config show --all --json                    what else there is, and what it does
 
 The form is that of 'cvmfs2 -o parse': NAME=VALUE    # from FILE:LINE.";
 

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use cvmfs_core::fqrn::Fqrn;
 
 use super::environment::Environment;
-use super::parameters::switch;
+use super::parameters::{switch, table};
 use evaluate::State;
 pub use evaluate::{Origin, Remark, Value};
 
@@ -177,44 +177,11 @@ fn reachable(directory: &Path) -> Option<PathBuf> {
     told.recv_timeout(LIMIT).ok()?.ok()
 }
 
-/// Tells whether a configuration repository may set this: where repositories come from and who
-/// signs them, but nothing about files, users and programs of this machine.
+/// Tells whether a configuration repository may set this: what the table of parameters says, and
+/// variables for links.
 fn is_harmless(name: &str) -> bool {
-    /// What packaged configuration repositories set, and what is like it.
-    const ALLOWED: &[&str] = &[
-        "CVMFS_SERVER_URL",
-        "CVMFS_HTTP_PROXY",
-        "CVMFS_FALLBACK_PROXY",
-        "CVMFS_PAC_URLS",
-        "CVMFS_KEYS_DIR",
-        "CVMFS_PUBLIC_KEY",
-        "CVMFS_USE_GEOAPI",
-        "CVMFS_USE_CDN",
-        "CVMFS_CLIENT_PROFILE",
-        "CVMFS_CONFIG_REPO_DEFAULT_ENV",
-        "CVMFS_EXTERNAL_URL",
-        "CVMFS_EXTERNAL_HTTP_PROXY",
-        "CVMFS_EXTERNAL_FALLBACK_PROXY",
-        "CVMFS_EXTERNAL_TIMEOUT",
-        "CVMFS_EXTERNAL_TIMEOUT_DIRECT",
-        "CVMFS_EXTERNAL_MAX_SERVERS",
-        "CVMFS_TIMEOUT",
-        "CVMFS_TIMEOUT_DIRECT",
-        "CVMFS_LOW_SPEED_LIMIT",
-        "CVMFS_MAX_RETRIES",
-        "CVMFS_BACKOFF_INIT",
-        "CVMFS_BACKOFF_MAX",
-        "CVMFS_HOST_RESET_AFTER",
-        "CVMFS_PROXY_RESET_AFTER",
-        "CVMFS_PROXY_SHARD",
-        "CVMFS_MAX_SERVERS",
-        "CVMFS_MAX_IPADDR_PER_PROXY",
-        "CVMFS_IPFAMILY_PREFER",
-        "CVMFS_FOLLOW_REDIRECTS",
-        "CVMFS_SEND_INFO_HEADER",
-        "CVMFS_MAX_TTL",
-        "CVMFS_BLACKLIST",
-    ];
-    !name.starts_with("CVMFS_") && !name.starts_with('_') && name != "X509_CERT_BUNDLE"
-        || ALLOWED.contains(&name)
+    match table::find(name) {
+        Some(known) => known.harmless,
+        None => !name.starts_with("CVMFS_") && !name.starts_with('_'),
+    }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::check::examine;
 use super::*;
+use crate::config::parameters::table::Need;
 
 /// A tree of files, and the directory that holds it.
 fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {
@@ -184,26 +185,36 @@ fn mistakes_are_explained() {
 fn the_page_of_parameters_is_that_of_the_code() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/parameters.md");
     let text = std::fs::read_to_string(&page).unwrap();
-    let (before, _) = text.split_once("| parameter |").unwrap();
-    let expected = before.to_owned() + &check::table();
+    let (before, _) = text.split_once("### Network\n").unwrap();
+    let expected = before.to_owned() + &table::page();
     if std::env::var_os("CVMFS_FUSE_UPDATE_DOCS").is_some() {
         std::fs::write(&page, &expected).unwrap();
     } else {
         assert_eq!(text, expected, "run it with CVMFS_FUSE_UPDATE_DOCS=1");
     }
-    // Those that ordinary and production sites need (spec/config.md, section 3).
-    let needed = "REPOSITORIES STRICT_MOUNT DEFAULT_DOMAIN CONFIG_REPOSITORY CONFIG_REPO_REQUIRED \
-                  CONFIG_REPO_DEFAULT_ENV CLIENT_PROFILE USE_CDN MOUNT_DIR USER RELOAD_SOCKETS SUID \
-                  CHECK_PERMISSIONS NFILES TALK_SOCKET TALK_OWNER KEYS_DIR PUBLIC_KEY BLACKLIST \
-                  ROOT_HASH REPOSITORY_TAG REPOSITORY_DATE AUTO_UPDATE MAX_TTL SERVER_URL HTTP_PROXY \
-                  FALLBACK_PROXY PAC_URLS TIMEOUT TIMEOUT_DIRECT LOW_SPEED_LIMIT MAX_RETRIES \
-                  BACKOFF_INIT BACKOFF_MAX PROXY_RESET_AFTER HOST_RESET_AFTER USE_GEOAPI PROXY_SHARD \
-                  MAX_IPADDR_PER_PROXY IPFAMILY_PREFER DNS_TIMEOUT DNS_RETRIES DNS_ROAMING \
-                  FOLLOW_REDIRECTS USE_SSL_SYSTEM_CA EXTERNAL_URL EXTERNAL_HTTP_PROXY CACHE_BASE \
-                  CACHE_DIR QUOTA_LIMIT SHARED_CACHE ALIEN_CACHE WORKSPACE MEMCACHE_SIZE \
-                  KCACHE_TIMEOUT NFS_SOURCE SYSLOG_LEVEL SYSLOG_FACILITY USYSLOG DEBUGLOG";
-    for name in needed.split_whitespace() {
-        assert!(expected.contains(&format!("`CVMFS_{name}`")), "CVMFS_{name}");
+    // What spec/config.md, section 3, says who needs it.
+    let must = "REPOSITORIES STRICT_MOUNT DEFAULT_DOMAIN CONFIG_REPOSITORY CONFIG_REPO_DEFAULT_ENV \
+                MOUNT_DIR USER RELOAD_SOCKETS CHECK_PERMISSIONS CLAIM_OWNERSHIP NFILES KEYS_DIR \
+                PUBLIC_KEY SERVER_URL HTTP_PROXY TIMEOUT TIMEOUT_DIRECT MAX_RETRIES USE_GEOAPI \
+                CACHE_BASE QUOTA_LIMIT SHARED_CACHE";
+    let common = "CONFIG_REPO_REQUIRED CLIENT_PROFILE USE_CDN SUID TALK_SOCKET TALK_OWNER BLACKLIST \
+                  ROOT_HASH REPOSITORY_TAG REPOSITORY_DATE AUTO_UPDATE MAX_TTL FALLBACK_PROXY \
+                  PAC_URLS LOW_SPEED_LIMIT BACKOFF_INIT BACKOFF_MAX PROXY_RESET_AFTER \
+                  HOST_RESET_AFTER PROXY_SHARD MAX_IPADDR_PER_PROXY IPFAMILY_PREFER DNS_TIMEOUT \
+                  DNS_RETRIES DNS_ROAMING FOLLOW_REDIRECTS USE_SSL_SYSTEM_CA EXTERNAL_URL \
+                  EXTERNAL_HTTP_PROXY CACHE_DIR ALIEN_CACHE WORKSPACE MEMCACHE_SIZE KCACHE_TIMEOUT \
+                  NFS_SOURCE SYSLOG_LEVEL SYSLOG_FACILITY USYSLOG DEBUGLOG HIDE_MAGIC_XATTRS \
+                  MAGIC_XATTRS_VISIBILITY";
+    for (need, names) in [(Need::Must, must), (Need::Common, common)] {
+        let mut expected: Vec<_> =
+            names.split_whitespace().map(|name| format!("CVMFS_{name}")).collect();
+        let mut found: Vec<_> = table::all()
+            .filter(|known| known.need == need)
+            .map(|known| known.name.to_owned())
+            .collect();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
     }
 }
 
