@@ -339,6 +339,73 @@ D=\"${MISSING-default words}\" E=${A:+given} F=\"${A+x}\"
     );
 }
 
+/// The same for osg and eessi: servers after facts/known-repositories.md.
+#[test]
+fn trees_of_osg_and_eessi_mean_what_a_shell_makes_of_them() {
+    let osg_default = "\
+CVMFS_CONFIG_REPOSITORY=
+CVMFS_DEFAULT_DOMAIN=opensciencegrid.org
+if [ -z \"$CVMFS_CLIENT_PROFILE\" ] && [ -z \"$CVMFS_HTTP_PROXY\" ]; then
+  CVMFS_CLIENT_PROFILE=\"single\"
+fi
+";
+    let osg = "\
+S1LIST=\"http://cvmfs-egi.gridpp.rl.ac.uk:8000\"
+if [ \"x$CVMFS_USE_CDN\" = \"xyes\" ]; then
+  S1LIST='http://s1ral-cvmfs.openhtc.io;http://s1bnl-cvmfs.openhtc.io:8080'
+fi
+: \"${OSG_FIRST:=http://cvmfs-s1fnal.opensciencegrid.org:8000}\"
+CVMFS_SERVER_URL=\"${OSG_FIRST}/cvmfs/@fqrn@;${S1LIST}/cvmfs/@fqrn@\"
+CVMFS_KEYS_DIR=\"/etc/cvmfs/keys/opensciencegrid.org\" CVMFS_USE_GEOAPI=yes
+case \"$CVMFS_FQRN\" in
+  *.osgstorage.org|stash*.opensciencegrid.org) CVMFS_EXTERNAL_URL=\"$OSG_EXTERNAL\" ;;
+  oasis.*) OASIS_CERTIFICATES=\"${OSG_CERTIFICATES-/etc/grid-security/certificates}\" ;;
+esac
+";
+    for (fqrn, local) in [
+        ("oasis.opensciencegrid.org", ""),
+        ("oasis.opensciencegrid.org", "CVMFS_USE_CDN=yes\nexport OSG_CERTIFICATES=\n"),
+        ("stash.opensciencegrid.org", "OSG_EXTERNAL='http://a;http://b' # caches\n"),
+        ("connect.opensciencegrid.org", "OSG_FIRST=http://near:8000\nCVMFS_HTTP_PROXY=x\n"),
+    ] {
+        let files = [
+            ("default.d/60-osg.conf", osg_default),
+            ("default.local", local),
+            ("domain.d/opensciencegrid.org.conf", osg),
+        ];
+        assert_like_shell(&files, fqrn);
+    }
+    let eessi = "\
+CVMFS_SERVER_URL=\"http://aws-eu-central-s1.eessi.science/cvmfs/@fqrn@;http://azure-us-east-s1.eessi.science/cvmfs/@fqrn@\"
+CVMFS_KEYS_DIR=\"/etc/cvmfs/keys/eessi.io\"
+CVMFS_USE_GEOAPI=yes
+[ -n \"$EESSI_PRIVATE_S1\" ] && CVMFS_SERVER_URL=\"$EESSI_PRIVATE_S1/cvmfs/@fqrn@;$CVMFS_SERVER_URL\" || :
+. ./common.conf
+";
+    let common = "\
+readonly EESSI_CONFIGURED=1
+if [ \"$CVMFS_HTTP_PROXY\" = \"\" ] || [ \"$CVMFS_CLIENT_PROFILE\" = single ]; then
+  CVMFS_HTTP_PROXY=DIRECT
+elif [ -f /nonexistent/proxies ]; then CVMFS_HTTP_PROXY=never
+fi
+";
+    let local = "EESSI_HOST_INJECTIONS=/opt/eessi\nCVMFS_QUOTA_LIMIT=\"10000\"\n";
+    for site in [
+        "",
+        "CVMFS_CLIENT_PROFILE=\"single\"\n",
+        "CVMFS_HTTP_PROXY=\"http://squid:3128|http://squid2:3128\"\n",
+        "EESSI_PRIVATE_S1=http://s1.site.org\nCVMFS_HTTP_PROXY='http://squid:3128;DIRECT'\n",
+    ] {
+        let files = [
+            ("default.local", site),
+            ("domain.d/eessi.io.conf", eessi),
+            ("domain.d/common.conf", common),
+            ("config.d/software.eessi.io.local", local),
+        ];
+        assert_like_shell(&files, "software.eessi.io");
+    }
+}
+
 /// A word of a value: nothing that shells disagree about.
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
