@@ -237,3 +237,27 @@ fn connections_are_reused_and_do_not_grow_with_the_readers() {
         assert!(opened <= 2, "{opened} connections for one reader of {READERS} files");
     });
 }
+
+#[test]
+fn an_automounter_says_once_what_is_wrong_with_the_files() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        repo.file("/a", b"a".to_vec());
+        let site = Site::of(&mut repo);
+        site.local("CVMFS_TIMOUT=7\n");
+        let servers = site.server.base(FQRN).replace(FQRN, "@fqrn@");
+        let files = site.path("etc").display().to_string();
+        let key = site.published.public_key();
+        let mount = MountSpec::automount(&client!(), &servers, &[&key])
+            .impatient()
+            .env("CVMFS_FUSE_CONFIG_DIR", &files)
+            .start();
+        let count = || mount.log().matches("CVMFS_TIMOUT").count();
+        let before = count();
+        assert!(before > 0, "{}", mount.log());
+        // Each opening reads the files again.
+        assert_eq!(std::fs::read(mount.path(format!("{FQRN}/a"))).unwrap(), b"a");
+        assert!(std::fs::read(mount.path("other.test.repo/a")).is_err());
+        assert_eq!(count(), before, "{}", mount.log());
+    });
+}

@@ -1,9 +1,11 @@
 //! What was not said by flags, as the files of this machine say it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use cvmfs_core::fqrn::Fqrn;
+use parking_lot::Mutex;
 
 use super::Configuration;
 use super::check::{Finding, examine};
@@ -98,11 +100,12 @@ impl Configuration {
         cache.streaming_cache |= self.is_on("CVMFS_STREAMING_CACHE");
     }
 
-    /// Says what was passed over, where, and what is likely meant.
+    /// Says what was passed over, where, and what is likely meant: once in the life of a process,
+    /// since an automounter reads the files for each repository.
     pub fn warn(&self) {
-        for Finding { origin, text, advice, .. } in examine(self) {
-            let origin = origin.map(|origin| origin.to_string()).unwrap_or_default();
-            tracing::warn!(%origin, "{text}; {advice}");
+        static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        for line in unsaid(&examine(self), &mut SAID.lock()) {
+            tracing::warn!("{line}");
         }
     }
 
@@ -142,6 +145,20 @@ impl Configuration {
             ),
         ))
     }
+}
+
+/// Returns what was not said before. A line that moves or changes is a new one.
+fn unsaid(findings: &[Finding], said: &mut BTreeSet<String>) -> Vec<String> {
+    /// Beyond that, repeating costs less than remembering.
+    const MOST: usize = 4096;
+    if said.len() > MOST {
+        said.clear();
+    }
+    let lines = findings.iter().map(|Finding { origin, text, advice, .. }| match origin {
+        Some(origin) => format!("{origin}: {text}; {advice}"),
+        None => format!("{text}; {advice}"),
+    });
+    lines.filter(|line| said.insert(line.clone())).collect()
 }
 
 /// Reads a limit in megabytes.
