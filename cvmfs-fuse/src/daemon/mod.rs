@@ -8,6 +8,7 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `talking` | the control sockets of what is served |
+//! | `telemetry` | figures for InfluxDB |
 //! | `abort` | the end of a mount that nobody serves |
 //! | [`holder`] | who outlives the supervisor |
 //! | [`control`] | how a supervisor is asked for an upgrade |
@@ -31,6 +32,7 @@ pub mod serve;
 pub(crate) mod succession;
 pub mod supervisor;
 mod talking;
+mod telemetry;
 pub mod umount;
 mod update;
 

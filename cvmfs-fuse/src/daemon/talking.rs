@@ -1,4 +1,4 @@
-//! The control sockets of a mount, and of the repositories that it has open.
+//! How a mount and the repositories that it has open can be seen: control sockets and telemetry.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::begin::Begun;
 use super::serve::AbortOnDrop;
+use super::telemetry;
 use super::update::Orders;
 use crate::config::RepositorySettings;
 use crate::fs::{RepoFs, Vfs};
@@ -17,7 +18,7 @@ use crate::talk::{self, Desk, Membership, Served, TtlLimit};
 const MAX_ASKS: usize = 4;
 
 /// A repository can be asked about for as long as this lives.
-pub(super) type Talk = (Membership, AbortOnDrop);
+pub(super) type Talk = (Membership, AbortOnDrop, Option<AbortOnDrop>);
 
 /// Makes the desk of a mount.
 pub(super) fn desk_of<V: Vfs>(
@@ -55,5 +56,6 @@ pub(super) fn begin(
     };
     let listening = talk::listen(address, Arc::clone(desk), Some(fqrn.to_owned()));
     let listening = AbortOnDrop(tokio::spawn(listening));
-    (Orders { follows, max_ttl, asks }, (membership, listening))
+    let telling = telemetry::begin(desk, settings);
+    (Orders { follows, max_ttl, asks }, (membership, listening, telling))
 }

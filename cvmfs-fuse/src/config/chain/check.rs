@@ -211,12 +211,7 @@ fn judge(
             None
         }
         // These belong to others: helpers, plugins, tools, and the defaults of packages.
-        _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_", "CVMFS_INFLUX_", "CVMFS_TELEMETRY_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix)) =>
-        {
-            None
-        }
+        _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_"].iter().any(|prefix| name.starts_with(prefix)) => None,
         _ => {
             let known = Parameters::names()
                 .chain(OURS.iter().map(|known| known.0))
