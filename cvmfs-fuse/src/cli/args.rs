@@ -22,6 +22,7 @@ use super::run::{EnterArgs, RunArgs};
 use super::upgrade::UpgradeArgs;
 use crate::config::cache::CacheFlags;
 use crate::config::environment::absolute;
+use crate::config::parameters::logging::LogFormat;
 use crate::config::{AutomountFlags, ProcessSettings, RepositoryFlags};
 use crate::daemon::holder::check_socket_path;
 use crate::doctor::DoctorArgs;
@@ -41,6 +42,10 @@ pub struct Cli {
     /// Say more on stderr; twice: everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+
+    /// How messages are written
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
 
     /// What to do.
     #[command(subcommand)]

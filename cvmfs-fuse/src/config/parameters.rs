@@ -14,8 +14,10 @@ use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Time
 
 use crate::cli::exit::{ExitStatus, Failure};
 
+pub mod logging;
 pub mod telemetry;
 
+use logging::Logging;
 use telemetry::Telemetry;
 
 /// What `--set` decides.
@@ -79,6 +81,8 @@ pub struct Parameters {
     pub ahead_bandwidth: Option<NonZeroU64>,
     /// Figures for InfluxDB.
     pub telemetry: Telemetry,
+    /// Where messages go.
+    pub logging: Logging,
 }
 
 struct Parameter {
@@ -116,7 +120,7 @@ fn user_number(text: &str) -> Option<u32> {
 
 /// Every parameter, in the order in which help lists them.
 fn all() -> impl Iterator<Item = &'static Parameter> {
-    PARAMETERS.iter().chain(telemetry::PARAMETERS)
+    PARAMETERS.iter().chain(logging::PARAMETERS).chain(telemetry::PARAMETERS)
 }
 
 /// Those of network, files and control.

@@ -56,6 +56,8 @@ pub trait Service {
     fn model(&self) -> &RepositorySettings;
     /// Under which name its log is kept.
     fn name(&self) -> &str;
+    /// The repository, if it is one.
+    fn repository(&self) -> Option<&str>;
     /// What a user is told who waits.
     fn progress(&self) -> String;
     /// Mounts and serves until the end, see [`serve::serve`].
@@ -81,6 +83,10 @@ impl Service for MountSettings {
 
     fn name(&self) -> &str {
         self.repository.fqrn.as_str()
+    }
+
+    fn repository(&self) -> Option<&str> {
+        Some(self.repository.fqrn.as_str())
     }
 
     fn progress(&self) -> String {
@@ -114,6 +120,10 @@ impl Service for AutomountSettings {
         "automount"
     }
 
+    fn repository(&self) -> Option<&str> {
+        None
+    }
+
     fn progress(&self) -> String {
         format!("mounting on {}", show(&self.mountpoint))
     }
@@ -135,6 +145,9 @@ impl Service for AutomountSettings {
 /// ask for it.
 pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     let process = service.process();
+    if process.foreground || process.ready_fd.is_some() || process.server_fd.is_some() {
+        log::direct(&service.model().parameters.logging, service.repository());
+    }
     if let Some(descriptor) = process.server_fd {
         background::serve_supervised(service, descriptor)?;
         return Ok(ExitStatus::Ok);

@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
+use super::log;
 use super::mountpoint::{self, Answer, Expected, Place};
 use super::talking;
 use super::update::{self, Kernel};
@@ -40,6 +41,8 @@ const MAX_ARENAS: libc::c_int = 2;
 const MAPPED_ABOVE: libc::c_int = 2 << 20;
 /// What the end of the heap may keep.
 const MAX_FREE: libc::c_int = 512 << 10;
+/// How long the number of repeated messages may be overdue.
+const LOG_PACE: Duration = Duration::from_secs(5);
 /// What `ps` shows, and by which `umount` knows us; background processes start as /proc/self/exe.
 const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 
@@ -108,7 +111,15 @@ pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
         .map_err(|error| {
             Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
         })?;
+    let settling = runtime.spawn(async {
+        loop {
+            tokio::time::sleep(LOG_PACE).await;
+            // Writes to files.
+            let _ = tokio::task::spawn_blocking(|| log::settle(false)).await;
+        }
+    });
     let outcome = runtime.block_on(work(runtime.handle().clone()));
+    settling.abort();
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
     outcome
 }
