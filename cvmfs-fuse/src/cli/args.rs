@@ -147,7 +147,7 @@ pub struct MountArgs {
     /// Name of the repository, e.g. cms.cern.ch
     pub fqrn: OsString,
 
-    /// Directory to mount on; must exist
+    /// Directory to mount on; must exist. Or /dev/fd/N: a descriptor of /dev/fuse that is mounted already
     pub mountpoint: PathBuf,
 
     #[command(flatten)]
@@ -199,7 +199,7 @@ pub struct AutomountArgs {
 #[derive(Debug, Args)]
 pub struct ProcessArgs {
     /// Stay in the foreground until unmounted; log to stderr
-    #[arg(long, help_heading = "Mount")]
+    #[arg(short = 'f', long, help_heading = "Mount")]
     pub foreground: bool,
 
     /// Let 'cvmfs-fuse hold' keep the mount when all its processes die; go on with what it keeps
@@ -558,6 +558,7 @@ mod tests {
             "mount a.b.c /mnt --server http://a/@fqrn@;http://b --public-key k:l --proxy DIRECT \
              --cache-dir /c --quota 4000M --tag t -o ro,nodev -o noexec --foreground",
             "mount a.b.c /mnt --root-hash x",
+            "mount a.b.c /dev/fd/3 -f",
             "mount a.b.c /mnt --date 2026-01-01T00:00:00Z --ready-fd 3 -vv",
             "mount --symlink-variable A=b --symlink-variable C=d a.b.c /mnt",
             "automount",

@@ -23,6 +23,7 @@ use crate::config::{MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
 use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
+use crate::fuse::premounted;
 use crate::fuse::session::ServedMount;
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
@@ -232,12 +233,14 @@ pub(super) async fn attend<V: Vfs, C>(
     bequest.serving();
 
     let probed = resolved.clone();
+    // It may be seen elsewhere only.
+    let is_mounted_by_others = premounted::number_of(&resolved).is_some();
     let answer = tokio::select! {
         signal = stop.next() => {
             detach(&mount).await;
             return Err(begin::interrupted(signal));
         }
-        answer = tokio::task::spawn_blocking(move || match is_successor {
+        answer = tokio::task::spawn_blocking(move || match is_successor || is_mounted_by_others {
             true => Answer::Alive,
             false => mountpoint::answer(&probed),
         }) => answer,

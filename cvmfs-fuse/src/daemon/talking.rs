@@ -11,6 +11,7 @@ use super::update::Orders;
 use crate::config::RepositorySettings;
 use crate::fs::{RepoFs, Vfs};
 use crate::fuse::activity::Activity;
+use crate::fuse::premounted;
 use crate::talk::address::Address;
 use crate::talk::{self, Desk, Membership, Served, TtlLimit};
 
@@ -27,7 +28,8 @@ pub(super) fn desk_of<V: Vfs>(
     settings: &RepositorySettings,
     activity: Arc<Activity>,
 ) -> Arc<Desk> {
-    let (mountpoint, device) = (begun.mountpoint.clone(), begun.device.clone());
+    let device = begun.device.clone();
+    let mountpoint = premounted::seen_at(&begun.mountpoint, device.as_deref());
     let owner = settings.parameters.talk_owner;
     Arc::new(Desk::new(mountpoint, device, has_several, owner, activity))
 }
