@@ -11,6 +11,7 @@ use fixtures::genuine::Genuine;
 use fixtures::publish::TestRepo;
 use fixtures::server::TestServer;
 use nix::mount::{MsFlags, mount as bind};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use tests::apart::{Mounted, private_mounts};
 use tests::{MountSpec, TestMount, client, deadline, wait_until};
@@ -136,6 +137,27 @@ fn a_file_in_place_of_syslog_is_rotated_and_a_debug_log_has_all() {
         })
         .unwrap();
         end(verbose);
+    });
+}
+
+#[test]
+fn a_crash_leaves_a_trace_and_no_hole() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        for (signal, number) in [(Signal::SIGSEGV, 11), (Signal::SIGABRT, 6)] {
+            let before = mount.server();
+            kill(before, signal).unwrap();
+            wait_until(CONDITION, "successor", || mount.server() != before).unwrap();
+            let log = mount.log();
+            let line = log.lines().find(|line| line.contains(&format!("crashed: signal {number}")));
+            let line = line.unwrap_or_else(|| panic!("{log}"));
+            assert!(line.matches(" +0x").count() >= 5, "{line}");
+            assert!(log.contains(&format!("signal {number}\"")), "what the supervisor saw: {log}");
+            assert!(!fs::read(mount.root().join("hello.txt")).unwrap().is_empty());
+        }
+        end(mount);
     });
 }
 

@@ -24,6 +24,7 @@ use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use super::Service;
+use super::crash;
 use super::estate::{Bequest, Candidate};
 use super::holder::Deposit;
 use super::log;
@@ -264,6 +265,7 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
         Failure::caused(ExitStatus::Options, "--server-fd is for the program itself", &error)
     };
     let socket = supervisor::adopt(socket)?;
+    crash::watch();
     let process = service.process();
     if !process.foreground
         && let Some(path) = log::path_of_stderr()

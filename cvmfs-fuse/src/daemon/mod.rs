@@ -11,6 +11,7 @@
 //! | `telemetry` | figures for InfluxDB |
 //! | `abort` | the end of a mount that nobody serves |
 //! | [`holder`] | who outlives the supervisor |
+//! | `crash` | what a server leaves in its log that dies of a defect |
 //! | [`control`] | how a supervisor is asked for an upgrade |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
@@ -23,6 +24,7 @@ pub mod background;
 mod begin;
 pub(crate) mod child;
 pub mod control;
+mod crash;
 pub mod estate;
 pub mod holder;
 mod letters;
