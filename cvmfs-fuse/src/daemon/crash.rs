@@ -6,6 +6,7 @@
 //! their symbols.
 
 use std::backtrace::Backtrace;
+use std::fmt::Write as _;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +58,11 @@ fn told(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("(no message)");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
-    let trace = names(&Backtrace::force_capture().to_string());
+    let mut trace = names(&Backtrace::force_capture().to_string());
+    if trace.is_empty() {
+        // Without symbols.
+        trace = IMAGE.get().map(|image| addresses(*image)).unwrap_or_default();
+    }
     let thread = thread.name().unwrap_or("?");
     tracing::error!(thread, trace, "panicked at {location}: {message}");
 }
@@ -73,6 +78,17 @@ fn names(trace: &str) -> String {
     let shown: Vec<_> =
         ours.filter(|name| !name.starts_with("<unknown>")).take(MAX_SHOWN).collect();
     shown.join(" < ")
+}
+
+/// Returns what is on the stack of this thread, likely callers first.
+#[inline(never)]
+fn addresses(image: Image) -> String {
+    let here = 0_usize;
+    let mut text = String::new();
+    trace(image, 0, (&raw const here).addr(), |offset| {
+        let _ = write!(text, " +{offset:#x}");
+    });
+    text.trim_start().to_owned()
 }
 
 /// Finds in /proc/self/maps the program that an address belongs to.
@@ -152,7 +168,10 @@ extern "C" fn died(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mu
         line.number(usize::try_from(thread).unwrap_or_default(), 10);
         line.text(b", in the program at");
         if let Some(image) = IMAGE.get() {
-            trace(&mut line, *image, at, stack);
+            trace(*image, at, stack, |offset| {
+                line.text(b" +0x");
+                line.number(offset, 16);
+            });
         }
         line.text(b"\n");
         line.flush();
@@ -162,13 +181,18 @@ extern "C" fn died(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mu
     unsafe { libc::raise(signal) };
 }
 
-fn trace(line: &mut Line, Image { base, code: (begin, end) }: Image, at: usize, stack: usize) {
+/// Looks through a stack for addresses of code, and shows each with that of the fault as an offset.
+fn trace(
+    Image { base, code: (begin, end) }: Image,
+    at: usize,
+    stack: usize,
+    mut found: impl FnMut(usize),
+) {
     let mut shown = 0;
     let mut show = |address: usize| {
         if (begin..end).contains(&address) && shown < MAX_SHOWN {
             shown += 1;
-            line.text(b" +0x");
-            line.number(address - base, 16);
+            found(address - base);
         }
     };
     show(at);
@@ -230,6 +254,7 @@ mod tests {
         let here = watch as fn() as usize;
         let image = image_at(&own, here).unwrap();
         assert!(image.base < here && image.code.0 <= here && here < image.code.1);
+        assert!(addresses(image).split(' ').count() > 5, "{}", addresses(image));
     }
 
     #[test]
