@@ -101,12 +101,7 @@ fn judge(
         }
         _ if known.is_some() => None,
         // These belong to others: helpers, plugins, tools, and the defaults of packages.
-        _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_", "CVMFS_INFLUX_", "CVMFS_TELEMETRY_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix)) =>
-        {
-            None
-        }
+        _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_"].iter().any(|prefix| name.starts_with(prefix)) => None,
         _ => {
             let advice = match table::nearest(name) {
                 Some(known) => format!("{known} is meant?"),

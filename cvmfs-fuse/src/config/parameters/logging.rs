@@ -1,20 +1,119 @@
-//! Parameters: logs and diagnostics.
+//! Parameters of the log (spec/config.md section 3.5).
 
-use super::table::{Need, Parameter, none};
+use std::path::PathBuf;
 
-/// Section 3 of spec/config.md, in the order of help.
+use clap::ValueEnum as _;
+
+use super::table::{By, Need, Parameter};
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+    /// To the journal of systemd, with fields
+    Journald,
+}
+
+/// Where messages go besides stderr, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Logging {
+    /// How they are written to stderr, or whether they go to the journal instead.
+    pub format: Option<LogFormat>,
+    /// From which importance on they go to syslog: 1 debug, 2 info, 3 warnings.
+    pub syslog_level: Option<u8>,
+    /// 0 to 7 for local0 to local7; `user` otherwise.
+    pub syslog_facility: Option<u8>,
+    /// Stands for the name of the repository.
+    pub syslog_prefix: Option<String>,
+    /// A file in the place of syslog.
+    pub micro_syslog: Option<PathBuf>,
+    /// A file for everything.
+    pub debug_log: Option<PathBuf>,
+}
+
+impl Logging {
+    /// Messages are wanted in syslog, or in the file in its place.
+    pub fn has_syslog(&self) -> bool {
+        self.micro_syslog.is_some()
+            || self.syslog_level.is_some()
+            || self.syslog_facility.is_some()
+            || self.syslog_prefix.is_some()
+    }
+}
+
+fn file(text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    path.is_absolute().then_some(path)
+}
+
+/// Their part of the table.
 pub(super) const PARAMETERS: &[Parameter] = &[
-    none("CVMFS_HIDE_MAGIC_XATTRS", Need::Common, "not supported yet"),
-    none("CVMFS_MAGIC_XATTRS_VISIBILITY", Need::Common, "not supported yet"),
-    none("CVMFS_XATTR_PROTECTED_XATTRS", Need::Rare, "not supported yet"),
-    none("CVMFS_XATTR_PRIVILEGED_GIDS", Need::Rare, "not supported yet"),
-    none("CVMFS_SYSLOG_LEVEL", Need::Common, "use CVMFS_FUSE_LOG or -v"),
-    none("CVMFS_SYSLOG_FACILITY", Need::Common, "the log goes to the journal or a file"),
-    none("CVMFS_SYSLOG_PREFIX", Need::Rare, "the log goes to the journal or a file"),
-    none("CVMFS_USYSLOG", Need::Common, "the log goes to the journal or a file"),
-    none("CVMFS_DEBUGLOG", Need::Common, "use CVMFS_FUSE_LOG=debug"),
-    none("CVMFS_TRACEFILE", Need::Rare, "use 'cvmfs-fuse trace'"),
-    none("CVMFS_TRACEBUFFER", Need::Rare, "use 'cvmfs-fuse trace'"),
-    none("CVMFS_TRACEBUFFER_THRESHOLD", Need::Rare, "use 'cvmfs-fuse trace'"),
-    none("CVMFS_INSTRUMENT_FUSE", Need::Rare, "latencies are always counted"),
+    Parameter {
+        name: "CVMFS_FUSE_LOG_FORMAT",
+        form: "text|json|journald",
+        default: "",
+        need: Need::Own,
+        harmless: false,
+        help: "as --log-format, which counts more [text]",
+        by: By::Set(|p, v| LogFormat::from_str(v, true).ok().map(|v| p.logging.format = Some(v))),
+    },
+    Parameter {
+        name: "CVMFS_SYSLOG_LEVEL",
+        form: "1|2|3",
+        default: "",
+        need: Need::Common,
+        harmless: false,
+        help: "messages also go to syslog: 1 debug, 2 info, 3 warnings [3 with the next two]",
+        by: By::Set(|p, v| {
+            let level = v.parse().ok().filter(|level| (1..=3).contains(level))?;
+            p.logging.syslog_level = Some(level);
+            Some(())
+        }),
+    },
+    Parameter {
+        name: "CVMFS_SYSLOG_FACILITY",
+        form: "0..7",
+        default: "",
+        need: Need::Common,
+        harmless: false,
+        help: "they go to syslog as local0 to local7 [user]",
+        by: By::Set(|p, v| {
+            let facility = v.parse().ok().filter(|facility| *facility <= 7)?;
+            p.logging.syslog_facility = Some(facility);
+            Some(())
+        }),
+    },
+    Parameter {
+        name: "CVMFS_SYSLOG_PREFIX",
+        form: "TEXT",
+        default: "",
+        need: Need::Rare,
+        harmless: false,
+        help: "they go to syslog as (TEXT) MESSAGE [the repository]",
+        by: By::Set(|p, v| {
+            let is_line = !v.is_empty() && !v.contains(char::is_control);
+            is_line.then(|| p.logging.syslog_prefix = Some(v.to_owned()))
+        }),
+    },
+    Parameter {
+        name: "CVMFS_USYSLOG",
+        form: "FILE",
+        default: "",
+        need: Need::Common,
+        harmless: false,
+        help: "they go to a file instead of syslog; at 500 KiB it becomes FILE.1",
+        by: By::Set(|p, v| file(v).map(|v| p.logging.micro_syslog = Some(v))),
+    },
+    Parameter {
+        name: "CVMFS_DEBUGLOG",
+        form: "FILE",
+        default: "",
+        need: Need::Common,
+        harmless: false,
+        help: "everything that helps to find a fault goes to this file, too",
+        by: By::Set(|p, v| file(v).map(|v| p.logging.debug_log = Some(v))),
+    },
 ];

@@ -3,14 +3,16 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`table`] | what a parameter is; help, pages and look-up |
-//! | `network`, `trust`, `general`, `cache`, `logging` | the parameters themselves |
+//! | `network`, `trust`, `general`, `cache`, [`logging`], [`telemetry`], `diagnostics` | the parameters themselves |
 //! | `values` | how values are written |
 
 mod cache;
+mod diagnostics;
 mod general;
-mod logging;
+pub mod logging;
 mod network;
 pub mod table;
+pub mod telemetry;
 mod trust;
 mod values;
 
@@ -22,7 +24,9 @@ use cvmfs_core::net::discovery::WPAD_URL;
 use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Timeouts};
 
 use crate::cli::exit::{ExitStatus, Failure};
+use logging::Logging;
 use table::By;
+use telemetry::Telemetry;
 pub(crate) use values::switch;
 
 /// What `--set` decides.
@@ -84,6 +88,10 @@ pub struct Parameters {
     pub pass_through: bool,
     /// Bytes of these in a second.
     pub ahead_bandwidth: Option<NonZeroU64>,
+    /// Figures for InfluxDB.
+    pub telemetry: Telemetry,
+    /// Where messages go.
+    pub logging: Logging,
 }
 
 impl Parameters {

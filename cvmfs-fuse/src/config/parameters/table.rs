@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use strsim::damerau_levenshtein;
 
-use super::{Parameters, cache, general, logging, network, trust};
+use super::{Parameters, cache, diagnostics, general, logging, network, telemetry, trust};
 
 /// Letters that may differ between a name and the one that is meant.
 const NEAR: usize = 3;
@@ -92,6 +92,8 @@ const SECTIONS: &[(&str, &[Parameter])] = &[
     ("Users, files and control", general::PARAMETERS),
     ("Cache", cache::PARAMETERS),
     ("Logs", logging::PARAMETERS),
+    ("InfluxDB", telemetry::PARAMETERS),
+    ("Diagnostics", diagnostics::PARAMETERS),
 ];
 
 /// Returns all parameters.
