@@ -1,5 +1,6 @@
 //! `config show`, `config check`: what the files of this machine say.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
@@ -8,7 +9,8 @@ use clap::{Args, Subcommand};
 use super::cache::print;
 use super::exit::{ExitStatus, Failure};
 use super::help;
-use crate::config::chain::check::{Finding, examine};
+use crate::config::chain::Value;
+use crate::config::chain::check::{Finding, examine, known};
 use crate::config::{Configuration, Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
 
 /// The subcommands of `config`.
@@ -56,6 +58,9 @@ pub(super) fn run(
     let (ConfigCommand::Show(args) | ConfigCommand::Check(args)) = command;
     let flags = RepositoryFlags { config: args.config.clone(), ..RepositoryFlags::default() };
     let whole = Configuration::of(&flags, environment, None)?;
+    if args.named && matches!(command, ConfigCommand::Show(_)) {
+        return show_named(whole, &flags, args, environment);
+    }
     let fqrn = args.fqrn.as_deref().map(|name| parse_fqrn(&whole.full_name(name))).transpose()?;
     let configuration = match &fqrn {
         Some(fqrn) => Configuration::of(&flags, environment, Some(fqrn))?,
@@ -89,16 +94,56 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
         return Ok(ExitStatus::Ok);
     }
     // The shape of 'cvmfs2 -o parse', which scripts read (spec/config.md section 5).
-    let mut text = match (args.named, configuration.text("CVMFS_FQRN")) {
-        (true, Some(fqrn)) => format!("CVMFS_REPOSITORY_NAME={fqrn}\n"),
-        _ => String::from("# CernVM-FS parameters:\n"),
-    };
+    let mut text = String::from("# CernVM-FS parameters:\n");
     for (name, value) in values {
-        let _ = write!(text, "{name}={}", quoted(&value.text));
-        if let Some(origin) = &value.origin {
-            let _ = write!(text, "    # from {origin}");
+        text.push_str(&line(name, value));
+    }
+    print(&text)?;
+    Ok(ExitStatus::Ok)
+}
+
+fn line(name: &str, value: &Value) -> String {
+    let mut text = format!("{name}={}", quoted(&value.text));
+    if let Some(origin) = &value.origin {
+        let _ = write!(text, "    # from {origin}");
+    }
+    text.push('\n');
+    text
+}
+
+/// `cvmfs_config showconfig [-s] [FQRN]`; without a name, of all repositories that are stated.
+fn show_named(
+    whole: Configuration,
+    flags: &RepositoryFlags,
+    args: &ConfigArgs,
+    environment: &Environment,
+) -> Result<ExitStatus, Failure> {
+    let mut text = String::new();
+    let names = match &args.fqrn {
+        Some(name) => vec![whole.full_name(name)],
+        None => whole.repositories(),
+    };
+    let is_one = args.fqrn.is_some();
+    for name in names {
+        let shown = name.to_string_lossy().into_owned();
+        if !is_one {
+            let _ = writeln!(text, "Configuration of {shown}:");
         }
-        text.push('\n');
+        // A name that is none has what holds for all: scripts ask for that by any name.
+        let configuration = match parse_fqrn(&name) {
+            Ok(fqrn) => Configuration::of(flags, environment, Some(&fqrn))?,
+            Err(_) => whole.clone(),
+        };
+        let _ = writeln!(text, "CVMFS_REPOSITORY_NAME={shown}");
+        let unset = Value::default();
+        let known = known().filter(|name| !configuration.values.contains_key(*name));
+        let mut all: BTreeMap<_, _> = known.map(|name| (name, &unset)).collect();
+        all.extend(configuration.values.iter().map(|(name, value)| (name.as_str(), value)));
+        for (name, value) in all {
+            if !args.short || !value.text.is_empty() {
+                text.push_str(&line(name, value));
+            }
+        }
     }
     print(&text)?;
     Ok(ExitStatus::Ok)

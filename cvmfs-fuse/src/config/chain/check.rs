@@ -125,6 +125,12 @@ pub fn table() -> String {
     text
 }
 
+/// Returns the names of all parameters that are understood.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    let pairs = OURS.iter().chain(WITHOUT_EFFECT).map(|(name, _)| *name);
+    pairs.chain(Parameters::names())
+}
+
 /// Looks at everything that was read.
 pub fn examine(configuration: &Configuration) -> Vec<Finding> {
     let mut findings: Vec<_> = configuration
