@@ -334,7 +334,9 @@ impl DiskTransaction {
                 let name = object_name(&self.id);
                 store.note_stored(&name, self.written, &self.meta.label, self.meta.volatile);
                 store.disk_works();
-                if let Ok(found) = reader.metadata() {
+                if store.verifies()
+                    && let Ok(found) = reader.metadata()
+                {
                     store.remember_verified(&found);
                 }
                 let path = store.layout.path(format!("{OBJECTS}/{name}"));

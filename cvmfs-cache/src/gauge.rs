@@ -215,7 +215,9 @@ fn load(file: &File) -> Fans {
     let mut bytes = [0; 256 * ENTRY_LEN];
     let mut len = 0;
     // A file that ends early has no more to say.
-    while let Ok(n @ 1..) = file.read_at(&mut bytes[len..], len as u64) {
+    while len < bytes.len()
+        && let Ok(n @ 1..) = file.read_at(&mut bytes[len..], len as u64)
+    {
         len += n;
     }
     let mut fans = [Reading::default(); 256];

@@ -364,11 +364,15 @@ impl Store {
         }
     }
 
+    /// Tells whether content is compared with its checksum at all.
+    pub(crate) fn verifies(&self) -> bool {
+        self.verify == Verify::Always || self.layout.sharing().is_shared()
+    }
+
     /// Tells whether the bytes of a file must be looked at before they are served.
     pub(crate) fn must_verify(&self, found: &std::fs::Metadata) -> bool {
-        let wanted = self.verify == Verify::Always || self.layout.sharing().is_shared();
         // Whatever is done to a file moves its time of change, which nobody can set back.
-        wanted
+        self.verifies()
             && self.verified.lock().get(&found.ino()) != Some(&(found.ctime(), found.ctime_nsec()))
     }
 

@@ -77,7 +77,10 @@ impl TempFile {
             }
             Naming::Named => Self::create_named(layout, mode)?,
         };
-        rustix::fs::fchmod(&file, mode)?;
+        if name.is_some() {
+            // The umask may have taken bits away. Without a name nobody else sees it before the end.
+            rustix::fs::fchmod(&file, mode)?;
+        }
         if let Sharing::Group(gid) = *layout.sharing()
             && rustix::fs::fstat(&file)?.st_gid != gid
         {

@@ -23,6 +23,7 @@ use crate::decode::CheckedBody;
 use crate::descriptors::is_out_of_descriptors;
 use crate::object::ObjectId;
 
+mod kernel;
 mod memory;
 mod streaming;
 mod tiered;

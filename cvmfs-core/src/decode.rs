@@ -244,6 +244,10 @@ fn grow(len: &mut u64, more: usize, bound: SizeBound, id: ObjectId) -> Result<()
     Ok(())
 }
 
+mod whole;
+
+pub use whole::{MAX_STORED_WHOLE, decode_whole};
+
 /// Decodes a whole body that is already in memory.
 pub fn decode_all(
     id: ObjectId,

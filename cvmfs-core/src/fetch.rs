@@ -295,6 +295,20 @@ impl Fetcher {
         }
     }
 
+    /// Has the kernel read an object from disk that somebody may want soon, up to `most` bytes;
+    /// tells whether it is cached. Waits for the disk to find it, not for its bytes.
+    pub fn read_ahead(&self, id: &ObjectId, most: u64) -> bool {
+        match self.shared.cache.open(id) {
+            Ok(Some(object)) => {
+                object.read_ahead(most);
+                true
+            }
+            // One that cannot be opened is not to be fetched ahead either.
+            Err(_) => true,
+            Ok(None) => false,
+        }
+    }
+
     /// Tells whether an object was fetched ahead, and not used since.
     pub fn is_unused(&self, id: &ObjectId) -> bool {
         self.shared.ahead.is_unused(id)
@@ -493,15 +507,15 @@ impl FetcherState {
         let mut pause = CLAIM_PAUSE;
         loop {
             let claim = self.cache.claim(id);
-            if matches!(claim, Claim::Unknown) {
-                return Ok(Claimed::Ours(None));
-            }
-            // Whoever had the claim may be done by now.
+            // It may have arrived between the caller's look and now, and whoever had the claim may
+            // be done.
             if let Some(object) = self.open_cached(id, options)? {
                 return Ok(Claimed::Here(object));
             }
-            if let Claim::Ours(claim) = claim {
-                return Ok(Claimed::Ours(Some(claim)));
+            match claim {
+                Claim::Unknown => return Ok(Claimed::Ours(None)),
+                Claim::Ours(claim) => return Ok(Claimed::Ours(Some(claim))),
+                Claim::Taken => {}
             }
             let in_vain = self.waited_in_vain.lock().is_some_and(|at| at.elapsed() < CLAIM_REST);
             if in_vain || start.elapsed() >= CLAIM_LIMIT {
@@ -525,10 +539,6 @@ impl FetcherState {
         let patient = || self.patient && waiting.load(Ordering::SeqCst) > 0;
         let turn = Arc::new(self.turn(&options.label, patient).await?);
         let arrived = |object| Arrived { object, _turn: turn };
-        // It may have arrived between the caller's look and now.
-        if let Some(object) = self.open_cached(id, options)? {
-            return Ok(arrived(object));
-        }
         let _claim = match self.claim(id, options).await? {
             Claimed::Here(object) => return Ok(arrived(object)),
             Claimed::Ours(claim) => claim,

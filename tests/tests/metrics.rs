@@ -1,14 +1,15 @@
 //! The endpoint for monitoring, and its page in a real browser.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use fixtures::genuine::Genuine;
 use fixtures::server::TestServer;
-use tests::{MountSpec, client, deadline};
+use tests::{MountSpec, client, deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -115,5 +116,97 @@ fn a_browser_shows_the_page() {
         assert!(shown.contains(">small.test.repo</td>"), "{shown} {errors}");
         assert!(shown.contains("<polyline points="), "{shown}");
         assert!(!shown.contains(">no answer"), "{shown}");
+    });
+}
+
+/// A line for InfluxDB: measurement, tags, fields, time.
+fn influx(line: &str) -> (&str, Vec<&str>, BTreeMap<&str, f64>, u64) {
+    let words: Vec<_> = line.split(' ').collect();
+    let [series, fields, time] = words[..] else { panic!("{line}") };
+    let mut series = series.split(',');
+    let fields = fields.split(',').map(|field| field.split_once('=').unwrap());
+    let fields = fields.map(|(name, value)| (name, value.parse().unwrap())).collect();
+    (series.next().unwrap(), series.collect(), fields, time.parse().unwrap())
+}
+
+#[test]
+fn figures_arrive_as_influx_lines() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        let mount = MountSpec::genuine(&client!(), &genuine, &server)
+            .without_prefetch()
+            .arg("--set=CVMFS_TELEMETRY_SEND=ON")
+            // Five is the least.
+            .arg("--set=CVMFS_TELEMETRY_RATE=1")
+            .arg("--set=CVMFS_INFLUX_HOST=127.0.0.1")
+            .arg(format!("--set=CVMFS_INFLUX_PORT={port}"))
+            .arg("--set=CVMFS_INFLUX_METRIC_NAME=node7")
+            .arg("--set=CVMFS_INFLUX_EXTRA_TAGS=site=here,rack=3")
+            .arg("--set=CVMFS_INFLUX_EXTRA_FIELDS=cores=64")
+            .start();
+        let mut buffer = vec![0; 65536];
+        let mut next = || {
+            let length = receiver.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        let text = next();
+        assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");
+        let (name, tags, first, began) = influx(text.trim_end());
+        assert_eq!(name, "node7_absolute");
+        assert_eq!(tags, ["repo=small.test.repo", "site=here", "rack=3"]);
+        assert_eq!((first["cvmfs.revision"], first["cores"]), (4.0, 64.0));
+        assert!(!first.contains_key("cache.n_damaged"), "what is 0 is not told: {text}");
+        // Between two datagrams.
+        std::fs::read(mount.root().join("hello.txt")).unwrap();
+        let text = next();
+        let lines: Vec<_> = text.lines().map(influx).collect();
+        let [(_, _, now, _), (name, tags, change, time)] = &lines[..] else { panic!("{text}") };
+        assert_eq!(*name, "node7_delta");
+        assert_eq!(*tags, ["repo=small.test.repo", "site=here", "rack=3"]);
+        assert!(!change.contains_key("cores"), "{text}");
+        let downloads = "download.n_downloads";
+        assert!(change[downloads] >= 1.0, "{text}");
+        assert_eq!(now[downloads] - first[downloads], change[downloads], "{text}");
+        assert_eq!(change["cvmfs.revision"], 0.0);
+        assert!(time - began > 4_000_000_000, "no more often than every 5 s: {began} {time}");
+        assert!(mount.unmount().success());
+    });
+}
+
+#[test]
+fn a_receiver_that_is_gone_disturbs_no_mount() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        // A name server that says nothing, and a port at which nobody listens.
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let spec = || {
+            MountSpec::genuine(&client!(), &genuine, &server)
+                .arg("--set=CVMFS_TELEMETRY_SEND=yes")
+                .arg("--set=CVMFS_TELEMETRY_RATE=5")
+                .arg("--set=CVMFS_INFLUX_METRIC_NAME=x")
+                .arg(format!("--set=CVMFS_INFLUX_PORT={nobody}"))
+        };
+        let lost = spec()
+            .arg("--set=CVMFS_INFLUX_HOST=influx.example.org")
+            .arg(format!("--set=CVMFS_DNS_SERVER={}", silent.local_addr().unwrap()))
+            .arg("--set=CVMFS_DNS_TIMEOUT=1")
+            .start();
+        let dead = spec().arg("--set=CVMFS_INFLUX_HOST=127.0.0.1").start();
+        let incomplete = spec().start();
+        assert!(incomplete.log().contains("no telemetry is sent"), "{}", incomplete.log());
+        wait_until(Duration::from_secs(60), "warning", || {
+            lost.log().contains("telemetry cannot be sent")
+        })
+        .unwrap();
+        for mount in [lost, dead, incomplete] {
+            assert!(!std::fs::read(mount.root().join("hello.txt")).unwrap().is_empty());
+            assert!(mount.unmount().success());
+        }
     });
 }

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, TestServer};
+use rustix::fs::Advice;
 use tests::{MountSpec, TestMount, client, deadline, wait_until};
 
 const FQRN: &str = "prefetch.test.repo";
@@ -170,6 +173,55 @@ fn it_can_be_switched_off() {
         }
         assert_eq!(fetched(&mount), 0);
         assert_eq!(asked(&published, &server, 0), FILES - 1);
+    });
+}
+
+/// Tells of which files the kernel has nothing in memory. A read to find out would have some of it read.
+fn on_disk_only(paths: impl Iterator<Item = PathBuf>) -> Vec<bool> {
+    let options = ["--noheadings", "--raw", "--output", "PAGES"];
+    let output = Command::new("fincore").args(options).args(paths).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(|pages| pages.trim() == "0").collect()
+}
+
+/// A cache that the kernel has not in memory, as after a reboot.
+#[test]
+fn neighbours_that_are_cached_are_read_from_disk() {
+    deadline(LIMIT, || {
+        let published = tree().publish();
+        let server = TestServer::serving(published.root());
+        // Beside the build, which is on a disk.
+        let cache = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let spec = MountSpec::published(&client!(), &published, &[&server]).cache_dir(cache.path());
+        let mount = spec.clone().arg("--set=CVMFS_FUSE_PREFETCH=no").start();
+        for (directory, file) in
+            (0..2).flat_map(|directory| (0..FILES).map(move |f| (directory, f)))
+        {
+            read(&mount, directory, file);
+        }
+        drop(mount);
+        let object = |directory, file| {
+            let object = published.file_object(format!("/{}", name(directory, file))).unwrap();
+            let path = published.object_path(&object);
+            let name = path.file_name().unwrap();
+            let fan = path.parent().unwrap().file_name().unwrap();
+            cache.path().join("v2/objects").join(fan).join(name)
+        };
+        let objects = |directory| (0..FILES).map(move |file| object(directory, file));
+        for path in (0..2).flat_map(objects) {
+            let file = fs::File::open(&path).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        }
+        let none = [true; FILES];
+        assert_eq!(on_disk_only(objects(0)), none, "the tests' directory must be on a disk");
+        server.set_network(Network::Refusing);
+        let mount = spec.start();
+        read(&mount, 0, 7);
+        read(&mount, 0, 2);
+        let others_are_here = || on_disk_only(objects(0)) == [false; FILES];
+        wait_until(SOON, "the others are in memory", others_are_here).unwrap();
+        assert_eq!(on_disk_only(objects(1)), none, "nobody has read in there");
     });
 }
 

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Network, Rule, TestServer};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use tests::apart::{Mounted, private_mounts};
 use tests::{MountSpec, TestMount, client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -34,6 +37,40 @@ fn spec(published: &Published, servers: &[&TestServer]) -> MountSpec {
 }
 
 const FQRN: &str = "updates.test.repo";
+
+#[test]
+fn what_is_mounted_on_a_directory_inside_stays_over_an_update() {
+    deadline(LIMIT, || {
+        let mut repo = TestRepo::new(FQRN);
+        repo.ttl(1);
+        repo.file("/d/top/old", b"old".to_vec());
+        repo.file("/d/other", b"other".to_vec());
+        let published = repo.publish();
+        let server = TestServer::serving(published.root());
+        private_mounts();
+        let mount = spec(&published, &[&server]).start();
+        let (top, root) = (mount.path("d/top"), mount.root().to_owned());
+        let over = Mounted::tmpfs(&top, "size=1m,mode=755");
+        std::fs::write(top.join("mine"), b"mine").unwrap();
+        // Both the directory that is mounted on and the one above it change.
+        repo.file("/d/top/new", b"new".to_vec());
+        repo.file("/d/new", b"new".to_vec());
+        repo.publish();
+        wait_for_revision(&mount, 2);
+        wait_until("new file", || mount.path("d/new").exists());
+        assert_eq!(std::fs::read(top.join("mine")).unwrap(), b"mine");
+        assert!(!top.join("old").exists());
+        // Neither is pulled away from below the other.
+        assert_eq!(umount2(&root, MntFlags::empty()), Err(Errno::EBUSY));
+        let output = client!().command().arg("umount").arg(&root).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("in use"), "{said}");
+        assert_eq!(std::fs::read(top.join("mine")).unwrap(), b"mine");
+        drop(over);
+        assert_eq!(std::fs::read(top.join("new")).unwrap(), b"new");
+        assert!(mount.unmount().success());
+    });
+}
 
 #[test]
 fn open_files_keep_the_old_content_and_new_opens_see_the_new() {

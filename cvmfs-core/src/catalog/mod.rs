@@ -48,6 +48,9 @@ use xattr::Xattrs;
 /// several hundred MiB.
 pub const MAX_CATALOG_SIZE: u64 = 4 << 30;
 /// Idle connections kept per catalog unless told otherwise: each costs a descriptor and some 100
+/// Bytes of one that the kernel reads from disk at once when it is opened. Lookups in a larger one
+/// may need little of it.
+const READ_AHEAD: u64 = 16 << 20;
 /// KiB.
 const IDLE_CONNECTIONS: usize = 4;
 /// Entries of one directory we are willing to hold in memory at once.
@@ -132,6 +135,10 @@ impl Catalog {
         attachment: Attachment,
         variables: SymlinkVariables,
     ) -> Result<Self, CatalogError> {
+        if object.is_on_disk_only() {
+            // A walk needs all of it, page by page.
+            object.read_ahead(READ_AHEAD);
+        }
         let database = open_database(&object)?;
         let connection = database.statement();
         let (properties, version) = read_properties(connection)?;

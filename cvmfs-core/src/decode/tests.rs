@@ -1,5 +1,6 @@
 use std::io::Write as _;
 
+use bytes::Bytes;
 use flate2::Compression as Level;
 use flate2::write::ZlibEncoder;
 
@@ -209,4 +210,83 @@ fn a_proof_is_for_one_object_and_size() {
     ));
     let zlib = ObjectId { compression: Compression::Zlib, ..id };
     assert!(matches!(proof.must_match(&zlib, 3), Err(CacheError::WrongBody { .. })));
+}
+
+/// Damage of every byte, ends everywhere, wrong sizes: each with the hash of just these bytes, as a
+/// publisher could make them.
+#[test]
+fn a_body_in_one_go_is_judged_like_a_stream() {
+    let in_one_go = |id, pieces: &[Bytes], bound| {
+        let mut plain = Vec::new();
+        let proof = decode_whole(id, bound, pieces, |piece| {
+            plain.extend_from_slice(piece);
+            Ok::<_, DecodeError>(())
+        })?;
+        assert_eq!((proof.id(), proof.size()), (&id, plain.len() as u64));
+        Ok::<_, DecodeError>(plain)
+    };
+    let same = |expected: &[u8], stored: &[u8], bound, what: &str| {
+        let id = id_of(stored, Compression::Zlib);
+        let stream = decode_all(id, stored, bound).map(|(plain, _)| plain);
+        let (start, end) = stored.split_at(stored.len() / 3);
+        let pieces = [start, end].map(Bytes::copy_from_slice);
+        match (stream, in_one_go(id, &pieces, bound)) {
+            (Ok(stream), Ok(plain)) => assert!(plain == stream, "{what}"),
+            // Codes that are not complete may be read: not to other content.
+            (Err(DecodeError::Zlib { .. }), Ok(plain)) => assert!(plain == expected, "{what}"),
+            // Damaged streams may fail at another place.
+            (Err(DecodeError::Zlib { .. }), Err(_)) | (Err(_), Err(DecodeError::Zlib { .. })) => {}
+            (Err(stream), Err(error)) => assert_eq!(
+                std::mem::discriminant(&stream),
+                std::mem::discriminant(&error),
+                "{what}: {stream}, {error}"
+            ),
+            (stream, other) => panic!("{what}: {stream:?}, {other:?}"),
+        }
+        if matches!(bound, SizeBound::AtMost(_)) {
+            return;
+        }
+        let mut damaged = pieces;
+        damaged[1] = [&damaged[1][..], b"x"].concat().into();
+        let refused = in_one_go(id, &damaged, bound);
+        assert!(matches!(refused, Err(DecodeError::HashMismatch { .. })), "{what}");
+    };
+    for plain in [Vec::new(), vec![b'x'; 300], noise(300), noise(PIECE_LEN + 1)] {
+        let stored = zlib(&plain, Level::default());
+        let len = plain.len() as u64;
+        for bound in [SizeBound::Exactly(len), SizeBound::Exactly(len + 1), SizeBound::AtMost(len)]
+        {
+            same(&plain, &stored, bound, "whole");
+        }
+        if let Some(less) = len.checked_sub(1) {
+            same(&plain, &stored, SizeBound::Exactly(less), "larger than stated");
+        }
+        same(
+            &plain,
+            &[&stored[..], b"x"].concat(),
+            SizeBound::Exactly(len),
+            "bytes behind the end",
+        );
+        if len > 300 {
+            continue;
+        }
+        for position in 0..stored.len() {
+            same(
+                &plain,
+                &stored[..position],
+                SizeBound::Exactly(len),
+                &format!("first {position}"),
+            );
+            for bit in 0..8 {
+                let mut damaged = stored.clone();
+                damaged[position] ^= 1 << bit;
+                same(
+                    &plain,
+                    &damaged,
+                    SizeBound::Exactly(len),
+                    &format!("bit {bit} of {position}"),
+                );
+            }
+        }
+    }
 }

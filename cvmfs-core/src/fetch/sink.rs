@@ -9,13 +9,15 @@ use tokio::task::JoinHandle;
 
 use super::{FetcherState, Unstored};
 use crate::cache::{CacheError, CachedObject, ObjectCache, ObjectMeta, Transaction};
-use crate::decode::{BodyDecoder, DecodeError, SizeBound, decode_all};
+use crate::decode::{
+    BodyDecoder, CheckedBody, DecodeError, MAX_STORED_WHOLE, SizeBound, decode_all, decode_whole,
+};
 use crate::net::{AttemptError, Sink};
 use crate::object::{ObjectId, ObjectKind};
 
 /// Stored bytes collected before the writer is called: most objects need one call, and large ones
 /// are decoded while the next batch is received.
-const BATCH_LEN: usize = 256 * 1024;
+const BATCH_LEN: usize = MAX_STORED_WHOLE;
 
 /// What a writer needs to start.
 pub(super) struct Target {
@@ -53,7 +55,7 @@ impl From<CacheError> for WriteError {
 }
 
 impl Target {
-    fn begin(self) -> Result<Writer, AttemptError> {
+    fn transaction(&self) -> Result<Box<dyn Transaction>, CacheError> {
         let size = match self.bound {
             SizeBound::Exactly(size) => Some(size),
             SizeBound::AtMost(_) => None,
@@ -61,12 +63,43 @@ impl Target {
         let volatile = self.state.volatile.load(Ordering::Relaxed)
             && matches!(self.id.kind, ObjectKind::Data | ObjectKind::Chunk);
         let meta = ObjectMeta { size, label: self.label.clone(), volatile };
-        match self.store.begin(&self.id, &meta) {
+        self.store.begin(&self.id, &meta)
+    }
+
+    fn begin(self) -> Result<Writer, AttemptError> {
+        match self.transaction() {
             Ok(transaction) => {
                 let decoder = BodyDecoder::new(self.id, self.bound);
                 Ok(Writer { target: self, decoder, transaction })
             }
             Err(error) => Err(self.failed(error.into())),
+        }
+    }
+
+    /// Stores a body that came in one batch.
+    fn store(self, pieces: &[Bytes]) -> Result<CachedObject, AttemptError> {
+        let checked = || -> Result<(Box<dyn Transaction>, CheckedBody), WriteError> {
+            let mut transaction = self.transaction()?;
+            pieces.iter().for_each(|piece| transaction.stored(piece));
+            let proof = decode_whole(self.id, self.bound, pieces, |plain| {
+                transaction.write(plain).map_err(WriteError::Cache)
+            })?;
+            Ok((transaction, proof))
+        };
+        let committed = checked().and_then(|(transaction, proof)| Ok(transaction.commit(proof)?));
+        self.done(committed)
+    }
+
+    fn done(
+        self,
+        committed: Result<CachedObject, WriteError>,
+    ) -> Result<CachedObject, AttemptError> {
+        match committed {
+            Ok(object) => {
+                self.state.cache_warned.store(false, Ordering::Relaxed);
+                Ok(object)
+            }
+            Err(error) => Err(self.failed(error)),
         }
     }
 
@@ -100,13 +133,7 @@ impl Writer {
             .finish()
             .map_err(WriteError::from)
             .and_then(|proof| transaction.commit(proof).map_err(WriteError::from));
-        match committed {
-            Ok(object) => {
-                target.state.cache_warned.store(false, Ordering::Relaxed);
-                Ok(object)
-            }
-            Err(error) => Err(target.failed(error)),
-        }
+        target.done(committed)
     }
 }
 
@@ -175,7 +202,14 @@ impl Sink<CachedObject> for ObjectSink {
 
     fn end(mut self) -> BoxFuture<'static, Result<CachedObject, AttemptError>> {
         Box::pin(async move {
-            let commit = self.hand_over(Writer::commit).await?;
+            let stage = std::mem::replace(&mut self.stage, Stage::Failed);
+            let commit = if let Stage::Fresh(target) = stage {
+                let batch = std::mem::take(&mut self.batch);
+                tokio::task::spawn_blocking(move || target.store(&batch))
+            } else {
+                self.stage = stage;
+                self.hand_over(Writer::commit).await?
+            };
             commit.await.map_err(|_| died())?
         })
     }

@@ -23,6 +23,7 @@ use super::site::SiteCommand;
 use super::upgrade::UpgradeArgs;
 use crate::config::cache::CacheFlags;
 use crate::config::environment::absolute;
+use crate::config::parameters::logging::LogFormat;
 use crate::config::{AutomountFlags, ProcessSettings, RepositoryFlags};
 use crate::daemon::holder::check_socket_path;
 use crate::doctor::DoctorArgs;
@@ -42,6 +43,10 @@ pub struct Cli {
     /// Say more on stderr; twice: everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+
+    /// How messages are written
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
 
     /// What to do.
     #[command(subcommand)]
@@ -146,7 +151,7 @@ pub struct MountArgs {
     /// Name of the repository, e.g. cms.cern.ch
     pub fqrn: OsString,
 
-    /// Directory to mount on; must exist
+    /// Directory to mount on; must exist. Or /dev/fd/N: a descriptor of /dev/fuse that is mounted already
     pub mountpoint: PathBuf,
 
     #[command(flatten)]
@@ -198,7 +203,7 @@ pub struct AutomountArgs {
 #[derive(Debug, Args)]
 pub struct ProcessArgs {
     /// Stay in the foreground until unmounted; log to stderr
-    #[arg(long, help_heading = "Mount")]
+    #[arg(short = 'f', long, help_heading = "Mount")]
     pub foreground: bool,
 
     /// Let 'cvmfs-fuse hold' keep the mount when all its processes die; go on with what it keeps
@@ -557,6 +562,7 @@ mod tests {
             "mount a.b.c /mnt --server http://a/@fqrn@;http://b --public-key k:l --proxy DIRECT \
              --cache-dir /c --quota 4000M --tag t -o ro,nodev -o noexec --foreground",
             "mount a.b.c /mnt --root-hash x",
+            "mount a.b.c /dev/fd/3 -f",
             "mount a.b.c /mnt --date 2026-01-01T00:00:00Z --ready-fd 3 -vv",
             "mount --symlink-variable A=b --symlink-variable C=d a.b.c /mnt",
             "automount",

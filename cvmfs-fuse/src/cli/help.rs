@@ -39,7 +39,7 @@ Exit codes (a failure ends with one line on stderr: MESSAGE (CODE - TEXT)):
    9  cache directory not usable        23  proxy problem
   12  the cache cannot be made smaller  25  revision is on the blocklist
 
-Host configuration: the files of /etc/cvmfs are read as by cvmfs2 (cvmfs-fuse config --help). Log level: -v, -vv, or the variable CVMFS_FUSE_LOG.";
+Host configuration: the files of /etc/cvmfs are read as by cvmfs2 (cvmfs-fuse config --help). Log level: -v, -vv, or the variable CVMFS_FUSE_LOG; its form: --log-format.";
 
 /// Examples for `cvmfs-fuse mount --help`.
 const MOUNT: &str = "\

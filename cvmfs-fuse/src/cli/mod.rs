@@ -52,10 +52,12 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::environment::absolute;
+use crate::config::parameters::logging::LogFormat;
 use crate::config::{
     AutomountSettings, Configuration, Environment, MountOptions, MountSettings, RepositorySettings,
     parse_fqrn,
 };
+use crate::daemon::log;
 use args::{AutomountArgs, Cli, Command, DemoArgs, MountArgs, UmountArgs};
 use called::Called;
 use exit::{ExitStatus, Failure};
@@ -87,14 +89,16 @@ pub fn main() -> ExitCode {
         }
     };
     let environment = Environment::of_process();
-    start_log(cli.verbose, environment.log.as_deref());
-    match execute(&cli.command, &environment) {
+    start_log(cli.verbose, cli.log_format, &environment);
+    let code = match execute(&cli.command, &environment) {
         Ok(code) => code,
         Err(failure) => {
             complain(&failure);
             failure.status.into()
         }
-    }
+    };
+    log::settle(true);
+    code
 }
 
 /// Returns the command line of this process, whatever name it was called by, for processes that
@@ -195,9 +199,9 @@ fn umount(args: &UmountArgs) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Ok)
 }
 
-/// Prints a failure as the last line on stderr. If stderr is gone the exit code must do.
+/// Says why something failed, as the last line on stderr.
 fn complain(failure: &Failure) {
-    let _ = writeln!(std::io::stderr(), "cvmfs-fuse: {failure}");
+    log::fail(&failure.to_string());
 }
 
 /// Makes the runtime of a command that waits for the network.
@@ -211,27 +215,18 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Logs to stderr: warnings; with `-v` what this program does; with `-vv` everything.
-fn start_log(verbose: u8, variable: Option<&str>) {
+fn start_log(verbose: u8, format: Option<LogFormat>, environment: &Environment) {
     let flags = match verbose {
         0 => "warn",
         1 => "warn,cvmfs_core=debug,cvmfs_cache=debug,cvmfs_fuse=debug",
         _ => "trace",
     };
-    let directives = variable.filter(|_| verbose == 0).unwrap_or(flags);
+    let directives = environment.log.as_deref().filter(|_| verbose == 0).unwrap_or(flags);
     let filter = EnvFilter::builder().parse(directives);
     let is_understood = filter.is_ok();
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(flags)))
-        .with_writer(crate::daemon::log::stderr)
-        // Colours are compiled out; asking for them is an error message, or a panic while debugging.
-        .with_ansi(false)
-        .try_init();
+    log::start(filter.unwrap_or_else(|_| EnvFilter::new(flags)), format);
     if !is_understood {
         tracing::warn!(directives, "log filter not understood, using the default");
-    }
-    if let Err(error) = started {
-        // Another subscriber is there only in tests, which want their own.
-        tracing::debug!(%error, "log already started");
     }
 }
 

@@ -14,6 +14,12 @@ use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Time
 
 use crate::cli::exit::{ExitStatus, Failure};
 
+pub mod logging;
+pub mod telemetry;
+
+use logging::Logging;
+use telemetry::Telemetry;
+
 /// What `--set` decides.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
@@ -73,6 +79,10 @@ pub struct Parameters {
     pub pass_through: bool,
     /// Bytes of these in a second.
     pub ahead_bandwidth: Option<NonZeroU64>,
+    /// Figures for InfluxDB.
+    pub telemetry: Telemetry,
+    /// Where messages go.
+    pub logging: Logging,
 }
 
 struct Parameter {
@@ -109,6 +119,11 @@ fn user_number(text: &str) -> Option<u32> {
 }
 
 /// Every parameter, in the order in which help lists them.
+fn all() -> impl Iterator<Item = &'static Parameter> {
+    PARAMETERS.iter().chain(logging::PARAMETERS).chain(telemetry::PARAMETERS)
+}
+
+/// Those of network, files and control.
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "CVMFS_TIMEOUT",
@@ -407,8 +422,8 @@ impl Parameters {
             let Some((name, value)) = text.split_once('=') else {
                 return Err(bad("expected NAME=VALUE".to_owned()));
             };
-            let Some(parameter) = PARAMETERS.iter().find(|known| known.name == name) else {
-                let known: Vec<_> = PARAMETERS.iter().map(|known| known.name).collect();
+            let Some(parameter) = all().find(|known| known.name == name) else {
+                let known: Vec<_> = all().map(|known| known.name).collect();
                 return Err(bad(format!("unknown parameter; known are {}", known.join(", "))));
             };
             (parameter.set)(&mut parameters, value)
@@ -443,18 +458,18 @@ impl Parameters {
 
     /// Returns the name of each.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        PARAMETERS.iter().map(|known| known.name)
+        all().map(|known| known.name)
     }
 
     /// Returns name, form and help of each.
     pub fn table() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-        PARAMETERS.iter().map(|known| (known.name, known.form, known.help))
+        all().map(|known| (known.name, known.form, known.help))
     }
 
     /// Returns the table as help text.
     pub fn help() -> String {
         let mut text = String::from("Parameters for --set:\n");
-        for Parameter { name, form, help, .. } in PARAMETERS {
+        for Parameter { name, form, help, .. } in all() {
             let _ = writeln!(text, "  {:<38} {help}", format!("{name}={form}"));
         }
         text
@@ -482,7 +497,7 @@ mod tests {
         assert_eq!(parsed.max_ttl, Some(Duration::from_secs(120)));
         assert_eq!(parsed.fallback_proxy, Some("http://p:1".parse().unwrap()));
         assert_eq!(parsed.auto_update, Some(false));
-        for known in PARAMETERS {
+        for known in all() {
             assert!(Parameters::help().contains(known.name));
             let bad = format!("{}=", known.name);
             let message = Parameters::parse([bad.as_str()]).unwrap_err().to_string();

@@ -127,7 +127,7 @@ fn launcher(
         // A full log was put aside.
         let log = File::options().append(true).open(&log_path).or_else(|_| log_file.try_clone());
         let ready = (order == Order::First).then_some(ready);
-        let mut command = background::command(program, line, ready, log?);
+        let mut command = background::command(program, line, ready, None, log?);
         // SAFETY: only system calls are made: prctl, getppid, pthread_sigmask.
         unsafe {
             command.pre_exec(move || {

@@ -24,12 +24,14 @@ use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use super::Service;
+use super::crash;
 use super::estate::{Bequest, Candidate};
 use super::holder::Deposit;
 use super::log;
 use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::fuse::premounted;
 
 /// Start of the mount until it is usable. The network has tighter limits for each attempt; this
 /// one covers a long list of servers that are all slow.
@@ -70,7 +72,8 @@ pub fn start(service: &impl Service) -> Result<Usable, Failure> {
     let own = crate::cli::own_command_line();
     // Not current_exe(): the file may have been replaced by an upgrade.
     let program = Path::new("/proc/self/exe");
-    let child = command(program, own, Some(writer.as_raw_fd()), log_file)
+    let mounted = premounted::number_of(service.mountpoint());
+    let child = command(program, own, Some(writer.as_raw_fd()), mounted, log_file)
         .spawn()
         .map_err(|error| trouble("cannot start the background process", &error))?;
     drop(writer);
@@ -101,11 +104,12 @@ pub(crate) fn insert_arguments(
 }
 
 /// Returns a program with a command line (its own name first), as a process in the background that
-/// tells on the descriptor how its mount went.
+/// tells on the descriptor how its mount went. It also gets one that is mounted already.
 pub(crate) fn command(
     program: &Path,
     mut line: Vec<OsString>,
     descriptor: Option<RawFd>,
+    mounted: Option<RawFd>,
     log_file: File,
 ) -> Command {
     if let Some(descriptor) = descriptor {
@@ -130,12 +134,12 @@ pub(crate) fn command(
                 libc::c_int::MAX,
                 libc::CLOSE_RANGE_CLOEXEC,
             );
-            match descriptor {
-                Some(descriptor) if libc::fcntl(descriptor, libc::F_SETFD, 0) == -1 => {
-                    Err(io::Error::last_os_error())
+            for kept in [descriptor, mounted].into_iter().flatten() {
+                if libc::fcntl(kept, libc::F_SETFD, 0) == -1 {
+                    return Err(io::Error::last_os_error());
                 }
-                _ => Ok(()),
             }
+            Ok(())
         })
     };
     command
@@ -261,6 +265,7 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
         Failure::caused(ExitStatus::Options, "--server-fd is for the program itself", &error)
     };
     let socket = supervisor::adopt(socket)?;
+    crash::watch();
     let process = service.process();
     if !process.foreground
         && let Some(path) = log::path_of_stderr()

@@ -1,7 +1,23 @@
-//! Where messages of a background mount go: a log file that is its stderr, and is kept small.
+//! Where messages go. Here: the log file of a background mount, which is its stderr, and is kept small.
 //!
-//! Everything written to stderr ends there, panics included; only what goes through [`stderr`]
-//! (the tracing subscriber, see [`crate::cli::main`]) is counted.
+//! | module | what it holds |
+//! |---|---|
+//! | `record` | one message as data, text and JSON |
+//! | `secrets` | what is not written |
+//! | `flood` | equal messages become one, with their number |
+//! | `scribe` | from the events of the program to stderr, syslog and debug log |
+//! | `rotating` | files that several processes write to |
+//! | `wire` | what journald and syslog understand |
+//!
+//! Everything written to stderr ends in the log file, panics included; only what goes through
+//! [`stderr`] is counted.
+
+mod flood;
+mod record;
+mod rotating;
+mod scribe;
+mod secrets;
+mod wire;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,6 +26,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
+
+pub(crate) use scribe::{direct, fail, settle, start};
+use secrets::masked;
 
 /// A log file of this size becomes `FILE.1`, in place of the one before: weeks of warnings, or an
 /// hour of debugging.

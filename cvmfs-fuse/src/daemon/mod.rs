@@ -8,8 +8,10 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `talking` | the control sockets of what is served |
+//! | `telemetry` | figures for InfluxDB |
 //! | `abort` | the end of a mount that nobody serves |
 //! | [`holder`] | who outlives the supervisor |
+//! | `crash` | what a server leaves in its log that dies of a defect |
 //! | [`control`] | how a supervisor is asked for an upgrade |
 //! | [`background`] | the background process, and what it tells its parent |
 //! | [`mountpoint`] | may we mount there, and what is there already |
@@ -22,6 +24,7 @@ pub mod background;
 mod begin;
 pub(crate) mod child;
 pub mod control;
+mod crash;
 pub mod estate;
 pub mod holder;
 mod letters;
@@ -31,6 +34,7 @@ pub mod serve;
 pub(crate) mod succession;
 pub mod supervisor;
 mod talking;
+mod telemetry;
 pub mod umount;
 mod update;
 
@@ -54,6 +58,8 @@ pub trait Service {
     fn model(&self) -> &RepositorySettings;
     /// Under which name its log is kept.
     fn name(&self) -> &str;
+    /// The repository, if it is one.
+    fn repository(&self) -> Option<&str>;
     /// What a user is told who waits.
     fn progress(&self) -> String;
     /// Mounts and serves until the end, see [`serve::serve`].
@@ -79,6 +85,10 @@ impl Service for MountSettings {
 
     fn name(&self) -> &str {
         self.repository.fqrn.as_str()
+    }
+
+    fn repository(&self) -> Option<&str> {
+        Some(self.repository.fqrn.as_str())
     }
 
     fn progress(&self) -> String {
@@ -112,6 +122,10 @@ impl Service for AutomountSettings {
         "automount"
     }
 
+    fn repository(&self) -> Option<&str> {
+        None
+    }
+
     fn progress(&self) -> String {
         format!("mounting on {}", show(&self.mountpoint))
     }
@@ -133,6 +147,9 @@ impl Service for AutomountSettings {
 /// ask for it.
 pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     let process = service.process();
+    if process.foreground || process.ready_fd.is_some() || process.server_fd.is_some() {
+        log::direct(&service.model().parameters.logging, service.repository());
+    }
     if let Some(descriptor) = process.server_fd {
         background::serve_supervised(service, descriptor)?;
         return Ok(ExitStatus::Ok);

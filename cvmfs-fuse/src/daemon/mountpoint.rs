@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fuse::mount;
 use crate::fuse::mountinfo::{self, MountEntry, is_dead, show};
+use crate::fuse::premounted;
 
 /// How long an existing mount may take to answer before it counts as hanging.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -53,6 +54,15 @@ impl Expected<'_> {
 /// Checks a mountpoint, and removes mounts of dead servers from it.
 pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failure> {
     let name = show(mountpoint);
+    if let Some(number) = premounted::number_of(mountpoint) {
+        let refused = |error| {
+            let what = format!("{name} is no connection to the kernel that somebody has mounted");
+            Failure::caused(ExitStatus::Permission, &what, &error)
+        };
+        return premounted::connection(number)
+            .map(|_| Place::Free(mountpoint.to_owned()))
+            .map_err(refused);
+    }
     let resolved = mountinfo::resolve(mountpoint).map_err(|error| refused(&name, &error))?;
     for _ in 0..MAX_DEAD_MOUNTS {
         let table_error = |error: io::Error| {

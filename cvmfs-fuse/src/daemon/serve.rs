@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
+use super::log;
 use super::mountpoint::{self, Answer, Expected, Place};
 use super::talking;
 use super::update::{self, Kernel};
@@ -22,6 +23,7 @@ use crate::config::{MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
 use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
+use crate::fuse::premounted;
 use crate::fuse::session::ServedMount;
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
@@ -40,6 +42,8 @@ const MAX_ARENAS: libc::c_int = 2;
 const MAPPED_ABOVE: libc::c_int = 2 << 20;
 /// What the end of the heap may keep.
 const MAX_FREE: libc::c_int = 512 << 10;
+/// How long the number of repeated messages may be overdue.
+const LOG_PACE: Duration = Duration::from_secs(5);
 /// What `ps` shows, and by which `umount` knows us; background processes start as /proc/self/exe.
 const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 
@@ -108,7 +112,15 @@ pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
         .map_err(|error| {
             Failure::caused(ExitStatus::Unknown, "cannot start the runtime", &error)
         })?;
+    let settling = runtime.spawn(async {
+        loop {
+            tokio::time::sleep(LOG_PACE).await;
+            // Writes to files.
+            let _ = tokio::task::spawn_blocking(|| log::settle(false)).await;
+        }
+    });
     let outcome = runtime.block_on(work(runtime.handle().clone()));
+    settling.abort();
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
     outcome
 }
@@ -221,12 +233,14 @@ pub(super) async fn attend<V: Vfs, C>(
     bequest.serving();
 
     let probed = resolved.clone();
+    // It may be seen elsewhere only.
+    let is_mounted_by_others = premounted::number_of(&resolved).is_some();
     let answer = tokio::select! {
         signal = stop.next() => {
             detach(&mount).await;
             return Err(begin::interrupted(signal));
         }
-        answer = tokio::task::spawn_blocking(move || match is_successor {
+        answer = tokio::task::spawn_blocking(move || match is_successor || is_mounted_by_others {
             true => Answer::Alive,
             false => mountpoint::answer(&probed),
         }) => answer,

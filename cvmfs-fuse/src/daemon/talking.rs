@@ -1,4 +1,4 @@
-//! The control sockets of a mount, and of the repositories that it has open.
+//! How a mount and the repositories that it has open can be seen: control sockets and telemetry.
 
 use std::sync::Arc;
 
@@ -6,10 +6,12 @@ use tokio::sync::mpsc;
 
 use super::begin::Begun;
 use super::serve::AbortOnDrop;
+use super::telemetry;
 use super::update::Orders;
 use crate::config::RepositorySettings;
 use crate::fs::{RepoFs, Vfs};
 use crate::fuse::activity::Activity;
+use crate::fuse::premounted;
 use crate::talk::address::Address;
 use crate::talk::{self, Desk, Membership, Served, TtlLimit};
 
@@ -17,7 +19,7 @@ use crate::talk::{self, Desk, Membership, Served, TtlLimit};
 const MAX_ASKS: usize = 4;
 
 /// A repository can be asked about for as long as this lives.
-pub(super) type Talk = (Membership, AbortOnDrop);
+pub(super) type Talk = (Membership, AbortOnDrop, Option<AbortOnDrop>);
 
 /// Makes the desk of a mount.
 pub(super) fn desk_of<V: Vfs>(
@@ -26,7 +28,8 @@ pub(super) fn desk_of<V: Vfs>(
     settings: &RepositorySettings,
     activity: Arc<Activity>,
 ) -> Arc<Desk> {
-    let (mountpoint, device) = (begun.mountpoint.clone(), begun.device.clone());
+    let device = begun.device.clone();
+    let mountpoint = premounted::seen_at(&begun.mountpoint, device.as_deref());
     let owner = settings.parameters.talk_owner;
     Arc::new(Desk::new(mountpoint, device, has_several, owner, activity))
 }
@@ -55,5 +58,6 @@ pub(super) fn begin(
     };
     let listening = talk::listen(address, Arc::clone(desk), Some(fqrn.to_owned()));
     let listening = AbortOnDrop(tokio::spawn(listening));
-    (Orders { follows, max_ttl, asks }, (membership, listening))
+    let telling = telemetry::begin(desk, settings);
+    (Orders { follows, max_ttl, asks }, (membership, listening, telling))
 }

@@ -172,7 +172,11 @@ impl ContentTable {
         let here = fetcher.open_here(id, &options).map_err(|error| failed(Arc::new(error)))?;
         let object = match here {
             Some((object, was_fetched_ahead)) => {
-                let how = if was_fetched_ahead { Use::Early } else { Use::Here };
+                let how = match was_fetched_ahead {
+                    true => Use::Early,
+                    false if self.prefetcher.is_some() && object.is_on_disk_only() => Use::FromDisk,
+                    false => Use::Here,
+                };
                 used(how);
                 arrived(how, &object);
                 object

@@ -12,6 +12,7 @@
 //! | [`failure`] | the one place that logs and counts failed requests |
 //! | [`mountinfo`] | which mounts there are |
 //! | [`mount`] | mount(2), or fusermount for users; unmounting |
+//! | [`premounted`] | `/dev/fd/N`: somebody else has mounted |
 //! | [`session`] | capabilities, worker threads, a mount's life |
 //!
 //! **Where async begins.** The kernel's requests arrive on fuser's worker threads. Each becomes a
@@ -31,5 +32,6 @@ pub mod handover;
 mod interrupt;
 pub mod mount;
 pub mod mountinfo;
+pub mod premounted;
 mod request;
 pub mod session;

@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use super::premounted;
 use crate::config::MountOptions;
 
 /// Where the kernel hands out FUSE connections.
@@ -248,6 +249,10 @@ pub enum UnmountError {
 
 /// Unmounts a resolved path; `lazy` detaches it at once and leaves open files to their users.
 pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> {
+    if premounted::number_of(mountpoint).is_some() {
+        // Not by us.
+        return Err(UnmountError::NotMounted);
+    }
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     flags.set(MntFlags::MNT_DETACH, lazy);
     match nix::mount::umount2(mountpoint, flags) {

@@ -15,6 +15,7 @@ use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
 use super::mount::{self, MountError};
 use super::mountinfo;
+use super::premounted;
 use crate::config::MountOptions;
 use crate::fs::Vfs;
 
@@ -43,13 +44,18 @@ pub struct ServedMount {
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
-/// Mounts so that a successor can take the connection over; returns what it needs for that.
+/// Mounts so that a successor can take the connection over; returns what it needs for that. What is
+/// mounted already is only connected to.
 pub fn mount_supervised<V: Vfs>(
     adapter: Adapter<V>,
     mountpoint: &Path,
     options: &MountOptions,
 ) -> Result<(MountedSession<V>, Mount), MountError> {
-    let connection = mount::mount(mountpoint, options)?;
+    let mounted = premounted::number_of(mountpoint);
+    let connection = match mounted {
+        Some(number) => premounted::connection(number).map_err(MountError::Handshake)?,
+        None => mount::mount(mountpoint, options)?,
+    };
     let backings = adapter.backings();
     let connected = handover::connect(adapter, &connection, None, acl(options), present_config());
     let (session, greeting) = connected.map_err(|error| {
@@ -59,7 +65,10 @@ pub fn mount_supervised<V: Vfs>(
         MountError::Handshake(error)
     })?;
     connect(backings, &connection);
-    let device = device_of(mountpoint);
+    let device = match mounted {
+        Some(_) => premounted::device_of(&connection),
+        None => device_of(mountpoint),
+    };
     if let Some(device) = &device {
         raise_readahead(device);
     }

@@ -51,6 +51,8 @@ pub enum Use {
     Early,
     /// It was here.
     Here,
+    /// It was here, and had to be read from disk: so may be what is used next.
+    FromDisk,
 }
 
 /// The first use of a whole file or a chunk since it was closed.
@@ -100,6 +102,9 @@ impl Prefetcher {
     pub fn used(&self, first: &FirstUse<'_>) {
         let FirstUse { inode, id, chunk, caller, revision, how } = *first;
         let size = chunk.map_or(inode.entry.size, |chunk| chunk.size);
+        if how == Use::FromDisk {
+            self.queue.reads_from_disk();
+        }
         // External data are found by their path, which a profile does not have.
         let is_expected =
             !inode.entry.external && self.learner.used(caller, Item { id: *id, size });

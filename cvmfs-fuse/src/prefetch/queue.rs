@@ -1,9 +1,10 @@
-//! What is to be fetched ahead, in the order in which it was proposed.
+//! What is to be fetched ahead, in the order in which it was proposed. What is cached already is
+//! read from disk ahead, as long as readers have to wait for the disk.
 
 use std::collections::VecDeque;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cvmfs_core::fetch::{AheadOutcome, FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
@@ -26,6 +27,14 @@ const MAX_WORKERS: usize = 32;
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// Objects that are not proposed again for a while.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// How long after somebody had to wait for the disk others may have to.
+const DISK: Duration = Duration::from_secs(5);
+/// What was proposed longer ago than this may have left the kernel's memory since.
+const DISK_REST: Duration = Duration::from_secs(10);
+/// Bytes of an object that are read from disk ahead: whole modules and small libraries; of large
+/// ones parts are used, and their readers get more at a time than this.
+const MAX_FROM_DISK: u64 = 1 << 20;
 
 /// One object that may be used soon.
 #[derive(Debug)]
@@ -55,7 +64,22 @@ struct State {
     waiting: VecDeque<(Wish, Option<Then>)>,
     bytes: u64,
     workers: usize,
-    remembered: LruCache<ObjectId, ()>,
+    /// When each was proposed, or asked for.
+    remembered: LruCache<ObjectId, Instant>,
+    /// When somebody had to wait for the disk.
+    waited_for_disk: Option<Instant>,
+}
+
+impl State {
+    fn is_on_disk(&self) -> bool {
+        self.waited_for_disk.is_some_and(|at| at.elapsed() < DISK)
+    }
+
+    /// Notes that an object is proposed; tells whether it is worth it.
+    fn remember(&mut self, id: ObjectId) -> bool {
+        let before = self.remembered.put(id, Instant::now());
+        before.is_none_or(|at| self.is_on_disk() && at.elapsed() > DISK_REST)
+    }
 }
 
 impl std::fmt::Debug for Queue {
@@ -76,6 +100,7 @@ impl Queue {
             bytes: 0,
             workers: 0,
             remembered: LruCache::new(MAX_REMEMBERED),
+            waited_for_disk: None,
         };
         // Under a tight limit of descriptors few downloads may be under way at all.
         let max_workers = MAX_WORKERS.min(fetcher.transfers() / 2);
@@ -92,7 +117,7 @@ impl Queue {
         let mut state = self.state.lock();
         let full =
             state.waiting.len() >= MAX_WAITING || state.bytes + wish.size > MAX_WAITING_BYTES;
-        if full || self.max_workers == 0 || state.remembered.put(wish.id, ()).is_some() {
+        if full || self.max_workers == 0 || !state.remember(wish.id) {
             return false;
         }
         state.bytes += wish.size;
@@ -107,7 +132,10 @@ impl Queue {
                         queue.state.lock().remembered.pop(&wish.id);
                         continue;
                     }
-                    let outcome = queue.fetcher.fetch_ahead(&wish.id, &wish.options).await;
+                    let outcome = match queue.read_from_disk(wish.id).await {
+                        true => AheadOutcome::Here,
+                        false => queue.fetcher.fetch_ahead(&wish.id, &wish.options).await,
+                    };
                     if let Some(group) = &wish.group {
                         group.note(&wish.id, outcome);
                     }
@@ -133,9 +161,25 @@ impl Queue {
         !wish.group.as_ref().is_some_and(|group| group.is_useless())
     }
 
+    /// Has the kernel read a cached object if readers have to wait for the disk; tells whether it was.
+    async fn read_from_disk(&self, id: ObjectId) -> bool {
+        if !self.state.lock().is_on_disk() {
+            return false;
+        }
+        let fetcher = Arc::clone(&self.fetcher);
+        // To find it takes as long as to read it.
+        let read = tokio::task::spawn_blocking(move || fetcher.read_ahead(&id, MAX_FROM_DISK));
+        read.await.unwrap_or(false)
+    }
+
+    /// Notes that somebody had to wait for the disk.
+    pub fn reads_from_disk(&self) {
+        self.state.lock().waited_for_disk = Some(Instant::now());
+    }
+
     /// Notes that an object is asked for by others: it need not be fetched ahead.
     pub fn asked_for(&self, id: &ObjectId) {
-        self.state.lock().remembered.put(*id, ());
+        self.state.lock().remembered.put(*id, Instant::now());
     }
 
     /// Tells how many more objects and bytes may be proposed now.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use cvmfs_core::catalog::{Content, DirectoryEntry, EntryKind};
 use cvmfs_core::fetch::FetchOptions;
+use cvmfs_core::hash::ContentHash;
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::path::RepoPath;
-use cvmfs_core::revision::Revision;
+use cvmfs_core::revision::{Revision, RevisionError};
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -43,6 +44,10 @@ const MAX_WINDOW_BYTES: u64 = 16 << 20;
 const MAX_BEFORE: usize = 16;
 /// Directories that are listed to find them; some have no file at all.
 const MAX_LISTED: usize = 64;
+/// Listings that are kept, because a walk looks at each directory several times from further back.
+const MAX_LISTINGS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+/// Entries of one that is kept: some 250 bytes each.
+const MAX_LISTING_LEN: usize = 512;
 /// A walk may go up so many levels from where it is seen.
 const MAX_UP: usize = 3;
 
@@ -133,6 +138,8 @@ pub struct Walks {
     directories: Mutex<LruCache<RepoPath, Directory>>,
     /// Directories that a walk comes to next: no evidence is waited for there.
     expected: Mutex<LruCache<RepoPath, Expected>>,
+    /// With the revision that they are of.
+    listings: Mutex<LruCache<RepoPath, (ContentHash, Entries)>>,
 }
 
 impl Walks {
@@ -142,6 +149,7 @@ impl Walks {
             queue,
             directories: Mutex::new(LruCache::new(MAX_DIRECTORIES)),
             expected: Mutex::new(LruCache::new(MAX_DIRECTORIES)),
+            listings: Mutex::new(LruCache::new(MAX_LISTINGS)),
         }
     }
 
@@ -212,6 +220,25 @@ impl Walks {
         }
     }
 
+    /// Lists a directory; what was listed lately is at hand.
+    async fn list(
+        &self,
+        directory: &RepoPath,
+        revision: &Arc<Revision>,
+    ) -> Result<Entries, RevisionError> {
+        let root = revision.root_hash();
+        if let Some((of, entries)) = self.listings.lock().get(directory)
+            && *of == root
+        {
+            return Ok(Arc::clone(entries));
+        }
+        let entries = revision.list(directory).await?;
+        if entries.len() <= MAX_LISTING_LEN {
+            self.listings.lock().put(directory.clone(), (root, Arc::clone(&entries)));
+        }
+        Ok(entries)
+    }
+
     /// Proposes what is behind a file, first in its directory and, in a walk, behind that.
     async fn propose_around(
         &self,
@@ -220,7 +247,7 @@ impl Walks {
         revision: &Arc<Revision>,
         guesses: bool,
     ) -> usize {
-        let Ok(entries) = revision.list(parent).await else { return 0 };
+        let Ok(entries) = self.list(parent, revision).await else { return 0 };
         let Some(at) = entries.iter().position(|entry| &*entry.name == path.name()) else {
             return 0;
         };
@@ -299,7 +326,7 @@ impl Ahead<'_> {
             let Some((directory, entries, at)) = stack.last_mut() else {
                 // Behind the directory where the walk was seen, or an ancestor of it.
                 let Some(parent) = top.parent().filter(|_| ups < MAX_UP) else { return };
-                let Ok(entries) = self.revision.list(&parent).await else { return };
+                let Ok(entries) = self.walks.list(&parent, self.revision).await else { return };
                 let Some(at) = entries.iter().position(|entry| &*entry.name == top.name()) else {
                     return;
                 };
@@ -323,7 +350,7 @@ impl Ahead<'_> {
             if seen.insert(below.clone()) {
                 listed += 1;
                 // Its catalog is fetched by this, if it has one.
-                let Ok(entries) = self.revision.list(&below).await else { continue };
+                let Ok(entries) = self.walks.list(&below, self.revision).await else { continue };
                 let window = FIRST_WINDOW.max(self.left / 2);
                 let expected = Expected { window, strictly: self.strictly };
                 self.walks.expected.lock().put(below.clone(), expected);

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::commands;
+use super::report::RepositoryStatus;
 use super::wire::{Reply, Request};
 use crate::config::RepositorySettings;
 use crate::fs::RepoFs;
@@ -144,6 +145,13 @@ impl Desk {
             Some((fqrn.clone(), Arc::clone(served), served.fs.upgrade()?))
         };
         served.iter().filter_map(alive).collect()
+    }
+
+    /// Returns what is known of an open repository.
+    pub(crate) fn status(&self, fqrn: &str) -> Option<RepositoryStatus> {
+        let served = Arc::clone(self.served.lock().get(fqrn)?);
+        let fs = served.fs.upgrade()?;
+        Some(RepositoryStatus::of(self, &served, &fs))
     }
 
     /// Answers one question.

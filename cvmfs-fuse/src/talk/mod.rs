@@ -12,6 +12,7 @@
 //! | `commands` | the answers |
 //! | [`mounts`] | which mounts there are, and which of them answer |
 //! | [`report`] | what `status` shows of a repository |
+//! | [`figures`] | what of that is a number |
 //!
 //! A server that takes over a mount binds the same sockets again; those who ask in between try
 //! again for a moment.
@@ -20,6 +21,7 @@ pub mod address;
 pub mod client;
 mod commands;
 pub mod desk;
+pub mod figures;
 mod listener;
 pub mod mounts;
 mod place;

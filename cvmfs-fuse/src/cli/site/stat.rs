@@ -41,6 +41,9 @@ const NOT_MOUNTED: u8 = 1;
 const NOT_ENTERED: u8 = 32;
 const NO_DATA: u8 = 33;
 
+/// Where a repository should be, and what is seen there.
+type Seen = (PathBuf, Result<Look, Blind>);
+
 /// `stat [-v] [REPO]`.
 pub(super) fn stat(
     named: Option<&Path>,
@@ -119,7 +122,7 @@ fn is_mounted(place: &Path) -> bool {
 }
 
 /// Every repository that is mounted here, also below mounts that show several.
-fn all() -> Result<Vec<(PathBuf, Result<Look, Blind>)>, Failure> {
+fn all() -> Result<Vec<Seen>, Failure> {
     let places: Vec<_> = ours()?.into_iter().map(|mount| mount.mountpoint).collect();
     let seen = look(&places);
     let mut found = Vec::new();

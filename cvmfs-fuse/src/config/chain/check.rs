@@ -84,11 +84,6 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("CVMFS_SEND_INFO_HEADER", "nothing about users is sent"),
     ("CVMFS_HTTP_TRACING", "not supported"),
     ("CVMFS_HTTP_TRACING_HEADERS", "not supported"),
-    ("CVMFS_SYSLOG_LEVEL", "use CVMFS_FUSE_LOG or -v"),
-    ("CVMFS_SYSLOG_FACILITY", "the log goes to the journal or a file"),
-    ("CVMFS_SYSLOG_PREFIX", "the log goes to the journal or a file"),
-    ("CVMFS_USYSLOG", "the log goes to the journal or a file"),
-    ("CVMFS_DEBUGLOG", "use CVMFS_FUSE_LOG=debug"),
     ("CVMFS_TRACEFILE", "use 'cvmfs-fuse trace'"),
     ("CVMFS_TRACEBUFFER", "use 'cvmfs-fuse trace'"),
     ("CVMFS_TRACEBUFFER_THRESHOLD", "use 'cvmfs-fuse trace'"),
@@ -217,12 +212,7 @@ fn judge(
             None
         }
         // These belong to others: helpers, plugins, tools, and the defaults of packages.
-        _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_", "CVMFS_INFLUX_", "CVMFS_TELEMETRY_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix)) =>
-        {
-            None
-        }
+        _ if ["CVMFS_AUTHZ_", "CVMFS_CACHE_"].iter().any(|prefix| name.starts_with(prefix)) => None,
         _ => {
             let known = Parameters::names()
                 .chain(OURS.iter().map(|known| known.0))

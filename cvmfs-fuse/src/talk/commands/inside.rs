@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{Subject, number};
+use crate::talk::figures::METRICS;
 use crate::talk::report::RepositoryStatus;
 use crate::talk::wire::Reply;
 
@@ -106,19 +107,10 @@ fn internal_affairs(subject: &Subject) -> Reply {
         status.catalogs,
         jiff::Timestamp::try_from(subject.desk.since).unwrap_or_default(),
     );
-    for (name, value, description) in [
-        ("cache.hits", status.hits, "requests for objects answered by the cache"),
-        ("download.n_downloads", status.downloads, "objects downloaded"),
-        ("download.n_requests", status.requests, "requests to servers"),
-        ("download.n_failed_requests", status.failed_requests, "requests that failed"),
-        ("download.sz_transferred_bytes", status.received, "bytes received"),
-        ("cache.sz_used_bytes", status.cache_used, "bytes in the cache"),
-        ("cache.sz_limit_bytes", status.cache_limit, "how much may be there"),
-        ("cache.n_failures", status.cache_failures, "times the cache failed"),
-        ("cache.n_damaged", status.cache_damaged, "objects found damaged"),
-        ("cvmfs.n_io_error", status.errors, "calls that failed and are remembered"),
-    ] {
-        let _ = writeln!(text, "{name}|{value}|{description}");
+    for metric in METRICS {
+        if let Some(value) = (metric.value)(&status) {
+            let _ = writeln!(text, "{}|{value}|{}", metric.dotted, metric.help);
+        }
     }
     text.push_str("\nRequests of the kernel:\n");
     text.push_str(&super::activity::latency_table(&subject.desk.activity.latencies()));
