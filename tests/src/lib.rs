@@ -9,6 +9,7 @@
 //! | [`mount`] | [`MountSpec`] and [`TestMount`]: one mount, ended with its value |
 //! | [`mountinfo`] | what the kernel says about a mount |
 //! | [`walk`] | a mounted tree as data, and how it differs from the truth |
+//! | [`site`] | files of a site, and the program under upstream's names |
 //! | [`stop`] | telling threads to end |
 //! | [`versioned`] | content that tells which revision it is from |
 //! | [`wait`] | the one loop that waits for a condition |
@@ -33,6 +34,7 @@ pub mod engines;
 pub mod fsx;
 pub mod mount;
 pub mod mountinfo;
+pub mod site;
 pub mod stop;
 pub mod versioned;
 pub mod wait;

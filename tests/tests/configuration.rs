@@ -1,114 +1,18 @@
 //! The files of a site, and the names of upstream's tools, as scripts use them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
-use fixtures::genuine::Genuine;
-use fixtures::server::TestServer;
-use tests::mountinfo::MountInfo;
+use tests::site::{Site, shown, stdout};
 use tests::{client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(100);
 
-struct Site {
-    genuine: Genuine,
-    server: TestServer,
-    scratch: tempfile::TempDir,
-}
-
-impl Site {
-    fn new() -> Self {
-        let genuine = Genuine::small();
-        let server = TestServer::serving(genuine.dir());
-        let scratch = tempfile::tempdir().unwrap();
-        let site = Self { genuine, server, scratch };
-        let base = site.server.base(site.genuine.fqrn()).replace(site.genuine.fqrn(), "@fqrn@");
-        site.write("etc/default.conf", "CVMFS_TIMEOUT=5\nCVMFS_QUOTA_LIMIT=4000\nNO_CVMFS=1\n");
-        site.write(
-            "etc/default.local",
-            &format!("CVMFS_HTTP_PROXY=DIRECT\nCVMFS_CACHE_BASE={}\n", site.path("var").display()),
-        );
-        site.write(
-            "etc/domain.d/test.repo.conf",
-            &format!(
-                "if [ -z \"$CVMFS_SERVER_URL\" ]; then\n  CVMFS_SERVER_URL='{base}'\nfi\n\
-                 CVMFS_PUBLIC_KEY={}\n",
-                site.genuine.public_key().display()
-            ),
-        );
-        for name in ["m", "bin", "var"] {
-            std::fs::create_dir(site.path(name)).unwrap();
-        }
-        for name in ["cvmfs2", "mount.cvmfs", "cvmfs_config", "cvmfs_talk", "auto.cvmfs"] {
-            let program = client!().command().get_program().to_owned();
-            std::os::unix::fs::symlink(program, site.path("bin").join(name)).unwrap();
-        }
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn with_files(&self, mut command: Command, words: &[&str]) -> Output {
-        command.env("CVMFS_FUSE_CONFIG_DIR", self.path("etc")).args(words).output().unwrap()
-    }
-
-    fn client(&self, words: &[&str]) -> Output {
-        self.with_files(client!().command(), words)
-    }
-
-    fn tool(&self, name: &str, words: &[&str]) -> Output {
-        self.with_files(Command::new(self.path("bin").join(name)), words)
-    }
-
-    fn m(&self) -> String {
-        self.path("m").to_str().unwrap().to_owned()
-    }
-
-    fn assert_mounted(&self, output: &Output) {
-        assert!(output.status.success(), "{}", shown(output));
-        assert!(MountInfo::of(&self.path("m")).is_some());
-        assert!(std::fs::read_dir(self.path("m")).unwrap().count() > 3);
-    }
-
-    fn umount(&self) {
-        let output = client!().command().arg("umount").arg(self.path("m")).output().unwrap();
-        assert!(output.status.success(), "{}", shown(&output));
-    }
-}
-
-/// A failed test leaves nothing mounted.
-impl Drop for Site {
-    fn drop(&mut self) {
-        if MountInfo::of(&self.path("m")).is_some() {
-            let _ = client!().command().args(["umount", "--lazy"]).arg(self.path("m")).output();
-        }
-    }
-}
-
-fn shown(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{} {} {}", output.status, text(&output.stdout), text(&output.stderr))
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", shown(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
 #[test]
 fn the_files_of_a_site_are_enough_to_mount() {
     deadline(LIMIT, || {
-        let site = Site::new();
+        let site = Site::new(client!());
         let fqrn = site.genuine.fqrn().to_owned();
         site.assert_mounted(&site.client(&["mount", &fqrn, &site.m()]));
         assert!(std::fs::read_dir(site.path("var/cvmfs-fuse")).unwrap().count() > 1);
@@ -152,7 +56,7 @@ fn the_files_of_a_site_are_enough_to_mount() {
 #[test]
 fn upstreams_names_do_what_scripts_expect() {
     deadline(LIMIT, || {
-        let site = Site::new();
+        let site = Site::new(client!());
         let fqrn = site.genuine.fqrn().to_owned();
         let m = site.m();
         // As mount(8) calls it for a line of fstab.
@@ -214,7 +118,7 @@ fn upstreams_names_do_what_scripts_expect() {
 fn owners_and_modes_are_those_that_a_site_wants() {
     use std::os::unix::fs::MetadataExt as _;
     deadline(LIMIT, || {
-        let site = Site::new();
+        let site = Site::new(client!());
         let fqrn = site.genuine.fqrn().to_owned();
         let seen = |more: &str| {
             site.write("etc/config.d/small.test.repo.local", more);

@@ -19,6 +19,7 @@ use super::hold::HoldArgs;
 use super::manual::{CompletionsArgs, ManArgs};
 use super::mirrors::MirrorsArgs;
 use super::run::{EnterArgs, RunArgs};
+use super::site::SiteCommand;
 use super::upgrade::UpgradeArgs;
 use crate::config::cache::CacheFlags;
 use crate::config::environment::absolute;
@@ -136,6 +137,9 @@ pub enum Command {
     /// Write the manual pages
     #[command(after_long_help = help::MAN)]
     Man(ManArgs),
+    /// For 'cvmfs_config': what is not one of the others
+    #[command(hide = true, name = "cvmfs_config", subcommand)]
+    Site(SiteCommand),
     /// Mount a small genuine repository that is inside the program
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),

@@ -2,7 +2,7 @@
 //! (spec/config.md, sections 5 to 7).
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What upstream's tools say of their version comes before ours.
 const VERSION: &str = concat!("CernVM-FS version ", env!("CARGO_PKG_VERSION"), "\n");
@@ -45,12 +45,19 @@ fn config(words: &[OsString]) -> Called {
     match words.first().and_then(|word| word.to_str()) {
         Some("showconfig") => ours(["config", "show", "--named"], rest),
         Some("chksetup") => ours(["config", "check", "--counted"], rest),
-        Some("probe") => ours(["probe"], rest),
-        Some("status") => ours(["status"], rest),
+        Some("probe") => ours(["probe", "--stated"], rest),
         Some("bugreport") => ours(["bugreport"], rest),
-        Some("reload") if rest.is_empty() => ours(["upgrade", "--all"], rest),
-        Some("reload") => ours(["upgrade"], rest.iter().map(place)),
-        Some("umount") if !rest.is_empty() => ours(["umount"], rest.iter().map(place)),
+        Some("fsck") => ours(["cache", "check"], rest),
+        Some("wipecache") => ours(["cvmfs_config", "reload", "-c"], rest),
+        Some("stat") => {
+            // Of ours, -v is what the log says.
+            let words =
+                rest.iter().map(|word| if word == "-v" { "--lines".as_ref() } else { &**word });
+            ours(["cvmfs_config", "stat"], words)
+        }
+        Some(command @ ("status" | "reload" | "umount" | "fuser")) => {
+            ours(["cvmfs_config", command], rest)
+        }
         Some("setup") => Called::Say(
             "nothing has to be set up: neither autofs nor a user nor a group is needed.\n\
              'cvmfs-fuse automount' shows all repositories below /cvmfs\n"
@@ -58,20 +65,15 @@ fn config(words: &[OsString]) -> Called {
             0,
         ),
         _ => Called::Say(
-            "usage: cvmfs_config showconfig [-s] [FQRN] | chksetup | probe [FQRN...] | status | \
-             reload | umount FQRN | bugreport | setup\n\
+            "usage: cvmfs_config showconfig [-s] [FQRN] | chksetup | probe [FQRN...] | \
+             stat [-v] [FQRN] | status | reload [-c | FQRN] | wipecache | umount [FQRN] | \
+             fuser FQRN | fsck | bugreport | setup\n\
              More: cvmfs-fuse --help\n"
                 .to_owned(),
             // As upstream.
             0,
         ),
     }
-}
-
-/// Where a repository is that is given by its name.
-fn place(name: &OsString) -> PathBuf {
-    // An absolute path replaces what it is joined to.
-    Path::new("/cvmfs").join(name)
 }
 
 /// `auto.cvmfs KEY`: the entry of the map for autofs, or nothing.
@@ -186,10 +188,11 @@ mod tests {
             ("cvmfs-fuse talk pid", "cvmfs-fuse talk pid"),
             ("cvmfs_talk", "cvmfs-fuse talk"),
             ("cvmfs_config showconfig -s a.b", "cvmfs-fuse config show --named -s a.b"),
-            ("cvmfs_config probe", "cvmfs-fuse probe"),
-            ("cvmfs_config reload", "cvmfs-fuse upgrade --all"),
-            ("cvmfs_config reload a.b.c", "cvmfs-fuse upgrade /cvmfs/a.b.c"),
-            ("cvmfs_config umount a.b.c", "cvmfs-fuse umount /cvmfs/a.b.c"),
+            ("cvmfs_config probe", "cvmfs-fuse probe --stated"),
+            ("cvmfs_config stat -v a.b", "cvmfs-fuse cvmfs_config stat --lines a.b"),
+            ("cvmfs_config reload", "cvmfs-fuse cvmfs_config reload"),
+            ("cvmfs_config wipecache", "cvmfs-fuse cvmfs_config reload -c"),
+            ("cvmfs_config umount a.b.c", "cvmfs-fuse cvmfs_config umount a.b.c"),
             (
                 "mount.cvmfs a.b.c /m -o rw,_netdev,nodev -v",
                 "cvmfs-fuse mount a.b.c /m -v -o _netdev,nodev",

@@ -63,6 +63,9 @@ pub(super) fn run(
     let (ConfigCommand::Show(args) | ConfigCommand::Check(args)) = command;
     let flags = RepositoryFlags { config: args.config.clone(), ..RepositoryFlags::default() };
     let whole = Configuration::of(&flags, environment, None)?;
+    if args.named && matches!(command, ConfigCommand::Show(_)) {
+        return show_named(whole, &flags, args, environment);
+    }
     let fqrn = args.fqrn.as_deref().map(|name| parse_fqrn(&whole.full_name(name))).transpose()?;
     let configuration = match &fqrn {
         Some(fqrn) => Configuration::of(&flags, environment, Some(fqrn))?,
@@ -84,7 +87,7 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
         .filter(|(_, value)| !args.short || !value.text.is_empty())
         .map(|(name, value)| (name.as_str(), value))
         .collect();
-    let is_unset = |known: &&Parameter| !values.contains_key(known.name);
+    let is_unset = |known: &&Parameter| !configuration.values.contains_key(known.name);
     let unset = table::all().filter(is_unset).map(|known| (known.name, known));
     if args.json {
         let origin = |value: &Value| {
@@ -107,28 +110,63 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
         return Ok(ExitStatus::Ok);
     }
     // The shape of 'cvmfs2 -o parse', which scripts read (spec/config.md section 5).
-    let mut text = match (args.named, configuration.text("CVMFS_FQRN")) {
-        (true, Some(fqrn)) => format!("CVMFS_REPOSITORY_NAME={fqrn}\n"),
-        _ => String::from("# CernVM-FS parameters:\n"),
-    };
-    let mut lines: BTreeMap<_, _> = values
-        .iter()
-        .map(|(name, value)| {
-            let origin = value.origin.as_ref().map(|origin| format!("    # from {origin}"));
-            (*name, format!("{}{}", quoted(&value.text), origin.unwrap_or_default()))
-        })
-        .collect();
+    let mut text = String::from("# CernVM-FS parameters:\n");
+    let mut lines: BTreeMap<_, _> =
+        values.into_iter().map(|(name, value)| (name, line(name, value))).collect();
     if args.all {
         lines.extend(unset.map(|(name, known)| {
             let note = if known.default.is_empty() { "" } else { "    # built in" };
-            (name, format!("{}{note}", quoted(known.default)))
+            (name, format!("{name}={}{note}\n", quoted(known.default)))
         }));
-    } else if args.named && !args.short {
-        // As upstream: what nobody set is empty.
-        lines.extend(unset.map(|(name, _)| (name, String::new())));
     }
-    for (name, line) in lines {
-        let _ = writeln!(text, "{name}={line}");
+    lines.into_values().for_each(|line| text.push_str(&line));
+    print(&text)?;
+    Ok(ExitStatus::Ok)
+}
+
+fn line(name: &str, value: &Value) -> String {
+    let mut text = format!("{name}={}", quoted(&value.text));
+    if let Some(origin) = &value.origin {
+        let _ = write!(text, "    # from {origin}");
+    }
+    text.push('\n');
+    text
+}
+
+/// `cvmfs_config showconfig [-s] [FQRN]`; without a name, of all repositories that are stated.
+fn show_named(
+    whole: Configuration,
+    flags: &RepositoryFlags,
+    args: &ConfigArgs,
+    environment: &Environment,
+) -> Result<ExitStatus, Failure> {
+    let mut text = String::new();
+    let names = match &args.fqrn {
+        Some(name) => vec![whole.full_name(name)],
+        None => whole.repositories(),
+    };
+    let is_one = args.fqrn.is_some();
+    for name in names {
+        let shown = name.to_string_lossy().into_owned();
+        if !is_one {
+            let _ = writeln!(text, "Configuration of {shown}:");
+        }
+        // A name that is none has what holds for all: scripts ask for that by any name.
+        let configuration = match parse_fqrn(&name) {
+            Ok(fqrn) => Configuration::of(flags, environment, Some(&fqrn))?,
+            Err(_) => whole.clone(),
+        };
+        let _ = writeln!(text, "CVMFS_REPOSITORY_NAME={shown}");
+        let unset = Value::default();
+        let known = table::all().map(|known| known.name);
+        let known = known.filter(|name| !configuration.values.contains_key(*name));
+        let mut all: BTreeMap<_, _> = known.map(|name| (name, &unset)).collect();
+        all.extend(configuration.values.iter().map(|(name, value)| (name.as_str(), value)));
+        for (name, value) in all {
+            if !args.short || !value.text.is_empty() {
+                text.push_str(&line(name, value));
+            }
+        }
     }
     print(&text)?;
     Ok(ExitStatus::Ok)

@@ -11,6 +11,7 @@
 //! | `preload` | `preload` |
 //! | `profile` | `profile show`, `export`, `import`, `record` |
 //! | `called` | the names of upstream's tools |
+//! | [`site`] | what `cvmfs_config` does that is not one of our commands |
 //! | [`control`] | `status`, `top`, `trace`, `why`, `probe`, `talk`, `bugreport` |
 //! | [`docker_run`] | `docker-run` |
 //! | `shell` | words that a shell takes as they are |
@@ -41,6 +42,7 @@ mod progress;
 mod read;
 pub mod run;
 pub(crate) mod shell;
+pub mod site;
 pub mod upgrade;
 
 use std::io::Write as _;
@@ -116,6 +118,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Enter(args) => return run::enter(args),
         // Its exit code says what is wrong with whom.
         Command::Mirrors(args) => return mirrors::run(args, environment),
+        Command::Site(command) => return site::run(command, environment),
         Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
@@ -133,7 +136,7 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Top(args) => control::top::run(args),
         Command::Trace(args) => control::trace::run(args),
         Command::Why(args) => control::why::run(args),
-        Command::Probe(args) => control::probe::run(args),
+        Command::Probe(args) => control::probe::run(args, environment),
         Command::Talk(args) => control::talk::run(args, environment),
         Command::Bugreport(args) => control::bugreport::run(args, environment),
         Command::Doctor(args) => crate::doctor::run(args, environment),

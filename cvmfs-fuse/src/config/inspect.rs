@@ -7,7 +7,7 @@ use cvmfs_core::cache::MemoryCache;
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::mirrors::{Examiner, Plan};
-use cvmfs_core::net::{HttpTransport, Names, Proxy};
+use cvmfs_core::net::{Downloader, HttpTransport, Names, Proxy, Selection, TransportOptions};
 use cvmfs_core::repository::{Inspection, RepositoryConfig, inspect};
 use futures_util::future::join_all;
 
@@ -20,6 +20,11 @@ use crate::cli::exit::Failure;
 const SERVER_LIMIT: Duration = Duration::from_secs(40);
 /// Longest time for the connection to a proxy.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest time for the question whether a server is there.
+const ONLINE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest manifest that is read for it; real ones have some hundred bytes.
+const LETTER_LIMIT: u64 = 1 << 20;
 
 /// The ways to the servers, and what was found on them.
 pub struct Ways {
@@ -76,6 +81,34 @@ impl Ways {
         });
         join_all(connected).await
     }
+}
+
+/// Asks whether a server can be reached by a proxy, both as mounts show them; `None` if the proxy
+/// cannot be used, since its password is not shown.
+pub fn is_online(server: &str, proxy: &str, settings: Option<&RepositorySettings>) -> Option<bool> {
+    let stated = settings.map(|settings| settings.proxy.groups()).unwrap_or_default();
+    let stated = stated.iter().flatten().find(|stated| stated.display() == proxy);
+    let spec = match stated {
+        Some(Proxy::Url(url)) => url.as_str(),
+        _ if proxy.contains(":***@") => return None,
+        _ => proxy,
+    };
+    let parameters = settings.map(|settings| settings.parameters.clone()).unwrap_or_default();
+    let transport = HttpTransport::new(TransportOptions {
+        timeouts: parameters.timeouts,
+        follow_redirects: parameters.follow_redirects,
+        authorities: settings.map(|settings| settings.authorities.clone()).unwrap_or_default(),
+        ..TransportOptions::default()
+    });
+    let selection =
+        Selection::new(vec![server.to_owned()], &spec.parse().ok()?, parameters.selection);
+    let downloader = Downloader::new(Arc::new(transport), selection, parameters.timeouts);
+    let asked = async {
+        let fetched = downloader.fetch_letter(".cvmfspublished", LETTER_LIMIT, 0);
+        tokio::time::timeout(ONLINE_LIMIT, fetched).await.is_ok_and(|answer| answer.is_ok())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    Some(runtime.block_on(asked))
 }
 
 async fn connect(url: &str, names: &Names) -> Result<(), String> {

@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Mounts that are asked at once; a node with more has other sorrows.
 const MAX_MOUNTS: usize = 256;
 /// First column of `df` for mounts of this program and of upstream's.
-const FS_NAME: &str = "cvmfs2";
+pub const FS_NAME: &str = "cvmfs2";
 
 /// A FUSE mount that is ours, or looks like it.
 #[derive(Debug)]

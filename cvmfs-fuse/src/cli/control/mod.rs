@@ -16,7 +16,7 @@ pub mod bugreport;
 pub mod metrics;
 pub mod probe;
 pub mod status;
-mod table;
+pub(super) mod table;
 pub mod talk;
 pub mod top;
 pub mod trace;

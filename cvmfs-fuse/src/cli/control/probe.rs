@@ -12,6 +12,7 @@ use clap::Args;
 use super::mounts;
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::{Configuration, Environment, RepositoryFlags};
 use crate::fuse::mountinfo::show;
 
 /// Where repositories are that are not mounted yet: asking for one mounts it, where something does.
@@ -29,16 +30,35 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
 
+    /// For 'cvmfs_config probe': without any, those of CVMFS_REPOSITORIES
+    #[arg(long, hide = true)]
+    pub stated: bool,
+
     /// For the program itself: look at this directory.
     #[arg(long, hide = true, value_name = "DIR")]
     pub at: Option<PathBuf>,
 }
 
-pub(in crate::cli) fn run(args: &ProbeArgs) -> Result<ExitStatus, Failure> {
+pub(in crate::cli) fn run(
+    args: &ProbeArgs,
+    environment: &Environment,
+) -> Result<ExitStatus, Failure> {
     if let Some(directory) = &args.at {
         return Ok(look(directory));
     }
-    let places = places(&args.repositories)?;
+    let mut named = args.repositories.clone();
+    let mut root = PathBuf::from(ROOT);
+    if args.stated {
+        let configuration = Configuration::of(&RepositoryFlags::default(), environment, None)?;
+        root = configuration.text("CVMFS_MOUNT_DIR").map_or(root, PathBuf::from);
+        if named.is_empty() {
+            named = configuration.repositories().into_iter().map(PathBuf::from).collect();
+        }
+        for name in named.iter_mut().filter(|name| is_name(name)) {
+            *name = configuration.full_name(name.as_os_str()).into();
+        }
+    }
+    let places = places(&named, &root)?;
     if places.is_empty() {
         return Err(Failure::new(ExitStatus::Unknown, "nothing is mounted here"));
     }
@@ -59,7 +79,12 @@ pub(in crate::cli) fn run(args: &ProbeArgs) -> Result<ExitStatus, Failure> {
     Ok(outcome)
 }
 
-fn places(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+/// Tells a name from a path.
+fn is_name(named: &Path) -> bool {
+    named.components().count() == 1 && !named.is_absolute()
+}
+
+fn places(named: &[PathBuf], root: &Path) -> Result<Vec<PathBuf>, Failure> {
     let found = mounts()?;
     let known: Vec<_> = found
         .iter()
@@ -73,7 +98,7 @@ fn places(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     }
     let place = |name: &PathBuf| match known.iter().find(|(repository, _)| *repository == name) {
         Some((_, at)) => at.clone(),
-        None if name.components().count() == 1 => Path::new(ROOT).join(name),
+        None if is_name(name) => root.join(name),
         None => name.clone(),
     };
     Ok(named.iter().map(place).collect())

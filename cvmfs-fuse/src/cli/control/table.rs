@@ -1,7 +1,7 @@
 //! Columns of text, each as wide as its widest value.
 
 /// Lays out rows below their header. The last column is not padded.
-pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(in crate::cli) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let values = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         values.chain([header[column].len()]).max().unwrap_or(0)

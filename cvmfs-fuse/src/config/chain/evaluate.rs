@@ -34,7 +34,7 @@ impl std::fmt::Display for Origin {
 }
 
 /// A variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Value {
     /// What it holds.
     pub text: String,

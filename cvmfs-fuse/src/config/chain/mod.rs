@@ -122,6 +122,13 @@ impl Configuration {
         full
     }
 
+    /// Returns the full names of the repositories that this machine is for.
+    pub fn repositories(&self) -> Vec<std::ffi::OsString> {
+        let listed = self.text("CVMFS_REPOSITORIES").unwrap_or_default();
+        let names = listed.split([',', ' ']).filter(|name| !name.is_empty());
+        names.map(|name| self.full_name(name.as_ref())).collect()
+    }
+
     /// Tells whether a switch is on: yes, on, true or 1 in any case; everything else is off.
     pub fn is_on(&self, name: &str) -> bool {
         self.text(name).and_then(switch) == Some(true)
