@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use tests::apart::private_mounts;
 use tests::site::{Site, shown, stdout};
 use tests::{client, deadline};
 
@@ -56,6 +57,8 @@ fn the_files_of_a_site_are_enough_to_mount() {
 #[test]
 fn upstreams_names_do_what_scripts_expect() {
     deadline(LIMIT, || {
+        // 'status' tells of all mounts.
+        private_mounts();
         let site = Site::new(client!());
         let fqrn = site.genuine.fqrn().to_owned();
         let m = site.m();

@@ -11,9 +11,10 @@ use tests::apart::private_mounts;
 use tests::mountinfo::MountInfo;
 use tests::site::{Site, shown, stdout};
 use tests::walk::get_xattr;
-use tests::{client, deadline};
+use tests::{client, deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
+const CONDITION: Duration = Duration::from_secs(30);
 
 /// Columns by name, of a table with one row.
 fn columns(text: &str) -> BTreeMap<String, String> {
@@ -182,7 +183,7 @@ fn a_reload_brings_the_new_configuration_under_a_live_mount() {
 }
 
 #[test]
-fn users_of_a_mount_are_found_and_it_goes_without_them() {
+fn mounts_are_ended_all_at_once_and_their_users_are_found() {
     deadline(LIMIT, || {
         let mounted = Mounted::new();
         let fqrn = mounted.fqrn.as_str();
@@ -198,5 +199,19 @@ fn users_of_a_mount_are_found_and_it_goes_without_them() {
         assert_eq!(stdout(&mounted.config(&["umount", fqrn])), format!("Unmounting {m}: OK\n"));
         assert!(!mounted.is_mounted());
         stdout(&mounted.config(&["umount"]));
+        // By force, also a server that does nothing any more.
+        mounted.site.assert_mounted(&mounted.site.client(&["mount", fqrn, &m]));
+        let server: i32 = mounted.attribute("user.pid").parse().unwrap();
+        // At the first close on a connection the kernel asks whether closing is of interest, and a child
+        // closes what it inherited before it can be killed.
+        std::fs::read(mounted.site.path("m/many/f4")).unwrap();
+        let _held = File::open(mounted.site.path("m/many/f3")).unwrap();
+        let pid = nix::unistd::Pid::from_raw(server);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        assert_eq!(stdout(&mounted.config(&["killall"])), format!("Unmounting {m}: OK\n"));
+        assert!(!mounted.is_mounted());
+        let proc = std::path::PathBuf::from(format!("/proc/{server}"));
+        wait_until(CONDITION, "end of the server", || !proc.exists()).unwrap();
+        stdout(&mounted.config(&["killall"]));
     });
 }

@@ -55,7 +55,7 @@ fn config(words: &[OsString]) -> Called {
                 rest.iter().map(|word| if word == "-v" { "--lines".as_ref() } else { &**word });
             ours(["cvmfs_config", "stat"], words)
         }
-        Some(command @ ("status" | "reload" | "umount" | "fuser")) => {
+        Some(command @ ("status" | "reload" | "umount" | "killall" | "fuser")) => {
             ours(["cvmfs_config", command], rest)
         }
         Some("setup") => Called::Say(
@@ -66,7 +66,7 @@ fn config(words: &[OsString]) -> Called {
         ),
         _ => Called::Say(
             "usage: cvmfs_config showconfig [-s] [FQRN] | chksetup | probe [FQRN...] | \
-             stat [-v] [FQRN] | status | reload [-c | FQRN] | wipecache | umount [FQRN] | \
+             stat [-v] [FQRN] | status | reload [-c | FQRN] | wipecache | umount [FQRN] | killall | \
              fuser FQRN | fsck | bugreport | setup\n\
              More: cvmfs-fuse --help\n"
                 .to_owned(),

@@ -33,7 +33,7 @@ fn mounts() -> Result<Vec<Found>, Failure> {
 }
 
 /// Waits between two looks of a command.
-fn pause(time: std::time::Duration) {
+pub(super) fn pause(time: std::time::Duration) {
     #[expect(clippy::disallowed_methods, reason = "between two looks that a user asked for")]
     std::thread::sleep(time);
 }

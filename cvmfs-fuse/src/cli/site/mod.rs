@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `look` | what a mount tells to everybody, asked so that none that hangs keeps us |
 //! | `stat` | `stat`, `status` |
-//! | `live` | `reload`, `wipecache`, `umount` |
+//! | `live` | `reload`, `wipecache`, `umount`, `killall` |
 //! | `users` | `fuser` |
 
 mod live;
@@ -51,6 +51,8 @@ pub enum SiteCommand {
         /// Only these
         repositories: Vec<PathBuf>,
     },
+    /// End all mounts, whether they answer or not
+    Killall,
     /// Processes that use a mount
     Fuser {
         /// Repository or directory
@@ -73,6 +75,7 @@ pub(super) fn run(command: &SiteCommand, environment: &Environment) -> Result<Ex
             live::reload(repositories, *wipe, environment)
         }
         SiteCommand::Umount { repositories } => live::umount(repositories, environment),
+        SiteCommand::Killall => live::kill_all(),
         SiteCommand::Fuser { repository } => users::fuser(repository, environment),
         SiteCommand::Look { directory } => look::tell(directory),
     }
