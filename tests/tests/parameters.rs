@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fixtures::name_server::NameServer;
 use fixtures::publish::{Published, TestRepo};
-use fixtures::server::{Gate, Rule, TestServer};
+use fixtures::server::{Gate, Network, Rule, TestServer};
 use tests::{MountSpec, client, deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(150);
@@ -259,5 +259,93 @@ fn an_automounter_says_once_what_is_wrong_with_the_files() {
         assert_eq!(std::fs::read(mount.path(format!("{FQRN}/a"))).unwrap(), b"a");
         assert!(std::fs::read(mount.path("other.test.repo/a")).is_err());
         assert_eq!(count(), before, "{}", mount.log());
+    });
+}
+
+/// Nobody has mounted it, and we read it all the same: with all checks, and from the cache later.
+#[test]
+fn a_configuration_repository_is_read_without_a_mount() {
+    deadline(LIMIT, || {
+        let mut data = TestRepo::new(FQRN);
+        data.file("/a", b"a".to_vec());
+        let data = data.publish();
+        let data_server = TestServer::serving(data.root());
+        let mut config = TestRepo::new("config.test.repo");
+        config.file(
+            format!("/etc/cvmfs/config.d/{FQRN}.conf"),
+            format!(
+                "CVMFS_SERVER_URL='{}'\nCVMFS_CACHE_BASE=/nowhere\n. ../common.conf\n\
+                 CVMFS_KEYS_DIR=$CVMFS_MOUNT_DIR/$CVMFS_CONFIG_REPOSITORY/etc/cvmfs/keys\n",
+                data_server.base(FQRN)
+            )
+            .into_bytes(),
+        );
+        config
+            .file("/etc/cvmfs/common.conf", b"CVMFS_TIMEOUT_DIRECT=7\n. ../../outside\n".to_vec());
+        let key = std::fs::read(data.public_key()).unwrap();
+        config.file("/etc/cvmfs/keys/data.pub", key);
+        config.file("/outside", b"CVMFS_TIMEOUT_DIRECT=8\n".to_vec());
+        let config = config.publish();
+        let config_server = TestServer::serving(config.root());
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        let write = |name: &str, text: String| {
+            std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            std::fs::write(path(name), text).unwrap();
+        };
+        let place = path("mounts").display().to_string();
+        write(
+            "etc/default.d/50-site.conf",
+            format!(
+                "CVMFS_CONFIG_REPOSITORY=config.test.repo\nCVMFS_MOUNT_DIR={place}\n\
+                 CVMFS_CONFIG_REPO_REQUIRED=yes\n"
+            ),
+        );
+        let local = |cache: &str| {
+            let cache = path(cache).display().to_string();
+            let text = format!("CVMFS_HTTP_PROXY=DIRECT\nCVMFS_CACHE_BASE={cache}\n");
+            write("etc/default.local", format!("{text}CVMFS_MAX_RETRIES=0\nCVMFS_DNS_RETRIES=0\n"));
+        };
+        local("cache");
+        let (name, key) = ("config.test.repo", config.public_key().display().to_string());
+        let server = config_server.base(name);
+        let text = format!("CVMFS_PUBLIC_KEY={key}\nCVMFS_SERVER_URL={server}\n");
+        write(&format!("etc/config.d/{name}.conf"), text);
+        let run = |words: &[&str]| {
+            let mut command = client!().command();
+            command.env("CVMFS_FUSE_CONFIG_DIR", path("etc")).env("TMPDIR", path("tmp"));
+            command.args(words).output().unwrap()
+        };
+        std::fs::create_dir(path("tmp")).unwrap();
+        let shown = |output: &std::process::Output| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            format!("{} {} {}", output.status, text(&output.stdout), text(&output.stderr))
+        };
+        let target = format!("{FQRN}:/a");
+        let output = run(&["cat", &target]);
+        assert_eq!(output.stdout, b"a", "{}", shown(&output));
+        for refused in ["CVMFS_CACHE_BASE is not for", "is outside of"] {
+            assert!(shown(&output).contains(refused), "{refused}: {}", shown(&output));
+        }
+        let all = shown(&run(&["config", "show", FQRN]));
+        let origin = format!("{place}/config.test.repo/etc/cvmfs/config.d/../common.conf:1");
+        assert!(all.contains(&format!("CVMFS_TIMEOUT_DIRECT=7    # from {origin}")), "{all}");
+        // Later without its server; and never, where it was not read before.
+        config_server.set_network(Network::Refusing);
+        let output = run(&["cat", &target]);
+        assert_eq!(output.stdout, b"a", "{}", shown(&output));
+        local("empty");
+        let output = run(&["cat", &target]);
+        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+        for part in ["config.test.repo is required", "not mounted", "CVMFS_CONFIG_REPO_REQUIRED=no"]
+        {
+            assert!(shown(&output).contains(part), "{part}: {}", shown(&output));
+        }
+        // What was copied is not left behind.
+        let is_ours = |name: &str| name.starts_with("cvmfs-config-");
+        let left = std::fs::read_dir(path("tmp")).unwrap();
+        assert!(
+            left.into_iter().all(|entry| !is_ours(entry.unwrap().file_name().to_str().unwrap()))
+        );
     });
 }

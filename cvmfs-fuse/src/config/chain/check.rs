@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::complete::quota;
-use super::{Configuration, Origin, Value};
+use super::{Configuration, Missing, Origin, Value};
 use crate::config::parameters::Parameters;
 use crate::config::parameters::table::{self, By};
 
@@ -34,12 +34,16 @@ pub fn examine(configuration: &Configuration) -> Vec<Finding> {
             findings.push(Finding { origin: value.origin.clone(), text, advice });
         }
     }
-    if let Some(name) = &configuration.missing_repository {
+    if let Some(Missing { name, why }) = &configuration.missing_repository {
         let origin = configuration.get("CVMFS_CONFIG_REPOSITORY").and_then(|v| v.origin.clone());
         findings.push(Finding {
             origin,
-            text: format!("the configuration repository {name} is not mounted"),
-            advice: format!("cvmfs-fuse mount {name} /cvmfs/{name}, if its settings are wanted"),
+            text: format!(
+                "the configuration repository {name} is not mounted, and cannot be read: {why}"
+            ),
+            advice: format!(
+                "'cvmfs-fuse ls {name}:/etc/cvmfs' must work, if its settings are wanted"
+            ),
         });
     }
     findings
@@ -75,7 +79,7 @@ fn judge(
             let missing = text.split(':').find(|file| std::fs::File::open(file).is_err())?;
             bad(format!("the key {missing} cannot be read"), "install it, or correct the path")
         }
-        "CVMFS_KEYS_DIR" if !Path::new(text).is_dir() => {
+        "CVMFS_KEYS_DIR" if !configuration.file_now(text).is_dir() => {
             bad(format!("{text} is no directory"), "install the keys, or correct the path")
         }
         "CVMFS_QUOTA_LIMIT" => {

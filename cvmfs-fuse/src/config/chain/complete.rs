@@ -1,14 +1,14 @@
 //! What was not said by flags, as the files of this machine say it.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use cvmfs_core::fqrn::Fqrn;
 use parking_lot::Mutex;
 
-use super::Configuration;
 use super::check::{Finding, examine};
+use super::{Configuration, Missing};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::environment::{Environment, SYSTEM_CONFIGURATION};
 use crate::config::flags::RepositoryFlags;
@@ -47,10 +47,14 @@ impl Configuration {
             is_single.then(|| "auto;DIRECT".to_owned())
         });
         if flags.public_key.is_none() {
-            flags.public_key = text("CVMFS_PUBLIC_KEY").map(OsString::from);
+            flags.public_key = self.text("CVMFS_PUBLIC_KEY").map(|list| {
+                let files = list.split(':').map(|file| self.file_now(file).into_os_string());
+                files.collect::<Vec<_>>().join(OsStr::new(":"))
+            });
         }
         if flags.public_key.is_none() {
-            flags.public_key = self.text("CVMFS_KEYS_DIR").and_then(|dir| keys_in(Path::new(dir)));
+            flags.public_key =
+                self.text("CVMFS_KEYS_DIR").and_then(|dir| keys_in(&self.file_now(dir)));
         }
         if !is_pinned {
             // As upstream: the narrower one counts.
@@ -112,13 +116,15 @@ impl Configuration {
     /// Refuses to go on without a configuration repository that is required.
     pub fn requires(&self) -> Result<(), Failure> {
         match &self.missing_repository {
-            Some(name) if self.is_on("CVMFS_CONFIG_REPO_REQUIRED") => Err(Failure::new(
-                ExitStatus::Unknown,
-                format!(
-                    "the configuration repository {name} is required and not mounted; mount it \
-                     first, or set CVMFS_CONFIG_REPO_REQUIRED=no"
-                ),
-            )),
+            Some(Missing { name, why }) if self.is_on("CVMFS_CONFIG_REPO_REQUIRED") => {
+                Err(Failure::new(
+                    ExitStatus::Unknown,
+                    format!(
+                        "the configuration repository {name} is required, not mounted, and cannot \
+                         be read: {why}; mend that, or set CVMFS_CONFIG_REPO_REQUIRED=no"
+                    ),
+                ))
+            }
             _ => Ok(()),
         }
     }

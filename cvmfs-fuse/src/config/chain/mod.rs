@@ -6,12 +6,14 @@
 //! | `words` | text to words |
 //! | `commands` | words to commands |
 //! | `evaluate` | commands to values, and what was passed over |
+//! | `distant` | the files of a configuration repository that is not mounted |
 //! | [`complete`] | values to what was not said by flags |
 //! | [`check`] | what is wrong with it, and what to do |
 
 pub mod check;
 mod commands;
 pub mod complete;
+mod distant;
 mod evaluate;
 mod words;
 
@@ -20,6 +22,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cvmfs_core::fqrn::Fqrn;
 
@@ -44,8 +47,19 @@ pub struct Configuration {
     pub remarks: Vec<Remark>,
     /// The files that were read, in their order.
     pub files: Vec<PathBuf>,
-    /// The configuration repository that is wanted and not mounted.
-    pub missing_repository: Option<String>,
+    /// The configuration repository that is wanted and cannot be had.
+    pub missing_repository: Option<Missing>,
+    /// The files of one that is not mounted, for as long as values may name them.
+    copy: Option<Arc<distant::Copied>>,
+}
+
+/// A configuration repository that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Its name.
+    pub name: String,
+    /// Why it could not be fetched. It is not mounted either.
+    pub why: String,
 }
 
 impl Configuration {
@@ -63,12 +77,26 @@ impl Configuration {
             state.values.get(name).map(|value| value.text.clone()).filter(|text| !text.is_empty())
         };
         let wanted = text(&state, CONFIG_REPOSITORY)
-            .filter(|_| environment.reads_config_repository)
             .filter(|name| fqrn.is_some_and(|fqrn| fqrn.as_str() != name));
         let mounts = text(&state, "CVMFS_MOUNT_DIR").unwrap_or_else(|| MOUNT_DIR.to_owned());
-        let elsewhere = wanted.as_ref().map(|name| Path::new(&mounts).join(name).join("etc/cvmfs"));
+        let place = wanted.as_ref().map(|name| Path::new(&mounts).join(name).join("etc/cvmfs"));
         // Asked once: a mount that hangs must not be waited for at each file.
-        let elsewhere = elsewhere.and_then(|path| reachable(&path));
+        let mounted = place.as_deref().filter(|_| environment.reads_config_repository);
+        let mut elsewhere = mounted.and_then(reachable);
+        let (mut copy, mut missing_repository) = (None, None);
+        if let (Some(name), None) = (&wanted, &elsewhere) {
+            let place = place.clone().unwrap_or_default();
+            match distant::copy(name, place, environment) {
+                Ok(files) => {
+                    elsewhere = Some(files.root().to_owned());
+                    copy = Some(Arc::new(files));
+                }
+                Err(why) => {
+                    let (name, why) = (name.clone(), why.to_string());
+                    missing_repository = Some(Missing { name, why });
+                }
+            }
+        }
         let distant = |state: &mut State, name: &str| {
             if let Some(root) = &elsewhere {
                 state.file(&root.join(name), is_harmless, Some(root));
@@ -83,8 +111,10 @@ impl Configuration {
                 state.file(&at(&format!("{folder}/{name}.local")), everything, None);
             }
         }
-        let missing_repository = wanted.filter(|_| elsewhere.is_none());
-        finish(state, fqrn, missing_repository)
+        if let Some(copy) = &copy {
+            show_as(&mut state, copy);
+        }
+        Self { missing_repository, copy, ..finish(state, fqrn) }
     }
 
     /// Reads these files instead of the chain (`-o config=A:B`, `--config`).
@@ -96,7 +126,7 @@ impl Configuration {
                 state.remarks.push(Remark { origin, text: "is not there".to_owned() });
             }
         }
-        finish(state, fqrn, None)
+        finish(state, fqrn)
     }
 
     /// Returns a value that is not empty.
@@ -107,6 +137,16 @@ impl Configuration {
     /// Returns its text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).map(|value| value.text.as_str())
+    }
+
+    /// Where a file is now that a value names: those of a configuration repository that is not
+    /// mounted are elsewhere, and not for long.
+    fn file_now(&self, named: &str) -> PathBuf {
+        let named = Path::new(named);
+        match self.copy.as_ref().and_then(|copy| copy.find(named)) {
+            Some(there) => there,
+            None => named.to_owned(),
+        }
     }
 
     /// Gives a name without a dot the default domain, where there is one.
@@ -144,18 +184,27 @@ fn begin(fqrn: Option<&Fqrn>) -> State {
     state
 }
 
-fn finish(
-    mut state: State,
-    fqrn: Option<&Fqrn>,
-    missing_repository: Option<String>,
-) -> Configuration {
+fn finish(mut state: State, fqrn: Option<&Fqrn>) -> Configuration {
     if let Some(fqrn) = fqrn {
         for value in state.values.values_mut() {
             value.text = fqrn.expand(&value.text);
         }
     }
     let State { values, remarks, files, .. } = state;
-    Configuration { values, remarks, files, missing_repository }
+    Configuration { values, remarks, files, ..Configuration::default() }
+}
+
+/// Names files of a copy by where they would be if the repository were mounted.
+fn show_as(state: &mut State, copy: &distant::Copied) {
+    let shown = |file: &mut PathBuf| {
+        if let Some(place) = copy.shown(file) {
+            *file = place;
+        }
+    };
+    state.files.iter_mut().for_each(shown);
+    state.remarks.iter_mut().for_each(|remark| shown(&mut remark.origin.file));
+    let origins = state.values.values_mut().filter_map(|value| value.origin.as_mut());
+    origins.for_each(|origin| shown(&mut origin.file));
 }
 
 /// Lists `*.conf` of a directory by name.

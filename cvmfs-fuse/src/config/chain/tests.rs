@@ -102,7 +102,9 @@ fn a_configuration_repository_says_harmless_things_only() {
     assert_eq!(load(&files, "config.test.org").text("CMS_LOCAL_SITE"), None);
     let elsewhere =
         [("default.conf", "CVMFS_MOUNT_DIR=/nonexistent\nCVMFS_CONFIG_REPOSITORY=c.d.e\n")];
-    assert_eq!(load(&elsewhere, "x.test.org").missing_repository.as_deref(), Some("c.d.e"));
+    let missing = load(&elsewhere, "x.test.org").missing_repository.unwrap();
+    assert_eq!(missing.name, "c.d.e");
+    assert!(missing.why.contains("server"), "{missing:?}");
 }
 
 #[test]

@@ -1,0 +1,213 @@
+//! A configuration repository that is not mounted, read by ourselves: verified as any repository is, and
+//! from the cache where no server answers.
+//!
+//! Its files are few and small. They are copied to a directory that lives as long as they are evaluated, so
+//! that there is one way to evaluate files, with the same bounds.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cvmfs_core::catalog::{Content, EntryKind};
+use cvmfs_core::chain::chain;
+use cvmfs_core::fetch::FetchOptions;
+use cvmfs_core::path::RepoPath;
+use cvmfs_core::repository::Repository;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+
+use crate::config::{Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
+
+/// Where its files are.
+const ROOT: &[u8] = b"/etc/cvmfs";
+/// How long all of it may take: as long as a mount of it would be waited for.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long a copy is used in one process: the usual TTL of a repository.
+const FRESH: Duration = Duration::from_secs(240);
+/// How long a failure is: an automounter asks for each repository.
+const REST: Duration = Duration::from_secs(10);
+/// Files and directories, real ones have a hundred.
+const MAX_ITEMS: usize = 4096;
+/// Bytes of one file; real ones have a few thousand.
+const MAX_FILE: u64 = 1 << 20;
+/// Bytes of all.
+const MAX_BYTES: u64 = 16 << 20;
+/// Files that are fetched at a time.
+const AT_A_TIME: usize = 16;
+
+/// One thing below the root, by its path from there.
+type Item = (PathBuf, Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Directory,
+    File(Bytes),
+    Link(Box<[u8]>),
+}
+
+type Tree = Result<Arc<[Item]>, Arc<str>>;
+
+/// What this process knows: by the files of the machine, and the name.
+static KNOWN: Mutex<Vec<(PathBuf, String, Instant, Tree)>> = Mutex::new(Vec::new());
+
+/// Files of a configuration repository, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Copied {
+    /// Removed with it.
+    _files: TempDir,
+    root: PathBuf,
+    /// Where they would be if it were mounted.
+    place: PathBuf,
+}
+
+impl Copied {
+    /// The true path of the directory with the files.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a file of the copy would be.
+    pub(super) fn shown(&self, file: &Path) -> Option<PathBuf> {
+        file.strip_prefix(&self.root).ok().map(|inside| self.place.join(inside))
+    }
+
+    /// Where a file is that would be there.
+    pub(super) fn find(&self, named: &Path) -> Option<PathBuf> {
+        named.strip_prefix(&self.place).ok().map(|inside| self.root.join(inside))
+    }
+}
+
+/// Copies the files of a configuration repository that would be at `place`; says why not.
+pub(super) fn copy(
+    name: &str,
+    place: PathBuf,
+    environment: &Environment,
+) -> Result<Copied, Arc<str>> {
+    let items = known(name, environment)?;
+    let copied = write(&items).and_then(|files| {
+        let root = files.path().canonicalize()?;
+        Ok(Copied { _files: files, root, place })
+    });
+    copied.map_err(|error| format!("its files cannot be copied: {error}").into())
+}
+
+fn known(name: &str, environment: &Environment) -> Tree {
+    let is_it = |at: &Path, of: &str| at == environment.configuration && of == name;
+    {
+        let known = KNOWN.lock();
+        let found = known.iter().find(|(at, of, ..)| is_it(at, of));
+        if let Some((_, _, since, tree)) = found
+            && since.elapsed() < if tree.is_ok() { FRESH } else { REST }
+        {
+            return tree.clone();
+        }
+    }
+    let tree = fetch(name, environment);
+    let mut known = KNOWN.lock();
+    known.retain(|(at, of, ..)| !is_it(at, of));
+    known.push((environment.configuration.clone(), name.to_owned(), Instant::now(), tree.clone()));
+    tree
+}
+
+/// Fetches it in a thread of its own: whoever resolves settings may be in a runtime, or have none yet.
+fn fetch(name: &str, environment: &Environment) -> Tree {
+    let late = || Arc::from(format!("it was not there after {} s", LIMIT.as_secs()));
+    let (tell, told) = mpsc::channel();
+    let (name, environment) = (name.to_owned(), environment.clone());
+    let work = move || {
+        let tree = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                // Timers belong to the runtime that they are made in.
+                let read = async { tokio::time::timeout(LIMIT, read(&name, &environment)).await };
+                let tree = runtime.block_on(read).unwrap_or_else(|_| Err(late()));
+                runtime.shutdown_background();
+                tree
+            }
+            Err(error) => Err(error.to_string().into()),
+        };
+        // Whoever asked may have stopped waiting.
+        let _ = tell.send(tree);
+    };
+    let started = std::thread::Builder::new().name("cvmfs-config".to_owned()).spawn(work);
+    if let Err(error) = started {
+        return Err(error.to_string().into());
+    }
+    let wait = || told.recv_timeout(LIMIT + Duration::from_secs(1)).unwrap_or_else(|_| Err(late()));
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+        _ => wait(),
+    }
+}
+
+async fn read(name: &str, environment: &Environment) -> Tree {
+    let settings = parse_fqrn(OsStr::new(name))
+        .and_then(|fqrn| {
+            RepositorySettings::resolve(fqrn, &RepositoryFlags::default(), environment)
+        })
+        .map_err(|failure| failure.message)?;
+    let repository = settings.open_for_reading(1).await.map_err(|failure| failure.message)?;
+    let root = RepoPath::parse(ROOT).unwrap_or_else(RepoPath::root);
+    let tree = walk(&repository, &root).await;
+    tree.map_err(|error| format!("{}: {error}", String::from_utf8_lossy(ROOT)).into())
+}
+
+async fn walk(repository: &Repository, root: &RepoPath) -> Result<Arc<[Item]>, String> {
+    let revision = repository.current();
+    let mut items = Vec::new();
+    let mut files = Vec::new();
+    let mut directories = vec![(root.clone(), PathBuf::new())];
+    let mut bytes = 0_u64;
+    while let Some((directory, place)) = directories.pop() {
+        let entries = revision.list(&directory).await.map_err(|error| chain(&error))?;
+        for entry in entries.iter() {
+            let path = directory.join(&entry.name);
+            let place = place.join(OsStr::from_bytes(&entry.name));
+            match (entry.kind, entry.content.clone()) {
+                (EntryKind::Directory, _) => {
+                    items.push((place.clone(), Kind::Directory));
+                    directories.push((path, place));
+                }
+                (EntryKind::Symlink, _) => items.push((place, Kind::Link(entry.symlink.clone()))),
+                (_, Content::Whole(id)) if entry.size <= MAX_FILE => {
+                    bytes += entry.size;
+                    let options = FetchOptions::content(entry, &path, None, path.to_string());
+                    files.push((place, id, options));
+                }
+                // Neither is a file with parameters.
+                _ => tracing::debug!(%path, "not read as configuration"),
+            }
+            if items.len() + files.len() > MAX_ITEMS || bytes > MAX_BYTES {
+                return Err("more than configuration needs".to_owned());
+            }
+        }
+    }
+    let fetcher = repository.fetcher();
+    let fetches = files.into_iter().map(|(place, id, options)| async move {
+        let object = fetcher.open_with(&id, &options).await.map_err(|error| chain(&*error))?;
+        let content = object.read_all(MAX_FILE).map_err(|error| error.to_string())?;
+        Ok::<_, String>((place, Kind::File(content)))
+    });
+    let fetched = futures_util::stream::iter(fetches).buffer_unordered(AT_A_TIME);
+    items.extend(fetched.try_collect::<Vec<_>>().await?);
+    Ok(items.into())
+}
+
+fn write(items: &[Item]) -> std::io::Result<TempDir> {
+    let directory = TempDir::with_prefix("cvmfs-config-")?;
+    // Directories stand before what is in them.
+    for (place, kind) in items {
+        let path = directory.path().join(place);
+        match kind {
+            Kind::Directory => std::fs::create_dir(path)?,
+            Kind::File(content) => std::fs::write(path, content)?,
+            Kind::Link(target) => std::os::unix::fs::symlink(OsStr::from_bytes(target), path)?,
+        }
+    }
+    Ok(directory)
+}
