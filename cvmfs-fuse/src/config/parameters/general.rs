@@ -40,7 +40,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         default: "",
         need: Need::Must,
         harmless: false,
-        help: "repository with more configuration; read where it is mounted",
+        help: "repository with more configuration; read by ourselves where it is not mounted",
         by: By::Files,
     },
     Parameter {
