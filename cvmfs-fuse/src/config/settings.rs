@@ -23,6 +23,7 @@ use super::options::MountOptions;
 use super::parameters::Parameters;
 use super::trust;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::fs::exposure::{Exposure, Visibility};
 use crate::fs::ownership::{NumberMap, Ownership};
 
 /// Everything needed to open one repository.
@@ -60,6 +61,8 @@ pub struct RepositorySettings {
     pub authorities: Vec<Vec<u8>>,
     /// Whose the files are shown as.
     pub ownership: Ownership,
+    /// Who sees which attributes.
+    pub exposure: Exposure,
     /// Oldest revision that is accepted.
     pub min_revision: u64,
 }
@@ -147,6 +150,7 @@ impl RepositorySettings {
             symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
             authorities: authorities.transpose()?.into_iter().collect(),
             ownership: ownership(&parameters)?,
+            exposure: exposure(&parameters),
             min_revision: flags.min_revision,
             parameters,
             fqrn,
@@ -190,6 +194,18 @@ fn ownership(parameters: &Parameters) -> Result<Ownership, Failure> {
         groups: map(&parameters.gid_map).map_err(illegal)?,
         world_readable: parameters.world_readable,
     })
+}
+
+fn exposure(parameters: &Parameters) -> Exposure {
+    let older = parameters.hide_attributes.map(|hide| match hide {
+        true => Visibility::Never,
+        false => Visibility::Always,
+    });
+    Exposure {
+        visibility: parameters.visibility.or(older).unwrap_or_default(),
+        protected: parameters.protected_attributes.clone(),
+        privileged: parameters.privileged_groups.clone(),
+    }
 }
 
 fn illegal(message: impl Into<String>) -> Failure {

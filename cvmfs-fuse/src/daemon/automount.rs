@@ -252,6 +252,7 @@ impl Opening {
             ttl: self.ttl,
             negative_ttl: self.ttl,
             ownership: self.settings.ownership.clone(),
+            exposure: self.settings.exposure.clone(),
         };
         let suspects = self.suspects(&fqrn)?;
         let shown = Arc::clone(&repository);

@@ -11,9 +11,8 @@ use tokio::runtime::Handle;
 use super::estate::{Bequest, Candidate, Estate};
 use super::serve::StopSignals;
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::{MountOptions, MountSettings};
+use crate::config::{MountOptions, MountSettings, RepositorySettings};
 use crate::fs::journal::{Inheritance, Journal};
-use crate::fs::ownership::Ownership;
 use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::activity::Activity;
@@ -115,7 +114,7 @@ pub(super) async fn first(
         (journal, Inheritance::default()),
         suspects,
         &bequest,
-        &settings.repository.ownership,
+        &settings.repository,
     );
     let parameters = &settings.repository.parameters;
     let backings = parameters.pass_through.then(pass_through).flatten();
@@ -171,13 +170,8 @@ pub(super) async fn successor(
         }
         _ => prepared,
     };
-    let fs = show_with(
-        &repository,
-        (journal, inheritance),
-        suspects,
-        &bequest,
-        &settings.repository.ownership,
-    );
+    let fs =
+        show_with(&repository, (journal, inheritance), suspects, &bequest, &settings.repository);
     let patient = settings.repository.parameters.wait_for_network;
     // As the mount began, whatever the parameters say.
     let backings = match (mount.greeting.passes_through(), backings) {
@@ -199,7 +193,7 @@ fn show_with(
     (journal, inheritance): (Journal, Inheritance),
     suspects: Suspects,
     bequest: &Bequest,
-    ownership: &Ownership,
+    settings: &RepositorySettings,
 ) -> Arc<RepoFs> {
     let name = repository.fqrn().as_str();
     match journal.descriptor() {
@@ -208,7 +202,11 @@ fn show_with(
         Err(error) => tracing::warn!(%error, "a successor will know nothing"),
     }
     keep_suspects(&suspects, name, bequest);
-    let options = RepoFsOptions { ownership: ownership.clone(), ..RepoFsOptions::default() };
+    let options = RepoFsOptions {
+        ownership: settings.ownership.clone(),
+        exposure: settings.exposure.clone(),
+        ..RepoFsOptions::default()
+    };
     let (repository, journal) = (Arc::clone(repository), Some(Arc::new(journal)));
     Arc::new(RepoFs::inheriting(repository, options, journal, inheritance, Some(suspects)))
 }

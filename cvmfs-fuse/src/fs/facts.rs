@@ -1,6 +1,5 @@
 //! Attributes that tell what the catalog says of one entry, under upstream's names
-//! (spec/filesystem.md section 10). Like those of the repository they are read by name and listed
-//! nowhere.
+//! (spec/filesystem.md section 10). Like those of the repository they can always be read by name.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,6 +14,26 @@ use super::inode::Inode;
 
 /// Characters of a page: below the 64 KiB that the kernel allows a value.
 const PAGE_LEN: usize = 40_000;
+
+/// Their names.
+const NAMES: &[&str] = &[
+    "user.chunk_list",
+    "user.chunks",
+    "user.compression",
+    "user.direct_io",
+    "user.external_file",
+    "user.hash",
+    "xfsroot.rawlink",
+];
+
+/// Returns the names of those that an entry has.
+pub(super) fn names_of(entry: &DirectoryEntry) -> impl Iterator<Item = &'static str> {
+    let is_chunked = matches!(entry.content, Content::Chunked(_));
+    NAMES.iter().copied().filter(move |name| {
+        let by_chunks = is_chunked && matches!(*name, "user.chunks" | "user.chunk_list");
+        by_chunks || plain(name, entry).is_some()
+    })
+}
 
 /// Returns the value of such an attribute; `None` if the name or the kind of entry is another.
 pub(super) async fn entry_attribute(

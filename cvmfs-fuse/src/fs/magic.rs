@@ -1,15 +1,51 @@
 //! Attributes that tell about the repository as it is served, under upstream's names where it has
-//! one (spec/filesystem.md section 10). As there, they can be read everywhere and are listed
-//! nowhere.
+//! one (spec/filesystem.md section 10). As there, they can be read everywhere, and are listed
+//! where the site wants that (`exposure.rs`).
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::net::Proxy;
 use cvmfs_core::repository::Repository;
 
-use super::facts::{page_of, split};
+use super::facts::{names_of, page_of, split};
+
+/// Those of the server that are listed while they have a value.
+const LISTED: &[&str] = &[
+    "user.cache_damaged",
+    "user.cache_failures",
+    "user.expires",
+    "user.external_host",
+    "user.external_timeout",
+    "user.fqrn",
+    "user.hitrate",
+    "user.host",
+    "user.host_list",
+    "user.maxfd",
+    "user.nclg",
+    "user.ndownload",
+    "user.pid",
+    "user.prefetch_used",
+    "user.prefetched",
+    "user.proxy",
+    "user.proxy_list",
+    "user.proxy_list_external",
+    "user.revision",
+    "user.root_hash",
+    "user.rx",
+    "user.speed",
+    "user.stale_reason",
+    "user.stale_since",
+    "user.timeout",
+    "user.timeout_direct",
+    "user.uptime",
+    "user.usedfd",
+    "user.version",
+];
+/// Those that whoever talks to the kernel adds (`recent.rs`).
+const OF_FAILURES: &[&str] = &["user.nioerr", "user.timestamp_last_ioerr"];
 
 /// When this server began, about.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -17,6 +53,19 @@ static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// Begins to count the time of this server.
 pub(super) fn begin() {
     LazyLock::force(&BEGUN);
+}
+
+/// Returns the names that are listed for an entry, among those that are listed at all.
+pub(super) fn listed<'a>(
+    repository: &'a Repository,
+    entry: &'a DirectoryEntry,
+) -> impl Iterator<Item = &'static str> + 'a {
+    let has_value = |name: &&str| server_attribute(repository, name.as_bytes()).is_some();
+    let of_server = LISTED.iter().copied().filter(has_value).chain(OF_FAILURES.iter().copied());
+    // Linux does not let anybody read 'user.' attributes of links and special files.
+    let has_users = matches!(entry.kind, EntryKind::Regular | EntryKind::Directory);
+    let all = of_server.chain(names_of(entry));
+    all.filter(move |name| has_users || !name.starts_with("user."))
 }
 
 /// Returns the value of a server attribute; `None` if there is no such name or no value now.

@@ -29,6 +29,7 @@ pub mod buffers;
 pub mod content;
 mod directory;
 pub mod error;
+pub mod exposure;
 mod facts;
 pub mod gate;
 pub mod inode;
@@ -164,19 +165,29 @@ pub trait Vfs: Send + Sync + 'static {
     fn releasedir(&self, ino: Ino, handle: u64);
     /// Returns what `df` shows where this inode is.
     fn statfs(&self, ino: Ino) -> impl Future<Output = Result<FsStatistics, FsError>> + Send;
-    /// Returns the value of an extended attribute.
+    /// Returns the value of an extended attribute for a process of the primary group `group`.
     fn getxattr(
         &self,
         ino: Ino,
         name: &[u8],
+        group: u32,
     ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
-    /// Returns the names of all extended attributes, each ended by NUL.
-    fn listxattr(&self, ino: Ino) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
+    /// Returns the names of the extended attributes that this group sees, each ended by NUL.
+    fn listxattr(
+        &self,
+        ino: Ino,
+        group: u32,
+    ) -> impl Future<Output = Result<Vec<u8>, FsError>> + Send;
     /// Returns the gate that replies pass.
     fn gate(&self) -> &Gate;
     /// Returns an attribute that tells about the repository of an inode or its server, not about
     /// an entry. It never waits; what is not known without is left to [`Vfs::getxattr`].
     fn server_attribute(&self, ino: Ino, name: &[u8]) -> Option<Vec<u8>>;
+    /// Tells whether a group may be given that attribute; to be asked before
+    /// [`Vfs::server_attribute`]. It never waits.
+    fn allows_attribute(&self, _ino: Ino, _name: &[u8], _group: u32) -> bool {
+        true
+    }
     /// Returns how long the kernel may remember that a name does not exist in a directory.
     fn negative_ttl(&self, parent: Ino) -> Duration;
     /// Returns where an inode is that the kernel knows, below the mountpoint and without a slash at

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Attributes;
+use super::exposure::Exposure;
 use cvmfs_core::catalog::EntryKind;
 
 /// Lines of a map that are read: sites have some hundreds of users.
@@ -24,12 +25,19 @@ pub struct RepoFsOptions {
     pub negative_ttl: Duration,
     /// Whose the files are.
     pub ownership: Ownership,
+    /// Who sees which attributes.
+    pub exposure: Exposure,
 }
 
 impl Default for RepoFsOptions {
     fn default() -> Self {
         let hour = Duration::from_secs(3600);
-        Self { ttl: hour, negative_ttl: hour, ownership: Ownership::default() }
+        Self {
+            ttl: hour,
+            negative_ttl: hour,
+            ownership: Ownership::default(),
+            exposure: Exposure::default(),
+        }
     }
 }
 

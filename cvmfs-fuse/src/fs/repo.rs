@@ -23,7 +23,7 @@ use super::directory::{
 use super::facts::{attributes_of, entry_attribute};
 use super::inode::{Inode, InodeTable, Resting};
 use super::journal::{Inheritance, Journal};
-use super::magic::server_attribute;
+use super::magic::{listed, server_attribute};
 use super::ownership::RepoFsOptions;
 use super::suspects::Suspects;
 use super::switch::{DirectoryChange, Notice, differences};
@@ -516,7 +516,10 @@ impl Vfs for RepoFs {
         Ok(statistics(self.repository.cache().usage(), entries.total_entries, loaded))
     }
 
-    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+    async fn getxattr(&self, ino: Ino, name: &[u8], group: u32) -> Result<Vec<u8>, FsError> {
+        if !self.allows_attribute(ino, name, group) {
+            return Err(FsError::NoSuchAttribute);
+        }
         // Ours: asking for it stores what was learnt, for 'profile record'.
         if name == b"user.profile_saved" {
             let learner = self.contents.learner().ok_or(FsError::NoSuchAttribute)?;
@@ -536,16 +539,24 @@ impl Vfs for RepoFs {
         xattrs.get(name).map(<[u8]>::to_vec).ok_or(FsError::NoSuchAttribute)
     }
 
-    async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+    async fn listxattr(&self, ino: Ino, group: u32) -> Result<Vec<u8>, FsError> {
         let inode = self.inode(ino).await?;
         let mut names = Vec::new();
         if inode.entry.has_xattrs {
-            for (name, _) in attributes_of(&inode, &self.revisions_of(&inode)).await?.iter() {
-                names.extend_from_slice(name);
-                names.push(0);
+            let found = attributes_of(&inode, &self.revisions_of(&inode)).await?;
+            names.extend(found.iter().map(|(name, _)| name.to_vec()));
+        }
+        if self.options.exposure.visibility.lists(ino == ROOT_INO) {
+            for name in listed(&self.repository, &inode.entry) {
+                if !names.iter().any(|known| known == name.as_bytes()) {
+                    names.push(name.as_bytes().to_vec());
+                }
             }
         }
-        Ok(names)
+        // What cannot be read is not listed, for those who copy all that is.
+        names.retain(|name| self.options.exposure.allows(name, group));
+        names.iter_mut().for_each(|name| name.push(0));
+        Ok(names.concat())
     }
 
     fn gate(&self) -> &Gate {
@@ -558,6 +569,10 @@ impl Vfs for RepoFs {
             b"user.nlookup" => Some(self.lookups.load(Ordering::Relaxed).to_string().into_bytes()),
             _ => server_attribute(&self.repository, name),
         }
+    }
+
+    fn allows_attribute(&self, _ino: Ino, name: &[u8], group: u32) -> bool {
+        self.options.exposure.allows(name, group)
     }
 
     fn shown_path(&self, ino: Ino) -> Option<String> {

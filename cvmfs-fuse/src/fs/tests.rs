@@ -193,9 +193,9 @@ async fn questions_about_the_wrong_thing_get_the_right_errno() {
     assert_eq!(errno(fs.opendir(f).await.unwrap_err()), libc::ENOTDIR);
     assert_eq!(errno(fs.open(d, 0).await.unwrap_err()), libc::EISDIR);
     assert_eq!(errno(fs.readlink(f).await.unwrap_err()), libc::EINVAL);
-    assert_eq!(errno(fs.getxattr(f, b"user.x").await.unwrap_err()), libc::ENODATA);
+    assert_eq!(errno(fs.getxattr(f, b"user.x", 0).await.unwrap_err()), libc::ENODATA);
     assert_eq!(fs.readlink(l).await.unwrap(), b"f");
-    assert_eq!(fs.listxattr(f).await.unwrap(), b"");
+    assert_eq!(fs.listxattr(f, 0).await.unwrap(), b"");
     assert_eq!(fs.lookup(d, b"..").await.unwrap().attributes.ino, ROOT_INO);
     assert_eq!(fs.lookup(d, b".").await.unwrap().attributes.ino, d);
     assert_eq!(fs.statfs(ROOT_INO).await.unwrap().name_len, 255);

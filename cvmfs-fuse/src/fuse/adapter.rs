@@ -376,6 +376,10 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (operation, shared) = self.begin("getxattr", req, ino);
+        let group = req.gid();
+        if !shared.vfs.allows_attribute(ino.0, name.as_bytes(), group) {
+            return reply.error(shared.failed(operation, &FsError::NoSuchAttribute));
+        }
         if name == REQUESTS {
             let count = self.requests.load(Ordering::Relaxed).to_string();
             return reply_xattr(reply, count.as_bytes(), size);
@@ -387,7 +391,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         }
         let name = name.as_bytes().to_vec();
         self.dispatcher.run(operation, async move {
-            match operation.unless_interrupted(shared.vfs.getxattr(ino.0, &name)).await {
+            match operation.unless_interrupted(shared.vfs.getxattr(ino.0, &name, group)).await {
                 Ok(value) => reply_xattr(reply, &value, size),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }
@@ -396,8 +400,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (operation, shared) = self.begin("listxattr", req, ino);
+        let group = req.gid();
         self.dispatcher.run(operation, async move {
-            match operation.unless_interrupted(shared.vfs.listxattr(ino.0)).await {
+            match operation.unless_interrupted(shared.vfs.listxattr(ino.0, group)).await {
                 Ok(names) => reply_xattr(reply, &names, size),
                 Err(error) => reply.error(shared.failed(operation, &error)),
             }

@@ -16,6 +16,7 @@ pub mod telemetry;
 mod trust;
 mod values;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use cvmfs_core::net::discovery::WPAD_URL;
 use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Timeouts};
 
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::fs::exposure::Visibility;
 use logging::Logging;
 use table::By;
 use telemetry::Telemetry;
@@ -80,6 +82,14 @@ pub struct Parameters {
     pub gid_map: Option<PathBuf>,
     /// Everybody may read everything.
     pub world_readable: bool,
+    /// Attributes about the mount are listed nowhere, or everywhere.
+    pub hide_attributes: Option<bool>,
+    /// Where they are listed.
+    pub visibility: Option<Visibility>,
+    /// Attributes that only some groups read.
+    pub protected_attributes: BTreeSet<String>,
+    /// These groups.
+    pub privileged_groups: BTreeSet<u32>,
     /// Where the mount is talked to, instead of the cache directory.
     pub talk_socket: Option<PathBuf>,
     /// User who may talk to it besides root and the one who mounted.

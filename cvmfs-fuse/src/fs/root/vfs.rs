@@ -112,18 +112,21 @@ impl Vfs for RootFs {
         seat.open.fs.statfs(seat.ino).await.map_err(seat.failed())
     }
 
-    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+    async fn getxattr(&self, ino: Ino, name: &[u8], group: u32) -> Result<Vec<u8>, FsError> {
         let seat = self.at(ino).await?.ok_or(FsError::NoSuchAttribute)?;
+        if !seat.open.fs.allows_attribute(seat.ino, name, group) {
+            return Err(FsError::NoSuchAttribute);
+        }
         match seat.open.fs.server_attribute(seat.ino, name) {
             // It was not open when that was asked first.
             Some(value) => Ok(value),
-            None => seat.open.fs.getxattr(seat.ino, name).await.map_err(seat.failed()),
+            None => seat.open.fs.getxattr(seat.ino, name, group).await.map_err(seat.failed()),
         }
     }
 
-    async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+    async fn listxattr(&self, ino: Ino, group: u32) -> Result<Vec<u8>, FsError> {
         let Some(seat) = self.at(ino).await? else { return Ok(Vec::new()) };
-        seat.open.fs.listxattr(seat.ino).await.map_err(seat.failed())
+        seat.open.fs.listxattr(seat.ino, group).await.map_err(seat.failed())
     }
 
     fn gate(&self) -> &Gate {
@@ -147,6 +150,13 @@ impl Vfs for RootFs {
         };
         let open = self.shared.members.read().at(slot)?.open()?;
         open.fs.server_attribute(inner, name)
+    }
+
+    fn allows_attribute(&self, ino: Ino, name: &[u8], group: u32) -> bool {
+        let (Some(slot), inner) = Slot::split(ino) else { return true };
+        // One that is not open yet has nothing to tell; 'getxattr' opens it and asks again.
+        let open = self.shared.members.read().at(slot).and_then(|member| member.peek());
+        open.is_none_or(|open| open.fs.allows_attribute(inner, name, group))
     }
 
     fn negative_ttl(&self, parent: Ino) -> Duration {
