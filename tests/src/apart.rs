@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Pid, Uid, setfsgid, setfsuid, setgid, setgroups, setuid};
 
 /// Gives this thread, and those it starts, mounts of their own.
 ///
@@ -34,6 +34,22 @@ pub fn private_mounts() {
         // Gone already, or named in a way that no test names its mounts.
         let _ = nix::mount::umount2(path, MntFlags::MNT_DETACH);
     }
+}
+
+/// Does something as another user and group; a filesystem is told the numbers of the thread.
+///
+/// # Panics
+/// If this process may not do that.
+pub fn as_user<T: Send>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setfsgid(Gid::from_raw(gid));
+            setfsuid(Uid::from_raw(uid));
+            assert_eq!(setfsgid(Gid::from_raw(u32::MAX)).as_raw(), gid, "needs root");
+            work()
+        });
+        thread.join().expect("it says why")
+    })
 }
 
 /// A mount that ends with its value; for use after [`private_mounts`].

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fixtures::genuine::{EntryType, Genuine};
 use fixtures::server::TestServer;
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use tests::apart::as_user;
 use tests::walk::{get_xattr, list_xattrs};
 use tests::{MountSpec, TestMount, client, deadline};
 
@@ -38,19 +38,6 @@ fn names(path: &Path) -> BTreeSet<String> {
         names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect();
     assert_eq!(names.len(), count, "a name is there twice: {names:?}");
     names
-}
-
-/// Does something as another user; a filesystem is told the numbers of the thread.
-fn as_user<T: Send>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            setfsgid(Gid::from_raw(gid));
-            setfsuid(Uid::from_raw(uid));
-            assert_eq!(setfsgid(Gid::from_raw(u32::MAX)).as_raw(), gid, "needs root");
-            work()
-        });
-        thread.join().unwrap()
-    })
 }
 
 #[test]

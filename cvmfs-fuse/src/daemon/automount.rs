@@ -113,7 +113,8 @@ async fn run(
     }
     let patient = settings.model.parameters.wait_for_network;
     let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
-    let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted);
+    let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted)
+        .enforcing_acls(settings.model.parameters.enforce_acls);
     let begun = match &taken_over {
         Some(mount) => go_on(adapter, &settings.options, mount, bequest)?,
         None => make(adapter, &resolved, &settings.options, bequest)?,

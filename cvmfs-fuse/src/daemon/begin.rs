@@ -123,6 +123,7 @@ pub(super) async fn first(
     let activity = Arc::<Activity>::default();
     let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter = Adapter::new(vfs, handle, deadline, noted).passing_through(backings);
+    let adapter = adapter.enforcing_acls(parameters.enforce_acls);
     let begun = make(adapter, resolved, &settings.options, bequest)?;
     Ok((Shown { repository, fs, activity }, begun))
 }

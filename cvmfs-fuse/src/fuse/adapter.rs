@@ -46,6 +46,8 @@ pub struct Adapter<V> {
     opens_directories_itself: bool,
     /// It reads files without us, where it can.
     passes_through: bool,
+    /// It enforces ACLs.
+    enforces_acls: bool,
     /// Requests of the kernel, except those that take references back.
     requests: AtomicU64,
 }
@@ -63,6 +65,7 @@ impl<V: Vfs> Adapter<V> {
             opens_itself: false,
             opens_directories_itself: false,
             passes_through: false,
+            enforces_acls: false,
             requests: AtomicU64::new(0),
         }
     }
@@ -75,6 +78,11 @@ impl<V: Vfs> Adapter<V> {
             Err(shared) => return Self { shared, ..self },
         };
         Self { shared: Arc::new(Shared { vfs, failures, activity, backings }), ..self }
+    }
+
+    /// Lets the kernel enforce stored ACLs, or fails to mount.
+    pub fn enforcing_acls(self, enforces_acls: bool) -> Self {
+        Self { enforces_acls, ..self }
     }
 
     /// Goes on with what a predecessor agreed on with the kernel.
@@ -120,7 +128,12 @@ impl<V: Vfs> Filesystem for Adapter<V> {
                 greeting::repeat(config, terms);
                 terms.pass_through()
             }
-            None => greeting::negotiate(config, wishes),
+            None => {
+                if self.enforces_acls {
+                    greeting::enforce_acls(config)?;
+                }
+                greeting::negotiate(config, wishes)
+            }
         };
         if wishes && !passes_through {
             tracing::warn!(

@@ -32,7 +32,9 @@ const CAPABILITIES: [InitFlags; 5] = [
 
 /// What this program can serve with, though it does not ask for it: earlier versions did, or a setting
 /// does.
-const ACCEPTED: InitFlags = InitFlags::FUSE_READDIRPLUS_AUTO.union(InitFlags::FUSE_PASSTHROUGH);
+const ACCEPTED: InitFlags = InitFlags::FUSE_READDIRPLUS_AUTO
+    .union(InitFlags::FUSE_PASSTHROUGH)
+    .union(InitFlags::FUSE_POSIX_ACL);
 
 /// Backing files may not be on a stacked file system, so that others can be stacked on ours.
 const STACK_DEPTH: u32 = 1;
@@ -80,6 +82,14 @@ pub(super) fn repeat(config: &mut KernelConfig, terms: &Terms) {
     let _ = config.set_max_write(terms.max_write);
     let _ = config.set_max_background(terms.max_background);
     let _ = config.set_congestion_threshold(terms.congestion_threshold);
+}
+
+/// Lets the kernel enforce the ACLs that are stored with files, which it then asks for once for each inode.
+pub(super) fn enforce_acls(config: &mut KernelConfig) -> std::io::Result<()> {
+    config.add_capabilities(InitFlags::FUSE_POSIX_ACL).map_err(|_| {
+        let why = "CVMFS_ENFORCE_ACLS: this kernel enforces no ACLs for FUSE (4.9 does)";
+        std::io::Error::new(std::io::ErrorKind::Unsupported, why)
+    })
 }
 
 /// Asks for all that this kernel has of it; returns whether it will read files without us, if that is

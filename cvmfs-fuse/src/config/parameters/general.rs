@@ -108,6 +108,15 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         by: By::Set(|p, v| switch(v).map(|v| p.claim_ownership = v)),
     },
     Parameter {
+        name: "CVMFS_ENFORCE_ACLS",
+        form: "yes|no",
+        default: "no",
+        need: Need::Rare,
+        harmless: false,
+        help: "the kernel enforces POSIX ACLs that are stored with files",
+        by: By::Set(|p, v| switch(v).map(|v| p.enforce_acls = v)),
+    },
+    Parameter {
         name: "CVMFS_UID_MAP",
         form: "FILE",
         default: "",
@@ -160,7 +169,6 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     none("CVMFS_FUSE3_MAX_THREADS", Need::Rare, "threads follow the cores"),
     none("CVMFS_FUSE3_IDLE_THREADS", Need::Rare, "threads follow the cores"),
     none("CVMFS_CHECK_PERMISSIONS", Need::Must, "the kernel always checks them"),
-    none("CVMFS_ENFORCE_ACLS", Need::Rare, "not supported yet: ACLs are shown and not enforced"),
     none("CVMFS_USER", Need::Must, "the server keeps the user who mounts"),
     none("CVMFS_RELOAD_SOCKETS", Need::Must, "'cvmfs-fuse upgrade' needs no socket"),
     none("CVMFS_BASE_ENV", Need::Rare, "it only guards the packaged files"),

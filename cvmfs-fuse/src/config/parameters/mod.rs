@@ -96,6 +96,8 @@ pub struct Parameters {
     pub talk_owner: Option<u32>,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
+    /// The kernel enforces stored ACLs.
+    pub enforce_acls: bool,
     /// Bytes of these in a second.
     pub ahead_bandwidth: Option<NonZeroU64>,
     /// Figures for InfluxDB.
