@@ -14,7 +14,7 @@ use crate::catalog::symlink::SymlinkVariables;
 use crate::catalog::xattr::Xattrs;
 use crate::catalog::{
     Attachment, Catalog, CatalogError, Chunk, Counters, DirectoryEntry, EntryKind,
-    MAX_CATALOG_SIZE, NestedReference, Properties,
+    MAX_CATALOG_SIZE, NestedReference, Properties, Totals,
 };
 use crate::decode::SizeBound;
 use crate::fetch::{FetchOptions, Fetcher, Place};
@@ -233,6 +233,16 @@ impl Revision {
     ) -> Result<(RepoPath, ContentHash), RevisionError> {
         let catalog = self.catalog_of(path, false).await?;
         Ok((catalog.mountpoint().clone(), catalog.hash()))
+    }
+
+    /// Returns mountpoint, hash and counters of the catalog that answers for a path.
+    pub async fn counters_at(
+        &self,
+        path: &RepoPath,
+    ) -> Result<(RepoPath, ContentHash, Totals), RevisionError> {
+        let catalog = self.catalog_of(path, false).await?;
+        let totals = self.ask(&catalog, Catalog::totals)?;
+        Ok((catalog.mountpoint().clone(), catalog.hash(), totals))
     }
 
     /// Makes ready what is in use of an earlier revision: unchanged nested catalogs are taken

@@ -22,7 +22,7 @@ use crate::format::manifest::{
 };
 use crate::format::signed::{LetterError, SignedLetter};
 use crate::format::whitelist::{Whitelist, WhitelistError};
-use crate::format::{PemError, single_block};
+use crate::format::{PemError, single_block, write_block};
 use crate::fqrn::Fqrn;
 use crate::hash::{ContentHash, HashAlgorithm};
 
@@ -177,7 +177,14 @@ pub enum MasterKeyError {
 
 /// The public keys that sign whitelists; any one of them suffices.
 #[derive(Debug, Clone)]
-pub struct MasterKeys(Vec<(String, rsa::PublicKey)>);
+pub struct MasterKeys(Vec<MasterKey>);
+
+#[derive(Debug, Clone)]
+struct MasterKey {
+    name: String,
+    key: rsa::PublicKey,
+    der: Vec<u8>,
+}
 
 impl MasterKeys {
     /// Reads keys from pairs of a name (for messages) and the text of a PEM file.
@@ -194,7 +201,7 @@ impl MasterKeys {
                 Err(source) => return Err(MasterKeyError::Pem { name, source }),
             };
             match parse_rsa_key(&der) {
-                Ok(key) => keys.push((name, key)),
+                Ok(key) => keys.push(MasterKey { name, key, der }),
                 Err(source) => return Err(MasterKeyError::Key { name, source }),
             }
         }
@@ -203,13 +210,18 @@ impl MasterKeys {
 
     /// Returns the names in the order of the files.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.0.iter().map(|known| known.name.as_str())
+    }
+
+    /// Returns all of them as the text of one PEM file.
+    pub fn pem(&self) -> String {
+        self.0.iter().map(|known| write_block(&known.der, "PUBLIC KEY")).collect()
     }
 
     /// Checks the whitelist's kind of signature: PKCS#1 v1.5 type 1 padding around the characters
     /// of the hash, without a DigestInfo.
     fn made(&self, letter: &SignedLetter<'_>) -> bool {
-        self.0.iter().any(|(_, key)| {
+        self.0.iter().any(|MasterKey { key, .. }| {
             let scheme = Pkcs1v15Sign::new_unprefixed();
             key.verify(scheme, letter.signed_bytes(), letter.signature()).is_ok()
         })

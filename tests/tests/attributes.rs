@@ -81,6 +81,39 @@ fn the_page_of_attributes_is_true_for_every_entry() {
 }
 
 #[test]
+fn counters_and_keys_are_those_of_the_repository() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        let root = mount.root().to_owned();
+        let mut all = Vec::new();
+        entries(&root, &mut all);
+        let of_all = text(&root, "user.repo_counters").unwrap();
+        let is_file = |path: &&PathBuf| fs::symlink_metadata(path).unwrap().is_file();
+        let files: Vec<_> = all.iter().filter(is_file).collect();
+        assert!(of_all.contains(&format!("\nregular,{}\n", files.len())), "{of_all}");
+        assert!(of_all.lines().is_sorted() && of_all.ends_with('\n'), "{of_all}");
+        let root_hash = text(&root, "user.root_hash").unwrap();
+        let own = text(&root, "user.catalog_counters").unwrap();
+        assert_eq!(own, format!("catalog_hash: {root_hash}\ncatalog_mountpoint: \n{of_all}"));
+        let mut nested = 0;
+        for path in files {
+            let told = text(path, "user.catalog_counters").unwrap();
+            let at = told.lines().nth(1).unwrap().strip_prefix("catalog_mountpoint: ").unwrap();
+            assert!(path.starts_with(root.join(at.trim_start_matches('/'))), "{told}");
+            assert_eq!(at.is_empty(), told == own, "{told}");
+            nested += usize::from(!at.is_empty());
+        }
+        assert!(nested > 0);
+        let key = fs::read_to_string(genuine.public_key()).unwrap();
+        assert_eq!(text(&root, "user.pubkeys").unwrap(), key.trim_end());
+        assert_eq!(text(&root, "user.tag").unwrap(), "");
+        mount.unmount();
+    });
+}
+
+#[test]
 fn hashes_and_pieces_are_those_on_the_server() {
     deadline(LIMIT, || {
         let genuine = Genuine::small();

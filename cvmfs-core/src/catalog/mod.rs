@@ -36,8 +36,8 @@ pub mod xattr;
 use entry::RowContext;
 pub use entry::{Chunk, ChunkStyle, Content, DirectoryEntry, EntryIdentity, EntryKind, RowFault};
 pub use error::CatalogError;
-pub use properties::{Counters, Properties};
-use properties::{read_counters, read_properties};
+pub use properties::{Counters, Properties, Totals};
+use properties::{read_counters, read_properties, read_totals};
 use row::RawRow;
 use schema::Schema;
 use sql::{Database, open_database};
@@ -92,6 +92,7 @@ pub struct Catalog {
     root_prefix: RepoPath,
     hash: ContentHash,
     has_xattr: bool,
+    has_statistics: bool,
     statements: Statements,
     properties: Properties,
     counters: Counters,
@@ -169,6 +170,7 @@ impl Catalog {
             root_prefix,
             hash,
             has_xattr: schema.has_xattr,
+            has_statistics: schema.has_statistics,
             statements: Statements::new(&schema),
             properties,
             counters,
@@ -215,6 +217,14 @@ impl Catalog {
     /// Returns the entry counts.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Reads all that is counted.
+    pub fn totals(&self) -> Result<Totals, CatalogError> {
+        if !self.has_statistics {
+            return Ok(Totals::default());
+        }
+        self.with_database(|database| read_totals(database.statement()))
     }
 
     /// Returns how many malformed rows were left out so far.

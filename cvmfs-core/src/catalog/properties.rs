@@ -1,5 +1,7 @@
 //! What a catalog says about itself: properties and counters.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -35,6 +37,36 @@ pub struct Counters {
     pub subtree_entries: u64,
 }
 
+/// What is counted, by name; each with all catalogs below (spec/format.md section 19).
+pub type Totals = BTreeMap<&'static str, u64>;
+
+/// Their names. Those that older servers do not write are 0.
+const COUNTED: [&str; 12] = [
+    "chunked",
+    "chunked_size",
+    "chunks",
+    "dir",
+    "external",
+    "external_file_size",
+    "file_size",
+    "nested",
+    "regular",
+    "special",
+    "symlink",
+    "xattr",
+];
+
+pub(super) fn read_totals(connection: &Connection) -> Result<Totals, CatalogError> {
+    let mut totals: Totals = COUNTED.iter().map(|name| (*name, 0)).collect();
+    each_counter(connection, |_, name, value| {
+        let known = COUNTED.iter().find(|known| known.as_bytes() == name);
+        if let Some(total) = known.and_then(|known| totals.get_mut(known)) {
+            *total = total.saturating_add(value);
+        }
+    })?;
+    Ok(totals)
+}
+
 pub(super) fn read_properties(connection: &Connection) -> Result<(Properties, f64), CatalogError> {
     let mut properties = Properties { ttl: DEFAULT_TTL, ..Properties::default() };
     let mut version = 1.0;
@@ -68,6 +100,20 @@ pub(super) fn read_properties(connection: &Connection) -> Result<(Properties, f6
 
 pub(super) fn read_counters(connection: &Connection) -> Result<Counters, CatalogError> {
     let mut counters = Counters::default();
+    each_counter(connection, |is_own, counter, value| {
+        let sum = if is_own { &mut counters.own_entries } else { &mut counters.subtree_entries };
+        if matches!(counter, b"regular" | b"symlink" | b"special" | b"dir") {
+            *sum = sum.saturating_add(value);
+        }
+    })?;
+    Ok(counters)
+}
+
+/// Calls `take` with whether a counter is of this catalog only, its name without that, and value.
+fn each_counter(
+    connection: &Connection,
+    mut take: impl FnMut(bool, &[u8], u64),
+) -> Result<(), CatalogError> {
     let mut statement =
         connection.prepare(&format!("SELECT counter, value FROM statistics LIMIT {MAX_ROWS}"))?;
     let mut rows = statement.query([])?;
@@ -77,16 +123,11 @@ pub(super) fn read_counters(connection: &Connection) -> Result<Counters, Catalog
             continue;
         };
         let value = u64::try_from(value).unwrap_or_default();
-        let (sum, counter) = if let Some(counter) = name.strip_prefix(b"self_") {
-            (&mut counters.own_entries, counter)
+        if let Some(counter) = name.strip_prefix(b"self_") {
+            take(true, counter, value);
         } else if let Some(counter) = name.strip_prefix(b"subtree_") {
-            (&mut counters.subtree_entries, counter)
-        } else {
-            continue;
-        };
-        if matches!(counter, b"regular" | b"symlink" | b"special" | b"dir") {
-            *sum = sum.saturating_add(value);
+            take(false, counter, value);
         }
     }
-    Ok(counters)
+    Ok(())
 }

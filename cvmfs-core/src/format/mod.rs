@@ -10,4 +10,4 @@ mod pem;
 pub mod signed;
 pub mod whitelist;
 
-pub use pem::{PemError, single_block};
+pub use pem::{PemError, single_block, write_block};

@@ -1,5 +1,7 @@
 //! PEM files that hold exactly one block.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::io::Cursor;
 
 use x509_parser::pem::Pem;
@@ -42,9 +44,35 @@ pub fn single_block(text: &[u8], label: &'static str) -> Result<Vec<u8>, PemErro
     }
 }
 
+/// Characters of a line.
+const LINE_LEN: usize = 64;
+
+/// Writes a block, in lines as `openssl` has them.
+pub fn write_block(contents: &[u8], label: &str) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let coded = STANDARD.encode(contents);
+    let mut rest = coded.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(LINE_LEN));
+        text.extend([line, "\n"]);
+        rest = more;
+    }
+    text + "-----END " + label + "-----\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for len in [0, 1, 47, 48, 49, 300] {
+            let contents: Vec<u8> = (0..len).map(|at: usize| at.to_le_bytes()[0]).collect();
+            let text = write_block(&contents, "PUBLIC KEY");
+            assert!(text.lines().all(|line| line.len() <= LINE_LEN), "{text}");
+            assert_eq!(single_block(text.as_bytes(), "PUBLIC KEY").unwrap(), contents);
+        }
+    }
 
     #[test]
     fn exactly_one_block_of_the_right_kind() {

@@ -12,7 +12,7 @@ use crate::format::manifest::Manifest;
 use crate::fqrn::Fqrn;
 use crate::net::Selection;
 use crate::revision::Revision;
-use crate::trust::Verified;
+use crate::trust::{MasterKeys, Verified};
 
 impl Repository {
     /// Returns the name.
@@ -39,6 +39,16 @@ impl Repository {
     /// Tells whether newer revisions are to be looked for at all.
     pub fn follows_updates(&self) -> bool {
         self.config.pin == Pin::Latest
+    }
+
+    /// Returns which revision is shown.
+    pub fn pin(&self) -> &Pin {
+        &self.config.pin
+    }
+
+    /// Returns the keys that the repository is trusted by.
+    pub fn keys(&self) -> &MasterKeys {
+        &self.config.keys
     }
 
     /// Returns the fetcher for objects of the repository.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cvmfs_core::catalog::xattr::Xattrs;
 use cvmfs_core::catalog::{Content, DirectoryEntry, EntryKind};
 use cvmfs_core::object::Compression;
+use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::{Revision, RevisionError};
 
 use super::FsError;
@@ -15,7 +16,9 @@ use super::inode::Inode;
 /// Characters of a page: below the 64 KiB that the kernel allows a value.
 const PAGE_LEN: usize = 40_000;
 
-/// Their names.
+/// What catalogs count, of any entry.
+const COUNTERS: &[&str] = &["user.catalog_counters", "user.repo_counters"];
+/// The names of the others.
 const NAMES: &[&str] = &[
     "user.chunk_list",
     "user.chunks",
@@ -29,9 +32,10 @@ const NAMES: &[&str] = &[
 /// Returns the names of those that an entry has.
 pub(super) fn names_of(entry: &DirectoryEntry) -> impl Iterator<Item = &'static str> {
     let is_chunked = matches!(entry.content, Content::Chunked(_));
-    NAMES.iter().copied().filter(move |name| {
+    COUNTERS.iter().copied().chain(NAMES.iter().copied()).filter(move |name| {
+        let of_anything = COUNTERS.contains(name);
         let by_chunks = is_chunked && matches!(*name, "user.chunks" | "user.chunk_list");
-        by_chunks || plain(name, entry).is_some()
+        of_anything || by_chunks || plain(name, entry).is_some()
     })
 }
 
@@ -42,6 +46,12 @@ pub(super) async fn entry_attribute(
     name: &[u8],
 ) -> Result<Option<Vec<u8>>, FsError> {
     let Some((name, page)) = split(name) else { return Ok(None) };
+    if COUNTERS.contains(&name) {
+        if page.is_some() {
+            return Ok(None);
+        }
+        return counters(inode, revisions, name).await.map(|text| Some(text.into_bytes()));
+    }
     let entry = &inode.entry;
     let text = match (name, &entry.content) {
         ("user.chunks" | "user.chunk_list", Content::Chunked(_)) => {
@@ -72,6 +82,28 @@ pub(super) async fn attributes_of(
 ) -> Result<Xattrs, FsError> {
     let failed = |source: RevisionError| FsError::Revision { path: inode.path.clone(), source };
     inode.home(revisions).await?.xattrs(&inode.path).await.map_err(failed)
+}
+
+/// What the catalog that an entry is in counts, or the root catalog of its revision.
+async fn counters(
+    inode: &Inode,
+    revisions: &[Arc<Revision>],
+    name: &str,
+) -> Result<String, FsError> {
+    let failed = |source: RevisionError| FsError::Revision { path: inode.path.clone(), source };
+    let home = inode.home(revisions).await?;
+    let is_of_root = name == "user.repo_counters";
+    let path = if is_of_root { &RepoPath::root() } else { &inode.path };
+    let (mountpoint, hash, totals) = home.counters_at(path).await.map_err(failed)?;
+    let mut text = String::new();
+    if !is_of_root {
+        let mountpoint = String::from_utf8_lossy(mountpoint.as_bytes());
+        let _ = writeln!(text, "catalog_hash: {hash}\ncatalog_mountpoint: {mountpoint}");
+    }
+    for (name, value) in totals {
+        let _ = writeln!(text, "{name},{value}");
+    }
+    Ok(text)
 }
 
 /// What the row itself says.

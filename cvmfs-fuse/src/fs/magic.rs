@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::net::Proxy;
-use cvmfs_core::repository::Repository;
+use cvmfs_core::repository::{Pin, Repository};
 
 use super::facts::{names_of, page_of, split};
 
@@ -32,9 +32,11 @@ const LISTED: &[&str] = &[
     "user.proxy",
     "user.proxy_list",
     "user.proxy_list_external",
+    "user.pubkeys",
     "user.revision",
     "user.root_hash",
     "user.rx",
+    "user.tag",
     "user.speed",
     "user.stale_reason",
     "user.stale_since",
@@ -83,6 +85,7 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
         "user.proxy_list_external" => {
             return long(lines(&fetcher.external()?.selection(|s| s.proxy_groups())));
         }
+        "user.pubkeys" => return long(repository.keys().pem()),
         _ if page.is_some() => return None,
         _ => {}
     }
@@ -92,6 +95,10 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
         // Ours: of the program that serves.
         b"user.version" => crate::VERSION.to_owned(),
         b"user.revision" => repository.current().number().to_string(),
+        b"user.tag" => match repository.pin() {
+            Pin::Tag(tag) => tag.clone(),
+            _ => String::new(),
+        },
         b"user.root_hash" => repository.current().root_hash().to_string(),
         b"user.host" => repository.server(),
         b"user.host_list" => {
