@@ -661,7 +661,7 @@ mod tests {
         }
         for subcommand in command.get_subcommands_mut() {
             let name = subcommand.get_name().to_owned();
-            if name == "help" {
+            if name == "help" || subcommand.is_hide_set() {
                 continue;
             }
             let help = subcommand.render_long_help().to_string();
