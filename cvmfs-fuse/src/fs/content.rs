@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cvmfs_core::cache::CachedObject;
 use cvmfs_core::catalog::{Chunk, Content};
@@ -186,12 +187,13 @@ impl ContentTable {
                     return Err(failed(error));
                 }
                 used(Use::Missed);
+                let begun = Instant::now();
                 let opened = fetcher.open_missing(id, &options).await;
                 if let (Err(_), Some(under_way)) = (&opened, &under_way) {
                     under_way.survived();
                 }
                 let object = opened.map_err(|error| {
-                    self.repeats.note((inode.ino, piece), &error);
+                    self.repeats.note((inode.ino, piece), &error, begun.elapsed());
                     failed(error)
                 })?;
                 arrived(Use::Missed, &object);

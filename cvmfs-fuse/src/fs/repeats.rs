@@ -19,6 +19,9 @@ use super::objects::Piece;
 const AT_ONCE: Duration = Duration::from_millis(20);
 /// How long all readers of a page may take to be answered.
 const ALL: Duration = Duration::from_millis(500);
+/// Part of the time that a failure took by which both may be longer: on a busy machine the kernel's question comes
+/// later, and to fail once more would take as long again.
+const PART: u32 = 40;
 /// Files that are failing at the same time.
 const MAX_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Readers of one of them; more of them ask anew.
@@ -29,6 +32,8 @@ struct Failure {
     error: Arc<FetchError>,
     first: Instant,
     last: Instant,
+    /// What both times are longer by.
+    longer: Duration,
     /// Who has shared it.
     told: Vec<u32>,
 }
@@ -48,8 +53,8 @@ impl Repeats {
     pub(super) fn of(&self, what: (Ino, Piece), reader: u32) -> Option<Arc<FetchError>> {
         let mut failures = self.0.lock();
         let failure = failures.get_mut(&what)?;
-        let is_repeat = failure.last.elapsed() < AT_ONCE
-            && failure.first.elapsed() < ALL
+        let is_repeat = failure.last.elapsed() < AT_ONCE + failure.longer
+            && failure.first.elapsed() < ALL + failure.longer
             && failure.told.len() < MAX_READERS
             && !failure.told.contains(&reader);
         if !is_repeat {
@@ -61,10 +66,10 @@ impl Repeats {
         Some(Arc::clone(&failure.error))
     }
 
-    /// Notes a failure that was answered just now.
-    pub(super) fn note(&self, what: (Ino, Piece), error: &Arc<FetchError>) {
-        let now = Instant::now();
-        let failure = Failure { error: Arc::clone(error), first: now, last: now, told: Vec::new() };
+    /// Notes a failure that was answered just now, and took that long.
+    pub(super) fn note(&self, what: (Ino, Piece), error: &Arc<FetchError>, took: Duration) {
+        let (now, longer, told) = (Instant::now(), took / PART, Vec::new());
+        let failure = Failure { error: Arc::clone(error), first: now, last: now, longer, told };
         self.0.lock().put(what, failure);
     }
 }
@@ -78,11 +83,25 @@ mod tests {
         let repeats = Repeats::default();
         let error = Arc::new(FetchError::NoExternalServer { label: "x".to_owned() });
         assert!(repeats.of((7, 0), 1).is_none());
-        repeats.note((7, 0), &error);
+        repeats.note((7, 0), &error, Duration::ZERO);
         assert!(repeats.of((7, 0), 1).is_some(), "the page of a read-ahead");
         assert!(repeats.of((7, 0), 2).is_some(), "another reader of it");
         assert!(repeats.of((7, 1), 3).is_none(), "another piece");
         assert!(repeats.of((7, 0), 1).is_none(), "tries again");
         assert!(repeats.of((7, 0), 4).is_none(), "which begins anew for all");
+    }
+
+    #[test]
+    fn one_that_took_long_is_shared_for_longer() {
+        let repeats = Repeats::default();
+        let error = Arc::new(FetchError::NoExternalServer { label: "x".to_owned() });
+        for (took, is_shared) in [(Duration::ZERO, false), (Duration::from_secs(40), true)] {
+            repeats.note((7, 0), &error, took);
+            let noted = Instant::now();
+            while noted.elapsed() < 2 * AT_ONCE {
+                std::thread::yield_now();
+            }
+            assert_eq!(repeats.of((7, 0), 1).is_some(), is_shared, "{took:?}");
+        }
     }
 }
