@@ -22,6 +22,8 @@ const ALL: Duration = Duration::from_millis(500);
 /// Part of the time that a failure took by which both may be longer: on a busy machine the kernel's question comes
 /// later, and to fail once more would take as long again.
 const PART: u32 = 40;
+/// What took less is tried again: who asks next should see at once that it is mended.
+const LONG: Duration = Duration::from_secs(5);
 /// Files that are failing at the same time.
 const MAX_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Readers of one of them; more of them ask anew.
@@ -68,7 +70,8 @@ impl Repeats {
 
     /// Notes a failure that was answered just now, and took that long.
     pub(super) fn note(&self, what: (Ino, Piece), error: &Arc<FetchError>, took: Duration) {
-        let (now, longer, told) = (Instant::now(), took / PART, Vec::new());
+        let longer = if took < LONG { Duration::ZERO } else { took / PART };
+        let (now, told) = (Instant::now(), Vec::new());
         let failure = Failure { error: Arc::clone(error), first: now, last: now, longer, told };
         self.0.lock().put(what, failure);
     }
@@ -95,7 +98,8 @@ mod tests {
     fn one_that_took_long_is_shared_for_longer() {
         let repeats = Repeats::default();
         let error = Arc::new(FetchError::NoExternalServer { label: "x".to_owned() });
-        for (took, is_shared) in [(Duration::ZERO, false), (Duration::from_secs(40), true)] {
+        for (took, is_shared) in [(Duration::from_secs(4), false), (Duration::from_secs(40), true)]
+        {
             repeats.note((7, 0), &error, took);
             let noted = Instant::now();
             while noted.elapsed() < 2 * AT_ONCE {
