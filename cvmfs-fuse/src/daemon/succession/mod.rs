@@ -287,8 +287,8 @@ impl Succession {
         if server.serving && !served {
             self.silent_since = None;
             self.trusted = Rc::clone(&server.program);
-            let to = name_of(server);
-            self.upgraded(to);
+            let (pid, to) = (server.pid, name_of(server));
+            self.upgraded(pid, to);
         }
         if self.control.is_none()
             && let Some(device) = self.holdings.mount.as_ref().and_then(|m| m.device.as_deref())

@@ -136,3 +136,17 @@ fn a_program_that_fails_is_not_upgraded_to() {
         drive(&mut succession, |one| one.outcome().is_some());
     }
 }
+
+#[test]
+fn a_server_that_has_just_come_is_upgraded_too() {
+    // It serves already, and what it says of that is not heard before the upgrade is asked for.
+    let script = format!("{READY}{WAIT}{SERVING} exec sleep 1000");
+    let (mut succession, _kernel) = start(&script);
+    let first = succession.server.as_ref().unwrap().pid;
+    succession.upgrade();
+    drive(&mut succession, |one| one.upgrade.is_none() && serving(one));
+    assert_ne!(succession.server.as_ref().unwrap().pid, first);
+    assert!(*succession.program != Program::Own);
+    succession.kill();
+    drive(&mut succession, |one| one.outcome().is_some());
+}

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use nix::unistd::Pid;
 use rustix::process::WaitStatus;
 
 use super::super::child::{Child, Order, Program, Reason};
@@ -12,6 +13,8 @@ use super::{Succession, name_of, shown};
 #[derive(Debug)]
 pub(super) struct Upgrade {
     from: String,
+    /// Who was there when it was asked for.
+    replaced: Option<Pid>,
 }
 
 impl Succession {
@@ -37,7 +40,8 @@ impl Succession {
                 if let Some(mut spare) = self.candidate.replace(candidate) {
                     spare.kill(Reason::Overdue);
                 }
-                self.upgrade = Some(Upgrade { from });
+                let replaced = self.server.as_ref().map(|server| server.pid);
+                self.upgrade = Some(Upgrade { from, replaced });
                 if self.server.is_none() {
                     // In a pause between two that died.
                     self.pausing = None;
@@ -52,9 +56,13 @@ impl Succession {
         }
     }
 
-    /// Tells that the next server serves, who is `to`.
-    pub(super) fn upgraded(&mut self, to: String) {
-        if let Some(Upgrade { from }) = self.upgrade.take() {
+    /// Tells that `server` serves, who is `to`.
+    ///
+    /// It may be the one to be replaced: it answers users a moment before it says here that it
+    /// serves, and is asked to go in that moment.
+    pub(super) fn upgraded(&mut self, server: Pid, to: String) {
+        let done = self.upgrade.take_if(|upgrade| upgrade.replaced != Some(server));
+        if let Some(Upgrade { from, .. }) = done {
             tracing::info!(from, to, "upgraded");
             self.answer(Answer::Upgraded { from, to });
         }
