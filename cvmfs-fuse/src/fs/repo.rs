@@ -1,35 +1,36 @@
 //! One repository as a filesystem.
 
-use std::collections::{HashMap, HashSet};
+mod finding;
+mod listings;
+mod switching;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cvmfs_core::cache::CacheUsage;
-use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
-use cvmfs_core::chain::chain;
-use cvmfs_core::format::blocklist::Blocklist;
+use cvmfs_core::catalog::EntryKind;
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath, is_valid_name};
-use cvmfs_core::repository::{Repository, Update};
+use cvmfs_core::repository::Repository;
 use cvmfs_core::revision::Revision;
 use parking_lot::Mutex;
 
+use finding::find;
+
 use super::content::ContentTable;
-use super::directory::{
-    DOTS, DirectoryTable, Listing, Position, offset_of, position, split_offset, tag_of,
-};
+use super::directory::{DOTS, DirectoryTable, split_offset};
 use super::facts::{attributes_of, entry_attribute};
-use super::inode::{Inode, InodeTable, Resting};
+use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
 use super::magic::{listed, server_attribute};
 use super::ownership::RepoFsOptions;
 use super::suspects::Suspects;
-use super::switch::{DirectoryChange, Notice, differences};
 use super::{
-    Attributes, Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, ListedEntry,
-    Opened, ROOT_INO, Vfs,
+    Attributes, Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, Opened,
+    ROOT_INO, Vfs,
 };
 use crate::prefetch::Prefetcher;
 
@@ -136,262 +137,10 @@ impl RepoFs {
         self.inodes.paths(most)
     }
 
-    /// Takes over all inodes of a predecessor; before that, no revision may be switched to.
-    pub async fn adopt_all(&self) {
-        for ino in self.inodes.heirs() {
-            if let Err(error) = self.inode(ino).await {
-                tracing::debug!(ino, %error, "inode of a predecessor is lost");
-            }
-        }
-    }
-
-    /// Finds an inode of a predecessor by its path and revision.
-    async fn adopt(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
-        let heir = self.inodes.heir(ino).ok_or(FsError::StaleInode(ino))?;
-        let current = self.repository.current();
-        let earlier = match heir.revision.filter(|&root| root != current.root_hash()) {
-            Some(root) => Some(self.earlier(root).await?),
-            None => None,
-        };
-        let revision = earlier.as_ref().unwrap_or(&current);
-        let entry = find(revision, &heir.path).await?;
-        self.inodes.adopt(ino, &heir.path, &entry, earlier.as_ref()).ok_or(FsError::StaleInode(ino))
-    }
-
-    /// Opens a revision that a predecessor had bound inodes to.
-    async fn earlier(&self, root: ContentHash) -> Result<Arc<Revision>, FsError> {
-        let known = self.ancestors.lock().get(&root).cloned();
-        if let Some(revision) = known {
-            return Ok(revision);
-        }
-        let revision = self.repository.earlier(root).await.map_err(|error| {
-            tracing::warn!(%root, error = %chain(&error), "a revision in use cannot be opened");
-            FsError::Broken { path: RepoPath::root(), reason: "its revision cannot be opened" }
-        })?;
-        self.ancestors.lock().insert(root, Arc::clone(&revision));
-        Ok(revision)
-    }
-
-    /// Finds an inode that the kernel names. The root is known without a lookup.
-    async fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
-        if ino != ROOT_INO {
-            return match self.inodes.get(ino) {
-                Some(inode) => Ok(inode),
-                None => self.rouse(ino).await,
-            };
-        }
-        let path = RepoPath::root();
-        let entry = find(&self.repository.current(), &path).await?;
-        Ok(self.inodes.remember(&path, &entry, None))
-    }
-
-    /// Finds the row of an inode that was not used for long, or that a predecessor knew.
-    async fn rouse(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
-        // A switch between two questions may bind it to the revision before; then once more.
-        for _ in 0..2 {
-            let Some(Resting { path, earlier }) = self.inodes.resting(ino) else {
-                return self.adopt(ino).await;
-            };
-            let revisions = self.revisions_since(earlier.as_ref());
-            for revision in &revisions {
-                let failed = |source| FsError::Revision { path: path.clone(), source };
-                let found = revision.lookup(&path).await.map_err(failed)?;
-                let roused = found.and_then(|entry| self.inodes.rouse(ino, &entry));
-                if let Some(inode) = roused {
-                    return Ok(inode);
-                }
-            }
-        }
-        Err(FsError::StaleInode(ino))
-    }
-
-    /// Returns the revision in which names below a directory are looked up.
-    fn revision_below(&self, inode: &Inode) -> Arc<Revision> {
-        inode.earlier.clone().unwrap_or_else(|| self.repository.current())
-    }
-
-    /// Returns the revisions that may have an inode's content, the likely one first.
-    fn revisions_of(&self, inode: &Inode) -> Vec<Arc<Revision>> {
-        self.revisions_since(inode.earlier.as_ref())
-    }
-
-    fn revisions_since(&self, earlier: Option<&Arc<Revision>>) -> Vec<Arc<Revision>> {
-        match earlier {
-            Some(earlier) => vec![Arc::clone(earlier)],
-            None => {
-                let current = Some(self.repository.current());
-                current.into_iter().chain(self.previous.load_full()).collect()
-            }
-        }
-    }
-
-    /// Switches to a prepared revision and returns what the kernel must forget.
-    ///
-    /// To be called by one task only. From the return of this on, new requests see the new
-    /// revision; what the kernel answers by itself is right when it has all the notices.
-    pub async fn switch(&self, update: Update, blocklist: &Blocklist) -> Vec<Notice> {
-        let old = self.repository.current();
-        let new = Arc::clone(update.revision());
-        let mut known = self.inodes.directories();
-        known.push(RepoPath::root());
-        let changes = differences(&old, &new, known.clone()).await;
-        let mut notices = Vec::new();
-        self.gate.advance(|| {
-            self.previous.store(Some(Arc::clone(&old)));
-            self.repository.commit(update, blocklist);
-            self.apply(&old, changes, &mut notices);
-        });
-        // Directories that became known while the others were compared.
-        let seen: HashSet<_> = known.into_iter().collect();
-        let late = self.inodes.directories().into_iter().filter(|path| !seen.contains(path));
-        let changes = differences(&old, &new, late.collect()).await;
-        self.apply(&old, changes, &mut notices);
-        if !root_is_same(&old, &new).await {
-            notices.push(Notice::Directory(ROOT_INO));
-        }
-        // After all that belongs to the old one was bound to it.
-        if let Some(journal) = self.inodes.journal() {
-            journal.current(new.root_hash());
-        }
-        notices
-    }
-
-    fn apply(&self, old: &Arc<Revision>, changes: Vec<DirectoryChange>, notices: &mut Vec<Notice>) {
-        for change in changes {
-            match change {
-                DirectoryChange::Names(path, names) => {
-                    let parent = self.inodes.number_of_directory(&path);
-                    for change in names {
-                        let child = path.join(&change.name);
-                        if change.is_directory_kept() {
-                            let renewed =
-                                change.new.and_then(|new| self.inodes.renew(&child, &new));
-                            notices.extend(renewed.map(Notice::Directory));
-                            continue;
-                        }
-                        if let Some(gone) = &change.old {
-                            self.inodes.bind(&child, gone, old);
-                            if gone.kind == EntryKind::Directory {
-                                self.inodes.bind_below(&child, old);
-                            }
-                        }
-                        notices.push(Notice::Name { parent, name: change.name });
-                    }
-                    notices.push(Notice::Directory(parent));
-                }
-                DirectoryChange::Everything(path) => {
-                    let parent = self.inodes.number_of_directory(&path);
-                    let names = self.inodes.names_in(&path);
-                    self.inodes.bind_files_in(&path, old);
-                    notices.extend(names.into_iter().map(|name| Notice::Name { parent, name }));
-                    notices.push(Notice::Directory(parent));
-                }
-            }
-        }
-    }
-
     fn entry(&self, inode: &Inode) -> Entry {
         let attributes = Attributes::of(inode.ino, &inode.entry);
         Entry { attributes: self.options.ownership.shown(attributes), ttl: self.options.ttl }
     }
-
-    async fn listing(&self, ino: Ino) -> Result<Listing, FsError> {
-        self.listing_of(ino, None).await
-    }
-
-    /// Lists a directory in the revision with that tag, if that is still at hand; else as it is
-    /// now.
-    async fn listing_of(&self, ino: Ino, tag: Option<u64>) -> Result<Listing, FsError> {
-        let epoch = self.gate.epoch();
-        let inode = self.inode(ino).await?;
-        if inode.entry.kind != EntryKind::Directory {
-            return Err(FsError::NotADirectory(inode.path.clone()));
-        }
-        let path = inode.path.clone();
-        let mut revision = self.revision_below(&inode);
-        let mut is_earlier = inode.earlier.is_some();
-        if let (Some(tag), Some(previous)) = (tag, self.previous.load_full())
-            && tag == u64::from(tag_of(&previous))
-            && tag != u64::from(tag_of(&revision))
-        {
-            (revision, is_earlier) = (previous, true);
-        }
-        let entries = revision
-            .list(&path)
-            .await
-            .map_err(|source| FsError::Revision { path: path.clone(), source })?;
-        Ok(Listing { path, entries, epoch, revision, is_earlier })
-    }
-
-    /// Offers one entry to the replier; true when it is full.
-    fn offer<R: DirectoryReplier>(
-        &self,
-        listing: &Listing,
-        index: usize,
-        offset: u64,
-        is_current: bool,
-        replier: &mut R,
-    ) -> bool {
-        let entry = &listing.entries[index];
-        let path = listing.path.join(&entry.name);
-        let (name, kind) = (&*entry.name, entry.kind);
-        if !replier.wants_attributes() {
-            let ino = self.inodes.number_of(&path, entry);
-            return replier.add(ListedEntry { name, offset, ino, kind, entry: None });
-        }
-        // What an old listing names is of its revision, and not for the kernel to keep: it will ask.
-        let earlier = (listing.is_earlier || !is_current).then_some(&listing.revision);
-        let inode = self.inodes.remember(&path, entry, earlier);
-        let mut known = self.entry(&inode);
-        if !is_current {
-            known.ttl = Duration::ZERO;
-        }
-        let full =
-            replier.add(ListedEntry { name, offset, ino: inode.ino, kind, entry: Some(&known) });
-        if full {
-            // Not taken, so the kernel will not give this reference back.
-            self.forget(inode.ino, 1);
-        }
-        full
-    }
-
-    /// Hands out entries from `offset` until the replier is full.
-    fn fill<R: DirectoryReplier>(
-        &self,
-        ino: Ino,
-        listing: &Listing,
-        offset: u64,
-        is_current: bool,
-        replier: &mut R,
-    ) {
-        let kind = EntryKind::Directory;
-        let (tag, end) = (listing.tag(), listing.entries.len() as u64 + DOTS);
-        let (_, start) = split_offset(offset);
-        for at in start..end {
-            let next = offset_of(tag, at + 1);
-            let full = match position(at) {
-                Position::This => {
-                    replier.add(ListedEntry { name: b".", offset: next, ino, kind, entry: None })
-                }
-                Position::Parent => {
-                    let ino = match listing.path.parent() {
-                        None => ROOT_INO,
-                        Some(parent) => self.inodes.number_of_directory(&parent),
-                    };
-                    replier.add(ListedEntry { name: b"..", offset: next, ino, kind, entry: None })
-                }
-                Position::Entry(index) => self.offer(listing, index, next, is_current, replier),
-            };
-            if full {
-                return;
-            }
-        }
-    }
-}
-
-async fn find(revision: &Revision, path: &RepoPath) -> Result<Arc<DirectoryEntry>, FsError> {
-    let failed = |source| FsError::Revision { path: path.clone(), source };
-    revision.lookup(path).await.map_err(failed)?.ok_or(FsError::NotFound)
 }
 
 impl Vfs for RepoFs {
@@ -598,14 +347,5 @@ pub(super) fn statistics(usage: CacheUsage, entries: u64, loaded: u64) -> FsStat
         files: entries,
         free_files: entries.saturating_sub(loaded),
         name_len: u32::try_from(MAX_NAME_LEN).unwrap_or(u32::MAX),
-    }
-}
-
-async fn root_is_same(old: &Revision, new: &Revision) -> bool {
-    let root = RepoPath::root();
-    let identity = |entry: Option<Arc<DirectoryEntry>>| entry.map(|entry| entry.identity);
-    match (old.lookup(&root).await, new.lookup(&root).await) {
-        (Ok(old), Ok(new)) => identity(old) == identity(new),
-        _ => false,
     }
 }

@@ -120,6 +120,16 @@ fn asks_to_write(flags: OpenFlags) -> bool {
     flags.0 & libc::O_ACCMODE != libc::O_RDONLY || flags.0 & libc::O_TRUNC != 0
 }
 
+/// Methods that answer with the same error whatever they are asked.
+macro_rules! refuse {
+    ($($(#[$doc:meta])* $errno:ident: $name:ident($($argument:ty),*) $reply:ty;)*) => {$(
+        $(#[$doc])*
+        fn $name(&self, $(_: $argument),*, reply: $reply) {
+            reply.error(Errno::$errno);
+        }
+    )*};
+}
+
 impl<V: Vfs> Filesystem for Adapter<V> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wishes = self.shared.backings.is_some();
@@ -422,241 +432,58 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         });
     }
 
-    // ENOSYS below is an answer for the whole mount: the kernel does not ask again and does what
-    // is right for a read-only tree by itself.
-
-    /// The kernel checks mode bits (`default_permissions`).
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// Nothing to flush; close(2) succeeds.
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// Nothing to write; fsync(2) succeeds.
-    fn fsync(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// As [`Self::fsync`].
-    fn fsyncdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// The kernel answers SEEK_DATA and SEEK_HOLE for a file without holes.
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    // Writes. The kernel refuses them on a read-only mount before it asks; a mount that root made
-    // writable with `mount -o remount,rw` comes here.
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mknod(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mkdir(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn symlink(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _link_name: &OsStr,
-        _target: &Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn create(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::EROFS);
+    // ENOSYS is an answer for the whole mount: the kernel does not ask again and does what is right
+    // for a read-only tree by itself. Writes it refuses on a read-only mount before it asks; a
+    // mount that root made writable with `mount -o remount,rw` comes here.
+    refuse! {
+        /// The kernel checks mode bits (`default_permissions`).
+        ENOSYS: access(&Request, INodeNo, AccessFlags) ReplyEmpty;
+        /// Nothing to flush; close(2) succeeds.
+        ENOSYS: flush(&Request, INodeNo, FileHandle, LockOwner) ReplyEmpty;
+        /// Nothing to write; fsync(2) succeeds.
+        ENOSYS: fsync(&Request, INodeNo, FileHandle, bool) ReplyEmpty;
+        /// As [`Self::fsync`].
+        ENOSYS: fsyncdir(&Request, INodeNo, FileHandle, bool) ReplyEmpty;
+        /// The kernel answers SEEK_DATA and SEEK_HOLE for a file without holes.
+        ENOSYS: lseek(&Request, INodeNo, FileHandle, i64, i32) ReplyLseek;
+        /// No file here is a terminal or a device.
+        ENOTTY: ioctl(&Request, INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32) ReplyIoctl;
+        /// A write.
+        EROFS: setattr(
+            &Request, INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>,
+            Option<TimeOrNow>, Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>,
+            Option<SystemTime>, Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>
+        ) ReplyAttr;
+        /// A write.
+        EROFS: mknod(&Request, INodeNo, &OsStr, u32, u32, u32) ReplyEntry;
+        /// A write.
+        EROFS: mkdir(&Request, INodeNo, &OsStr, u32, u32) ReplyEntry;
+        /// A write.
+        EROFS: unlink(&Request, INodeNo, &OsStr) ReplyEmpty;
+        /// A write.
+        EROFS: rmdir(&Request, INodeNo, &OsStr) ReplyEmpty;
+        /// A write.
+        EROFS: symlink(&Request, INodeNo, &OsStr, &Path) ReplyEntry;
+        /// A write.
+        EROFS: rename(&Request, INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) ReplyEmpty;
+        /// A write.
+        EROFS: link(&Request, INodeNo, INodeNo, &OsStr) ReplyEntry;
+        /// A write.
+        EROFS: write(
+            &Request, INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>
+        ) ReplyWrite;
+        /// A write.
+        EROFS: setxattr(&Request, INodeNo, &OsStr, &[u8], i32, u32) ReplyEmpty;
+        /// A write.
+        EROFS: removexattr(&Request, INodeNo, &OsStr) ReplyEmpty;
+        /// A write.
+        EROFS: create(&Request, INodeNo, &OsStr, u32, u32, i32) ReplyCreate;
+        /// A write.
+        EROFS: fallocate(&Request, INodeNo, FileHandle, u64, u64, i32) ReplyEmpty;
+        /// A write.
+        EROFS: copy_file_range(
+            &Request, INodeNo, FileHandle, u64, INodeNo, FileHandle, u64, u64, CopyFileRangeFlags
+        ) ReplyWrite;
     }
 }
 
