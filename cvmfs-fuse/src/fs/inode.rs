@@ -405,4 +405,4 @@ fn number(identity: &Identity, attempt: u32) -> Ino {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -10,6 +10,7 @@
 //! | [`python`] | what a module imports, and what those import |
 //! | [`bundle`] | what the publisher says is needed along with a file |
 //! | [`group`] | wishes that are dropped together |
+//! | `listings` | directories that a walk has listed |
 //! | `pace` | a bound of bandwidth |
 //!
 //! Whatever is proposed here is only a guess: nothing waits for it, nothing fails with it, and what
@@ -18,6 +19,7 @@
 pub mod bundle;
 pub mod chunks;
 pub mod group;
+mod listings;
 mod pace;
 pub mod profile;
 pub mod python;

@@ -77,7 +77,14 @@ impl State {
 
     /// Notes that an object is proposed; tells whether it is worth it.
     fn remember(&mut self, id: ObjectId) -> bool {
-        let before = self.remembered.put(id, Instant::now());
+        let is_worth_it = self.is_worth_it(&id);
+        self.remembered.put(id, Instant::now());
+        is_worth_it
+    }
+
+    /// Tells whether an object was not proposed lately.
+    fn is_worth_it(&self, id: &ObjectId) -> bool {
+        let before = self.remembered.peek(id);
         before.is_none_or(|at| self.is_on_disk() && at.elapsed() > DISK_REST)
     }
 }
@@ -175,6 +182,11 @@ impl Queue {
     /// Notes that somebody had to wait for the disk.
     pub fn reads_from_disk(&self) {
         self.state.lock().waited_for_disk = Some(Instant::now());
+    }
+
+    /// Tells whether an object was not proposed lately, for those who would have to say much of it.
+    pub fn is_news(&self, id: &ObjectId) -> bool {
+        self.state.lock().is_worth_it(id)
     }
 
     /// Notes that an object is asked for by others: it need not be fetched ahead.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use cvmfs_core::catalog::{Content, DirectoryEntry, EntryKind};
 use cvmfs_core::fetch::FetchOptions;
-use cvmfs_core::hash::ContentHash;
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::{Revision, RevisionError};
@@ -15,6 +14,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::Use;
+use super::listings::{Entries, Listings};
 use super::queue::{Queue, Wish};
 
 /// Directories that are watched.
@@ -44,14 +44,8 @@ const MAX_WINDOW_BYTES: u64 = 16 << 20;
 const MAX_BEFORE: usize = 16;
 /// Directories that are listed to find them; some have no file at all.
 const MAX_LISTED: usize = 64;
-/// Listings that are kept, because a walk looks at each directory several times from further back.
-const MAX_LISTINGS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
-/// Entries of one that is kept: some 250 bytes each.
-const MAX_LISTING_LEN: usize = 512;
 /// A walk may go up so many levels from where it is seen.
 const MAX_UP: usize = 3;
-
-type Entries = Arc<[Arc<DirectoryEntry>]>;
 
 /// What is known about readers in one directory.
 #[derive(Debug, Clone, Default)]
@@ -138,8 +132,7 @@ pub struct Walks {
     directories: Mutex<LruCache<RepoPath, Directory>>,
     /// Directories that a walk comes to next: no evidence is waited for there.
     expected: Mutex<LruCache<RepoPath, Expected>>,
-    /// With the revision that they are of.
-    listings: Mutex<LruCache<RepoPath, (ContentHash, Entries)>>,
+    listings: Mutex<Listings>,
 }
 
 impl Walks {
@@ -149,7 +142,7 @@ impl Walks {
             queue,
             directories: Mutex::new(LruCache::new(MAX_DIRECTORIES)),
             expected: Mutex::new(LruCache::new(MAX_DIRECTORIES)),
-            listings: Mutex::new(LruCache::new(MAX_LISTINGS)),
+            listings: Mutex::default(),
         }
     }
 
@@ -227,15 +220,11 @@ impl Walks {
         revision: &Arc<Revision>,
     ) -> Result<Entries, RevisionError> {
         let root = revision.root_hash();
-        if let Some((of, entries)) = self.listings.lock().get(directory)
-            && *of == root
-        {
-            return Ok(Arc::clone(entries));
+        if let Some(entries) = self.listings.lock().get(root, directory) {
+            return Ok(entries);
         }
         let entries = revision.list(directory).await?;
-        if entries.len() <= MAX_LISTING_LEN {
-            self.listings.lock().put(directory.clone(), (root, Arc::clone(&entries)));
-        }
+        self.listings.lock().put(root, directory, &entries);
         Ok(entries)
     }
 
@@ -309,6 +298,10 @@ impl Ahead<'_> {
         }
         self.left -= 1;
         self.bytes = self.bytes.saturating_sub(size);
+        // Most were proposed from further back.
+        if !self.walks.queue.is_news(&id) {
+            return;
+        }
         let path = directory.join(&entry.name);
         let options = FetchOptions::content(entry, &path, None, path.to_string());
         self.proposed +=

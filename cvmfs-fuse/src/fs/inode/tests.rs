@@ -1,7 +1,8 @@
 use super::*;
 use cvmfs_core::catalog::Content;
 
-fn entry(name: &str, kind: EntryKind, identity: u8, group: u32) -> Arc<DirectoryEntry> {
+/// An entry of a listing.
+pub(crate) fn entry(name: &str, kind: EntryKind, identity: u8, group: u32) -> Arc<DirectoryEntry> {
     Arc::new(DirectoryEntry {
         name: name.as_bytes().into(),
         kind,
