@@ -7,55 +7,65 @@ use lru::LruCache;
 
 use super::proxy::Proxy;
 
-/// One client for each proxy, because reqwest ties a proxy to a client.
+/// What a client is tied to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Kind {
+    /// reqwest ties a proxy to a client.
+    pub(super) proxy: Proxy,
+    /// It can tell who a server is. To read the hundreds of authorities of a system takes longer
+    /// than all else at a mount, and most servers are asked by plain HTTP.
+    pub(super) is_secure: bool,
+}
+
+/// One client for each kind.
 ///
 /// A client keeps idle connections for each server that it was used for, and cannot be told to
-/// close those with one server. So pairs of proxy and server are counted, and a client goes with
+/// close those with one server. So pairs of kind and server are counted, and a client goes with
 /// its least recently used pair. Redirects to further servers are not counted.
 #[derive(Debug)]
 pub(super) struct Clients {
-    clients: HashMap<Proxy, reqwest::Client>,
+    clients: HashMap<Kind, reqwest::Client>,
     /// All pairs that may have idle connections.
-    peers: LruCache<(Proxy, String), ()>,
+    peers: LruCache<(Kind, String), ()>,
 }
 
 impl Clients {
-    /// Makes an empty table for up to `peers` pairs of proxy and server.
+    /// Makes an empty table for up to `peers` pairs of kind and server.
     pub(super) fn new(peers: usize) -> Self {
         let bound = NonZeroUsize::new(peers).unwrap_or(NonZeroUsize::MIN);
         Self { clients: HashMap::new(), peers: LruCache::new(bound) }
     }
 
-    /// Returns the client for a proxy, if there is one, and one that goes for this: the caller
+    /// Returns the client of a kind, if there is one, and one that goes for this: the caller
     /// drops it, which closes its idle connections, outside the lock.
     pub(super) fn get(
         &mut self,
-        proxy: &Proxy,
+        kind: &Kind,
         server: &str,
     ) -> (Option<reqwest::Client>, Option<reqwest::Client>) {
-        let Some(client) = self.clients.get(proxy).cloned() else { return (None, None) };
-        let closed = self.count(proxy, server);
+        let Some(client) = self.clients.get(kind).cloned() else { return (None, None) };
+        let closed = self.count(kind, server);
         // It may have been the one to go; then this request is the first of a new one.
-        (self.clients.contains_key(proxy).then_some(client), closed)
+        (self.clients.contains_key(kind).then_some(client), closed)
     }
 
-    /// Keeps the client of a proxy; returns those that go for this.
+    /// Keeps the client of a kind; returns those that go for this.
     pub(super) fn put(
         &mut self,
-        proxy: &Proxy,
+        kind: &Kind,
         server: &str,
         client: &reqwest::Client,
     ) -> [Option<reqwest::Client>; 2] {
-        let replaced = self.clients.insert(proxy.clone(), client.clone());
-        [replaced, self.count(proxy, server)]
+        let replaced = self.clients.insert(kind.clone(), client.clone());
+        [replaced, self.count(kind, server)]
     }
 
     /// Counts a pair; returns the client that must go.
-    fn count(&mut self, proxy: &Proxy, server: &str) -> Option<reqwest::Client> {
+    fn count(&mut self, kind: &Kind, server: &str) -> Option<reqwest::Client> {
         let ((gone, _), ()) = self
             .peers
-            .push((proxy.clone(), server.to_owned()), ())
-            .filter(|((old_proxy, old), ())| (old_proxy, old.as_str()) != (proxy, server))?;
+            .push((kind.clone(), server.to_owned()), ())
+            .filter(|((old_kind, old), ())| (old_kind, old.as_str()) != (kind, server))?;
         let others: Vec<_> = self.peers.iter().map(|(peer, ())| peer.clone()).collect();
         for peer in others.into_iter().filter(|(other, _)| *other == gone) {
             self.peers.pop(&peer);
@@ -64,12 +74,14 @@ impl Clients {
     }
 }
 
+/// Makes a client that trusts nobody: for plain HTTP, for which repositories are made.
+pub(super) fn build_plain(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest::Client> {
+    builder.tls_certs_only([]).build()
+}
+
 /// Makes a client that trusts these authorities (PEM bundles), or else those of the system; tells
-/// whether there were any.
-///
-/// Without a single one reqwest makes no client at all, but plain HTTP, for which repositories are
-/// made, needs none.
-pub(super) fn build(
+/// whether there were any. Without a single one reqwest makes no client at all.
+pub(super) fn build_secure(
     new_builder: impl Fn() -> reqwest::Result<reqwest::ClientBuilder>,
     authorities: &[Vec<u8>],
 ) -> reqwest::Result<(reqwest::Client, bool)> {
@@ -82,7 +94,7 @@ pub(super) fn build(
     }
     match new_builder()?.build() {
         Ok(client) => Ok((client, true)),
-        Err(_) => Ok((new_builder()?.tls_certs_only([]).build()?, false)),
+        Err(_) => Ok((build_plain(new_builder()?)?, false)),
     }
 }
 
@@ -90,11 +102,12 @@ pub(super) fn build(
 mod tests {
     use super::*;
 
-    fn proxy(name: &str) -> Proxy {
-        match name {
+    fn kind(name: &str) -> Kind {
+        let proxy = match name {
             "" => Proxy::Direct,
             name => Proxy::Url(format!("http://{name}")),
-        }
+        };
+        Kind { proxy, is_secure: name == "q" }
     }
 
     #[test]
@@ -118,17 +131,17 @@ mod tests {
             ("q", "b", true),
             ("p", "a", false),
         ] {
-            let known = clients.get(&proxy(name), server).0;
+            let known = clients.get(&kind(name), server).0;
             assert_eq!(known.is_some(), expected, "{name} {server}");
             if known.is_none() {
-                clients.put(&proxy(name), server, &client);
+                clients.put(&kind(name), server, &client);
             }
             assert!(clients.peers.len() <= 3);
             for (used, _) in clients.peers.iter().map(|(peer, ())| peer) {
                 assert!(clients.clients.contains_key(used), "{used:?}");
             }
-            for proxy in clients.clients.keys() {
-                assert!(clients.peers.iter().any(|((used, _), ())| used == proxy), "{proxy:?}");
+            for kind in clients.clients.keys() {
+                assert!(clients.peers.iter().any(|((used, _), ())| used == kind), "{kind:?}");
             }
         }
     }

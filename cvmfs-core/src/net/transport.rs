@@ -14,7 +14,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::clients::{self, Clients};
+use super::clients::{self, Clients, Kind};
 use super::error::AttemptError;
 use super::proxy::Proxy;
 use crate::chain::chain;
@@ -172,9 +172,13 @@ impl HttpTransport {
         }
     }
 
-    /// Returns the client for a proxy; `server` is who it will have idle connections with.
-    fn client(&self, proxy: &Proxy, server: &str) -> Result<reqwest::Client, AttemptError> {
-        let (known, closed) = self.clients.lock().get(proxy, server);
+    /// Returns the client for a request, which will have idle connections with its server.
+    fn client(&self, request: &Request) -> Result<reqwest::Client, AttemptError> {
+        // A redirect may lead to a server that has to prove who it is.
+        let is_secure = needs_authorities(request) || self.options.follow_redirects;
+        let kind = Kind { proxy: request.proxy.clone(), is_secure };
+        let (proxy, server) = (&kind.proxy, server_of(&request.url));
+        let (known, closed) = self.clients.lock().get(&kind, &server);
         drop(closed);
         if let Some(client) = known {
             return Ok(client);
@@ -200,10 +204,15 @@ impl HttpTransport {
                 Proxy::Url(url) => builder.proxy(reqwest::Proxy::all(url)?),
             })
         };
-        let (client, trusts_somebody) =
-            clients::build(builder, &self.options.authorities).map_err(unusable)?;
-        self.lacks_authorities.store(!trusts_somebody, Ordering::Relaxed);
-        let closed = self.clients.lock().put(proxy, server, &client);
+        let client = if is_secure {
+            let (client, trusts_somebody) =
+                clients::build_secure(builder, &self.options.authorities).map_err(unusable)?;
+            self.lacks_authorities.store(!trusts_somebody, Ordering::Relaxed);
+            client
+        } else {
+            builder().and_then(clients::build_plain).map_err(unusable)?
+        };
+        let closed = self.clients.lock().put(&kind, &server, &client);
         drop(closed);
         Ok(client)
     }
@@ -225,7 +234,7 @@ impl HttpTransport {
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
         let turn = self.turn(&request).await?;
         let limit = request.limit;
-        let client = self.client(&request.proxy, &server_of(&request.url))?;
+        let client = self.client(&request)?;
         if self.lacks_authorities.load(Ordering::Relaxed) && needs_authorities(&request) {
             return Err(AttemptError::NoAuthorities);
         }
