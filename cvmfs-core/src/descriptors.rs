@@ -22,8 +22,8 @@ const MAX_TRANSFERS: u64 = 256;
 /// temporary file, and at its end the same file opened for readers.
 const PER_TRANSFER: u64 = 4;
 /// Idle connections kept for one server behind one proxy: as many as fetch ahead at a time. With
-/// half of them each fifth small file of a burst opened a connection of its own.
-const MAX_IDLE_OF_PEER: u64 = 32;
+/// fewer each fifth small file of a burst opened a connection of its own.
+const MAX_IDLE_OF_PEER: u64 = 48;
 /// Servers and proxies with idle connections.
 const MAX_PEERS: u64 = 64;
 
@@ -165,7 +165,7 @@ mod tests {
             connections: 4,
             transfers: 256,
             peers: 64,
-            idle_of_peer: 32,
+            idle_of_peer: 48,
         };
         for (limit, budget) in [(0, tight), (256, tight), (131_072, large), (u64::MAX, large)] {
             assert_eq!(DescriptorBudget::of_limit(limit), budget, "{limit}");

@@ -19,9 +19,9 @@ use super::pace::Pace;
 const MAX_WAITING: usize = 2048;
 /// Plain bytes of them.
 const MAX_WAITING_BYTES: u64 = 128 << 20;
-/// Downloads at a time: enough to fill a fast line at a long round trip, and half of the
-/// connections to a server (64), so that what is asked for always finds one.
-const MAX_WORKERS: usize = 32;
+/// Downloads at a time: small files are bound by the round trip, so this many come in each one. Of the
+/// connections to a server (64) a quarter is left, so that what is asked for always finds one.
+const MAX_WORKERS: usize = 48;
 /// What cannot begin within this time under a bound of bandwidth is let go: its reader will have
 /// been there before.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
