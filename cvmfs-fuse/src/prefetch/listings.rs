@@ -12,7 +12,7 @@ use lru::LruCache;
 pub(super) type Entries = Arc<[Arc<DirectoryEntry>]>;
 
 /// Entries that are kept in all: some 250 bytes each.
-const MAX_ENTRIES: usize = 8192;
+const MAX_ENTRIES: usize = 4096;
 /// Entries of one listing that is kept: larger ones would push out too many others.
 const MAX_LISTING_LEN: usize = 1024;
 /// What a listing counts at least, since it takes room even if nothing is in it.
@@ -80,10 +80,10 @@ mod tests {
         let file = entry("file", EntryKind::Regular, 1, 0);
         let full: Entries = std::iter::repeat_n(file, 1024).collect();
         let empty: Entries = Arc::new([]);
-        for number in 0..9 {
+        for number in 0..5 {
             listings.put(root, &path(number), &full);
         }
-        // The first one had to go for the ninth.
+        // The first one had to go for the fifth.
         assert!(listings.get(root, &path(0)).is_none());
         assert_eq!(listings.get(root, &path(1)).unwrap().len(), 1024);
         assert!(listings.get(other, &path(1)).is_none(), "of another revision");
