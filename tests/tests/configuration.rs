@@ -55,6 +55,59 @@ fn the_files_of_a_site_are_enough_to_mount() {
 }
 
 #[test]
+fn a_toml_file_is_enough_to_mount() {
+    deadline(LIMIT, || {
+        let site = Site::new(client!());
+        let fqrn = site.genuine.fqrn().to_owned();
+        let base = site.server.base(&fqrn);
+        std::fs::remove_dir_all(site.path("etc")).unwrap();
+        let text = format!(
+            "http_proxy = \"DIRECT\"\ncache_base = {:?}\nquota_limit = 4000\n\n\
+             [repository.{fqrn:?}]\nserver_url = [\"http://127.0.0.1:1\", {base:?}]\n\
+             public_key = {:?}\n",
+            site.path("var"),
+            site.genuine.public_key()
+        );
+        site.write("etc/cvmfs-fuse.toml", &text);
+        site.assert_mounted(&site.client(&["mount", &fqrn, &site.m()]));
+        assert!(std::fs::read_dir(site.path("var/cvmfs-fuse")).unwrap().count() > 1);
+        site.umount();
+        let line = |output: &std::process::Output, name: &str| {
+            let text = stdout(output);
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
+        };
+        let shown_line = line(&site.client(&["config", "show", &fqrn]), "CVMFS_SERVER_URL");
+        let origin = format!("# from {}:6", site.path("etc/cvmfs-fuse.toml").display());
+        assert!(shown_line.contains(&base) && shown_line.ends_with(&origin), "{shown_line}");
+        assert!(site.client(&["config", "check", &fqrn]).status.success());
+        // One that is named, instead.
+        site.write("own.toml", &text.replace("4000", "5000"));
+        let own = site.path("own.toml").display().to_string();
+        let output = site.client(&["config", "show", &fqrn, "--config", &own]);
+        assert!(line(&output, "CVMFS_QUOTA_LIMIT").contains("=5000 "), "{}", shown(&output));
+        // A mistake of writing stops the mount: nobody knows what the rest would have said.
+        site.write("etc/cvmfs-fuse.toml", &text.replace("[repository", "[[repository"));
+        let output = site.client(&["mount", &fqrn, &site.m()]);
+        assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+        assert!(shown(&output).contains("cvmfs-fuse.toml:5: is not TOML"), "{}", shown(&output));
+        // The example of the documentation is understood.
+        let page = include_str!("../../docs/parameters.md");
+        let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        site.write("example.toml", example.unwrap());
+        let example = site.path("example.toml").display().to_string();
+        let output = site.client(&["config", "check", "--config", &example, "--json"]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        // Its keys are not on this machine.
+        let findings = report["findings"].as_array().unwrap();
+        assert!(
+            findings.iter().all(|finding| finding["what"].to_string().contains("/etc/cvmfs/keys")),
+            "{report}"
+        );
+        assert!(report["files"].as_array().unwrap().len() == 1, "{report}");
+    });
+}
+
+#[test]
 fn upstreams_names_do_what_scripts_expect() {
     deadline(LIMIT, || {
         // 'status' tells of all mounts.

@@ -430,6 +430,7 @@ Examples:
   cvmfs-fuse config show
   cvmfs-fuse config show cms.cern.ch --json
   cvmfs-fuse config show sw.example.org --config site.conf
+  cvmfs-fuse config show sw.example.org --config site.toml
   cvmfs-fuse config show --all --json                    what else there is, and what it does
 
 The form is that of 'cvmfs2 -o parse': NAME=VALUE    # from FILE:LINE.";

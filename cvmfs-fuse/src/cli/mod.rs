@@ -239,6 +239,7 @@ mod tests {
             is_root: false,
             home: Some("/home/u".into()),
             cache_home: None,
+            config_home: None,
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),

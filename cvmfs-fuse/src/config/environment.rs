@@ -22,6 +22,8 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `XDG_CACHE_HOME`.
     pub cache_home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
     /// [`LOG_VARIABLE`].
     pub log: Option<String>,
     /// `http_proxy`; only looked at where proxies are to be found (`auto`).
@@ -40,6 +42,7 @@ impl Environment {
             is_root: nix::unistd::geteuid().is_root(),
             home: variable("HOME").map(PathBuf::from),
             cache_home: variable("XDG_CACHE_HOME").map(PathBuf::from),
+            config_home: variable("XDG_CONFIG_HOME").map(PathBuf::from),
             log: variable(LOG_VARIABLE).and_then(|value| value.into_string().ok()),
             http_proxy: variable("http_proxy").and_then(|value| value.into_string().ok()),
             configuration: variable(CONFIGURATION_VARIABLE)
@@ -53,15 +56,21 @@ impl Environment {
         if self.is_root {
             return Some(PathBuf::from(SYSTEM_CACHE));
         }
-        // The XDG specification: a relative path is invalid and is to be ignored.
+        self.of_user(self.cache_home.as_ref(), ".cache").map(|base| base.join("cvmfs-fuse"))
+    }
+
+    /// Returns the configuration file of a user; root has those of the machine.
+    pub fn own_configuration(&self) -> Option<PathBuf> {
+        let base = self.of_user(self.config_home.as_ref(), ".config").filter(|_| !self.is_root)?;
+        Some(base.join("cvmfs-fuse/config.toml"))
+    }
+
+    /// A base directory of a user. The XDG specification: a relative path is invalid and is to be
+    /// ignored.
+    fn of_user(&self, stated: Option<&PathBuf>, below_home: &str) -> Option<PathBuf> {
         let absolute = |path: &&PathBuf| path.is_absolute();
-        let base = self
-            .cache_home
-            .as_ref()
-            .filter(absolute)
-            .cloned()
-            .or_else(|| self.home.as_ref().filter(absolute).map(|home| home.join(".cache")))?;
-        Some(base.join("cvmfs-fuse"))
+        let home = || self.home.as_ref().filter(absolute).map(|home| home.join(below_home));
+        stated.filter(absolute).cloned().or_else(home)
     }
 
     /// Returns where a broker listens whose place nobody stated: one for the machine.
@@ -111,6 +120,7 @@ mod tests {
                 is_root,
                 home: home.map(PathBuf::from),
                 cache_home: cache_home.map(PathBuf::from),
+                config_home: None,
                 log: None,
                 http_proxy: None,
                 configuration: PathBuf::from("/etc/cvmfs"),

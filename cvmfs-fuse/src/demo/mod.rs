@@ -304,6 +304,7 @@ mod tests {
             is_root: false,
             home: None,
             cache_home: None,
+            config_home: None,
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),

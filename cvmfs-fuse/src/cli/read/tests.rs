@@ -50,6 +50,7 @@ impl Bench {
             is_root: false,
             home: None,
             cache_home: Some(home.path().to_owned()),
+            config_home: None,
             log: None,
             http_proxy: None,
             configuration: "/nonexistent".into(),

@@ -8,11 +8,11 @@ use cvmfs_core::fqrn::Fqrn;
 use parking_lot::Mutex;
 
 use super::check::{Finding, examine};
-use super::{Configuration, Missing};
+use super::{Configuration, Missing, Value};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::environment::{Environment, SYSTEM_CONFIGURATION};
 use crate::config::flags::RepositoryFlags;
-use crate::config::parameters::Parameters;
+use crate::config::parameters::{Parameters, switch};
 
 /// Our directory within the one that is stated for `cvmfs2`, whose layout is another one.
 const CACHE_FOLDER: &str = "cvmfs-fuse";
@@ -24,15 +24,22 @@ impl Configuration {
         environment: &Environment,
         fqrn: Option<&Fqrn>,
     ) -> Result<Self, Failure> {
+        let usable = |configuration: Self| match &configuration.broken {
+            Some(remark) => {
+                let advice = "correct it, or take it away";
+                Err(Failure::new(ExitStatus::Options, format!("{remark}; {advice}")))
+            }
+            None => Ok(configuration),
+        };
         let Some(list) = &flags.config else {
-            return Ok(Self::load(environment, fqrn));
+            return usable(Self::load(environment, fqrn));
         };
         let files = split(list);
         if let Some(missing) = files.iter().find(|file| !file.exists()) {
             let message = format!("--config {}: there is no such file", missing.display());
             return Err(Failure::new(ExitStatus::Options, message));
         }
-        Ok(Self::of_files(&files, fqrn))
+        usable(Self::of_files(&files, fqrn))
     }
 
     /// Fills in what the flags leave open. What the flags say counts more.
@@ -70,10 +77,19 @@ impl Configuration {
         if self.get("CVMFS_USE_CDN").is_some() {
             flags.use_cdn = flags.use_cdn.or(Some(self.is_on("CVMFS_USE_CDN")));
         }
-        // The directories of the machine's client are not for its users.
-        if environment.is_root || flags.config.is_some() {
-            self.complete_cache(&mut flags);
-        }
+        // The directories of the machine's client are not for its users; what they say themselves is.
+        let (own, is_stated) = (environment.own_configuration(), flags.config.is_some());
+        let is_theirs = |value: &Value| {
+            environment.is_root
+                || is_stated
+                || own
+                    .as_ref()
+                    .is_some_and(|own| value.origin.as_ref().is_some_and(|o| o.file == *own))
+        };
+        let theirs = |name: &str| {
+            self.get(name).filter(|value| is_theirs(value)).map(|value| value.text.clone())
+        };
+        complete_cache(&mut flags, &theirs);
         let mut set: Vec<_> = Parameters::names()
             .filter_map(|name| Some(format!("{name}={}", self.text(name)?)))
             .filter(|text| Parameters::parse([text.as_str()]).is_ok())
@@ -87,21 +103,6 @@ impl Configuration {
         variables.append(&mut flags.symlink_variable);
         flags.symlink_variable = variables;
         flags
-    }
-
-    fn complete_cache(&self, flags: &mut RepositoryFlags) {
-        let cache = &mut flags.cache;
-        if cache.alien_cache.is_none() && cache.cache_dir.is_none() {
-            cache.alien_cache = self.text("CVMFS_ALIEN_CACHE").map(PathBuf::from);
-        }
-        if cache.cache_dir.is_none() {
-            let directory = self.text("CVMFS_CACHE_DIR").or_else(|| self.text("CVMFS_CACHE_BASE"));
-            cache.cache_dir = directory.map(|path| Path::new(path).join(CACHE_FOLDER));
-        }
-        if cache.quota.is_none() && cache.alien_cache.is_none() {
-            cache.quota = self.text("CVMFS_QUOTA_LIMIT").and_then(quota);
-        }
-        cache.streaming_cache |= self.is_on("CVMFS_STREAMING_CACHE");
     }
 
     /// Says what was passed over, where, and what is likely meant: once in the life of a process,
@@ -151,6 +152,22 @@ impl Configuration {
             ),
         ))
     }
+}
+
+fn complete_cache(flags: &mut RepositoryFlags, text: &dyn Fn(&str) -> Option<String>) {
+    let cache = &mut flags.cache;
+    if cache.alien_cache.is_none() && cache.cache_dir.is_none() {
+        cache.alien_cache = text("CVMFS_ALIEN_CACHE").map(PathBuf::from);
+    }
+    if cache.cache_dir.is_none() {
+        let directory = text("CVMFS_CACHE_DIR").or_else(|| text("CVMFS_CACHE_BASE"));
+        cache.cache_dir = directory.map(|path| Path::new(&path).join(CACHE_FOLDER));
+    }
+    if cache.quota.is_none() && cache.alien_cache.is_none() {
+        cache.quota = text("CVMFS_QUOTA_LIMIT").as_deref().and_then(quota);
+    }
+    let streams = text("CVMFS_STREAMING_CACHE");
+    cache.streaming_cache |= streams.as_deref().and_then(switch) == Some(true);
 }
 
 /// Returns what was not said before. A line that moves or changes is a new one.

@@ -102,6 +102,12 @@ impl State {
         }
     }
 
+    /// Sets a variable as an assignment of a file would.
+    pub(super) fn assign(&mut self, file: &Path, line: u32, name: &str, text: String) {
+        let mut run = Run { state: self, file, accepts: |_| true, root: None, depth: 0 };
+        run.set(name, text, line);
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(|value| value.text.as_str())
     }

@@ -6,6 +6,7 @@
 //! | `words` | text to words |
 //! | `commands` | words to commands |
 //! | `evaluate` | commands to values, and what was passed over |
+//! | `own` | our own file, as TOML |
 //! | `distant` | the files of a configuration repository that is not mounted |
 //! | [`complete`] | values to what was not said by flags |
 //! | [`check`] | what is wrong with it, and what to do |
@@ -15,6 +16,7 @@ mod commands;
 pub mod complete;
 mod distant;
 mod evaluate;
+pub(crate) mod own;
 mod words;
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ use super::environment::Environment;
 use super::parameters::{switch, table};
 use evaluate::State;
 pub use evaluate::{Origin, Remark, Value};
+use own::Document;
 
 /// Where repositories are mounted if nobody says something else.
 const MOUNT_DIR: &str = "/cvmfs";
@@ -49,6 +52,8 @@ pub struct Configuration {
     pub files: Vec<PathBuf>,
     /// The configuration repository that is wanted and cannot be had.
     pub missing_repository: Option<Missing>,
+    /// Our own file is there and says nothing.
+    pub broken: Option<Remark>,
     /// The files of one that is not mounted, for as long as values may name them.
     copy: Option<Arc<distant::Copied>>,
 }
@@ -67,11 +72,14 @@ impl Configuration {
     pub fn load(environment: &Environment, fqrn: Option<&Fqrn>) -> Self {
         let mut state = begin(fqrn);
         let at = |name: &str| environment.configuration.join(name);
+        let (own, broken) = own_files([Some(at(own::NAME)), environment.own_configuration()]);
         let everything: fn(&str) -> bool = |_| true;
         state.file(&at("default.conf"), everything, None);
         for snippet in snippets(&at("default.d")) {
             state.file(&snippet, everything, None);
         }
+        // What names further files must be known before they are read.
+        own.iter().for_each(|own| own.apply_one(CONFIG_REPOSITORY, &mut state, fqrn));
         state.protected.insert(CONFIG_REPOSITORY.to_owned());
         let text = |state: &State, name: &str| {
             state.values.get(name).map(|value| value.text.clone()).filter(|text| !text.is_empty())
@@ -114,19 +122,27 @@ impl Configuration {
         if let Some(copy) = &copy {
             show_as(&mut state, copy);
         }
-        Self { missing_repository, copy, ..finish(state, fqrn) }
+        own.iter().for_each(|own| own.apply(&mut state, fqrn));
+        Self { missing_repository, broken, copy, ..finish(state, fqrn) }
     }
 
     /// Reads these files instead of the chain (`-o config=A:B`, `--config`).
     pub fn of_files(files: &[PathBuf], fqrn: Option<&Fqrn>) -> Self {
         let mut state = begin(fqrn);
+        let mut broken = None;
         for file in files {
+            if file.extension().is_some_and(|extension| extension == "toml") {
+                let (own, failed) = own_files([Some(file.clone())]);
+                own.iter().for_each(|own| own.apply(&mut state, fqrn));
+                broken = broken.or(failed);
+                continue;
+            }
             if !state.file(file, |_| true, None) && !file.exists() {
                 let origin = Origin { file: file.clone(), line: 1 };
                 state.remarks.push(Remark { origin, text: "is not there".to_owned() });
             }
         }
-        finish(state, fqrn)
+        Self { broken, ..finish(state, fqrn) }
     }
 
     /// Returns a value that is not empty.
@@ -182,6 +198,18 @@ fn begin(fqrn: Option<&Fqrn>) -> State {
         state.values.insert("CVMFS_FQRN".to_owned(), value);
     }
     state
+}
+
+/// Reads our own files; also returns what is wrong with one that says nothing.
+fn own_files<const N: usize>(files: [Option<PathBuf>; N]) -> (Vec<Document>, Option<Remark>) {
+    let (mut documents, mut broken) = (Vec::new(), None);
+    for file in files.into_iter().flatten() {
+        match Document::read(&file) {
+            Ok(document) => documents.extend(document),
+            Err(remark) => broken = broken.or(Some(remark)),
+        }
+    }
+    (documents, broken)
 }
 
 fn finish(mut state: State, fqrn: Option<&Fqrn>) -> Configuration {

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::parameters::table::Need;
 
 /// A tree of files, and the directory that holds it.
-fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {
+pub(super) fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {
     let scratch = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = scratch.path().join(name);
@@ -21,6 +21,7 @@ fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {
         is_root: true,
         home: None,
         cache_home: None,
+        config_home: None,
         log: None,
         http_proxy: None,
         configuration: scratch.path().to_owned(),
@@ -29,7 +30,7 @@ fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {
     (scratch, environment)
 }
 
-fn load(files: &[(&str, &str)], fqrn: &str) -> Configuration {
+pub(super) fn load(files: &[(&str, &str)], fqrn: &str) -> Configuration {
     let (_scratch, environment) = tree(files);
     Configuration::load(&environment, Some(&fqrn.parse().unwrap()))
 }
