@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fixtures::genuine::Genuine;
-use fixtures::server::TestServer;
+use fixtures::server::{Rule, TestServer};
 use tests::walk::get_xattr;
 use tests::{MountSpec, client, deadline};
 
@@ -109,6 +109,63 @@ fn counters_and_keys_are_those_of_the_repository() {
         let key = fs::read_to_string(genuine.public_key()).unwrap();
         assert_eq!(text(&root, "user.pubkeys").unwrap(), key.trim_end());
         assert_eq!(text(&root, "user.tag").unwrap(), "");
+        let help = text(&root, "user.pubkeys@?").unwrap();
+        assert!(help.starts_with("There are 1 pages"), "{help}");
+        assert_eq!(
+            text(&root, "user.pubkeys@0").unwrap(),
+            format!("# page 0 of 0 to 0\n{}", key.trim_end())
+        );
+        assert!(text(&root, "user.pubkeys@1").unwrap().contains("no page 1"));
+        assert_eq!(text(&root, "user.pubkeys~1"), None);
+        mount.unmount();
+    });
+}
+
+#[test]
+fn the_owners_description_is_that_of_the_manifest() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        let told = text(mount.root(), "user.repo_metainfo").unwrap();
+        let described: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert!(described.get("administrator").is_some(), "{told}");
+        mount.unmount();
+        // Nobody has it: that is told, and nothing fails.
+        let server = TestServer::serving(genuine.dir());
+        server.rule(Rule::on("*M").status(404));
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).start();
+        let told = text(mount.root(), "user.repo_metainfo").unwrap();
+        assert!(told.starts_with("failed to fetch metainfo: "), "{told}");
+        mount.unmount();
+    });
+}
+
+#[test]
+fn the_last_messages_can_be_read_and_a_tag_is_told() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let spec = MountSpec::genuine(&client!(), &genuine, &server);
+        let mount = spec.arg("--set=CVMFS_UID_MAP=/dev/null").arg("--tag=trunk").start();
+        let before = text(mount.root(), "user.logbuffer").unwrap();
+        assert_eq!(text(mount.root(), "user.tag").unwrap(), "trunk");
+        assert_eq!(text(mount.root(), "user.expires").unwrap(), "never (fixed root catalog)");
+        // A file whose content is gone, on the server too.
+        let mut all = Vec::new();
+        entries(mount.root(), &mut all);
+        let is_whole = |path: &&PathBuf| {
+            fs::symlink_metadata(path).unwrap().is_file()
+                && fs::metadata(path).unwrap().len() > 0
+                && text(path, "user.chunks").as_deref() == Some("1")
+        };
+        let file = all.iter().find(is_whole).unwrap();
+        server.rule(Rule::on("*/data/*").status(500));
+        fs::read(file).unwrap_err();
+        let log = text(mount.root(), "user.logbuffer").unwrap();
+        assert!(log != before && log.starts_with('['), "{before}\n{log}");
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(log.contains(name), "{name}: {log}");
         mount.unmount();
     });
 }

@@ -9,6 +9,7 @@ use fixtures::publish::{Published, TestRepo};
 use fixtures::server::{Rule, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngCore as _, SeedableRng as _};
+use tests::walk::get_xattr;
 use tests::{MountSpec, TestMount, client, deadline};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -60,6 +61,12 @@ fn files_come_from_the_external_servers_and_are_checked() {
         assert_eq!(std::fs::read(mount.path("dir/whole")).unwrap(), b"from elsewhere");
         assert_eq!((a.requests().len(), b.requests().len()), (1, 0));
         assert_eq!(server.count("*/external/*"), 0);
+        let where_it_is = |name: &str| get_xattr(&mount.path(name), b"user.external_url");
+        assert_eq!(
+            where_it_is("dir/whole").unwrap(),
+            format!("{}/dir/whole", urls[0]).into_bytes()
+        );
+        assert_eq!(where_it_is("inside").unwrap_err().raw_os_error(), Some(libc::ENODATA));
 
         // One server's damaged copy is made good by the other; with both damaged it is EIO.
         a.rule(Rule::on("*/dir/wrong").flip_bit(3));

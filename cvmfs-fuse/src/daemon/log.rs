@@ -6,6 +6,7 @@
 //! | `secrets` | what is not written |
 //! | `flood` | equal messages become one, with their number |
 //! | `scribe` | from the events of the program to stderr, syslog and debug log |
+//! | `remembered` | the last messages |
 //! | `rotating` | files that several processes write to |
 //! | `wire` | what journald and syslog understand |
 //!
@@ -14,6 +15,7 @@
 
 mod flood;
 mod record;
+mod remembered;
 mod rotating;
 mod scribe;
 mod secrets;
@@ -27,6 +29,7 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
+pub(crate) use remembered::last;
 pub(crate) use scribe::{direct, fail, settle, start};
 use secrets::masked;
 

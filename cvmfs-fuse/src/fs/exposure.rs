@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::facts::PAGE_MARKS;
+
 /// Where attributes that tell about a mount are listed. By name they can be read everywhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Visibility {
@@ -56,7 +58,8 @@ impl Exposure {
         }
         let is_protected =
             |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| self.protected.contains(name));
-        let page_of = name.split(|&byte| byte == b'~').next().unwrap_or(name);
+        let is_mark = |byte: &u8| PAGE_MARKS.contains(&char::from(*byte));
+        let page_of = name.split(is_mark).next().unwrap_or(name);
         !is_protected(name) && !is_protected(page_of)
     }
 }
@@ -72,7 +75,7 @@ mod tests {
             privileged: [7].into(),
             ..Exposure::default()
         };
-        for name in ["user.chunk_list", "user.chunk_list~0", "user.chunk_list~?", "user.a~b"] {
+        for name in ["user.chunk_list", "user.chunk_list~0", "user.chunk_list@?", "user.a~b"] {
             let allowed = [0, 7, 8].map(|group| exposure.allows(name.as_bytes(), group));
             assert_eq!(allowed, [true, true, false], "{name}");
         }

@@ -15,6 +15,8 @@ use super::inode::Inode;
 
 /// Characters of a page: below the 64 KiB that the kernel allows a value.
 const PAGE_LEN: usize = 40_000;
+/// What begins the number of a page in a name.
+pub(super) const PAGE_MARKS: [char; 2] = ['~', '@'];
 
 /// What catalogs count, of any entry.
 const COUNTERS: &[&str] = &["user.catalog_counters", "user.repo_counters"];
@@ -142,15 +144,23 @@ pub(super) enum Page {
     Count,
     /// One of them.
     Number(usize),
+    /// How to ask for them, for people.
+    Help,
+    /// One of them, for people.
+    Shown(usize),
 }
 
-/// Takes `NAME~N` and `NAME~?` apart; `None` for a suffix that is neither.
+/// Takes `NAME~N` and `NAME~?` apart, which programs ask for, and `NAME@N` and `NAME@?`, which people
+/// do; `None` for another suffix.
 pub(super) fn split(name: &[u8]) -> Option<(&str, Option<Page>)> {
     let name = std::str::from_utf8(name).ok()?;
-    let Some((name, suffix)) = name.split_once('~') else { return Some((name, None)) };
-    let page = match suffix {
-        "?" => Page::Count,
-        number => Page::Number(number.parse().ok()?),
+    let Some(at) = name.find(PAGE_MARKS) else { return Some((name, None)) };
+    let (name, suffix) = name.split_at(at);
+    let page = match (suffix.split_at_checked(1)?, suffix.starts_with('~')) {
+        ((_, "?"), true) => Page::Count,
+        ((_, "?"), false) => Page::Help,
+        ((_, number), true) => Page::Number(number.parse().ok()?),
+        ((_, number), false) => Page::Shown(number.parse().ok()?),
     };
     Some((name, Some(page)))
 }
@@ -166,9 +176,19 @@ pub(super) fn page_of(text: &str, page: Option<Page>) -> Option<Vec<u8>> {
             last.push_str(line);
         }
     }
+    let (count, end) = (pages.len(), pages.len() - 1);
+    let at = |number: usize| pages.get(number).map(|page| page.trim_end_matches('\n').to_owned());
     let text = match page.unwrap_or(Page::Number(0)) {
-        Page::Count => format!("num_pages, {}", pages.len()),
-        Page::Number(number) => pages.get(number)?.trim_end_matches('\n').to_owned(),
+        Page::Count => format!("num_pages, {count}"),
+        Page::Number(number) => at(number)?,
+        Page::Help => format!(
+            "There are {count} pages, from 0 to {end}.\nAdd @N to the name for page N with a line about \
+             it, ~N for the page alone, ~? for the number of pages."
+        ),
+        Page::Shown(number) => match at(number) {
+            Some(page) => format!("# page {number} of 0 to {end}\n{page}"),
+            None => format!("There is no page {number}: the last one is {end}."),
+        },
     };
     Some(text.into_bytes())
 }
@@ -191,5 +211,12 @@ mod tests {
         assert_eq!(split(b"user.a~12"), Some(("user.a", Some(Page::Number(12)))));
         assert_eq!(split(b"user.a"), Some(("user.a", None)));
         assert_eq!((split(b"user.a~-1"), split(b"user.a~x")), (None, None));
+        assert_eq!(split(b"user.a@?"), Some(("user.a", Some(Page::Help))));
+        assert_eq!(split(b"user.a@1"), Some(("user.a", Some(Page::Shown(1)))));
+        assert_eq!((split(b"user.a@"), split(b"user.a@x")), (None, None));
+        let shown = |page| String::from_utf8(page_of(&text, Some(page)).unwrap()).unwrap();
+        assert!(shown(Page::Shown(2)).starts_with("# page 2 of 0 to 2\nxxx"));
+        assert!(shown(Page::Shown(3)).contains("no page 3"));
+        assert!(shown(Page::Help).contains("from 0 to 2"));
     }
 }

@@ -11,9 +11,12 @@ use cvmfs_core::net::Proxy;
 use cvmfs_core::repository::{Pin, Repository};
 
 use super::facts::{names_of, page_of, split};
+use super::inode::NUMBER_BITS;
+use super::remote;
 
 /// Those of the server that are listed while they have a value.
 const LISTED: &[&str] = &[
+    "user.authz",
     "user.cache_damaged",
     "user.cache_failures",
     "user.expires",
@@ -23,8 +26,11 @@ const LISTED: &[&str] = &[
     "user.hitrate",
     "user.host",
     "user.host_list",
+    "user.inode_max",
+    "user.logbuffer",
     "user.maxfd",
     "user.nclg",
+    "user.ncleanup24",
     "user.ndownload",
     "user.pid",
     "user.prefetch_used",
@@ -66,7 +72,7 @@ pub(super) fn listed<'a>(
     let of_server = LISTED.iter().copied().filter(has_value).chain(OF_FAILURES.iter().copied());
     // Linux does not let anybody read 'user.' attributes of links and special files.
     let has_users = matches!(entry.kind, EntryKind::Regular | EntryKind::Directory);
-    let all = of_server.chain(names_of(entry));
+    let all = of_server.chain(names_of(entry)).chain(remote::names_of(entry));
     all.filter(move |name| has_users || !name.starts_with("user."))
 }
 
@@ -85,6 +91,7 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
         "user.proxy_list_external" => {
             return long(lines(&fetcher.external()?.selection(|s| s.proxy_groups())));
         }
+        "user.logbuffer" => return long(crate::daemon::log::last()),
         "user.pubkeys" => return long(repository.keys().pem()),
         _ if page.is_some() => return None,
         _ => {}
@@ -99,6 +106,12 @@ pub(super) fn server_attribute(repository: &Repository, name: &[u8]) -> Option<V
             Pin::Tag(tag) => tag.clone(),
             _ => String::new(),
         },
+        // Members are not told from others here, but people see why a site has such a helper.
+        b"user.authz" => repository.current().properties().membership.clone()?,
+        // Numbers are computed from content: any of them may come (`inode.rs`).
+        b"user.inode_max" => ((1_u64 << NUMBER_BITS) - 1).to_string(),
+        // Eviction has no runs that could be counted: it goes on in small steps.
+        b"user.ncleanup24" => "-1".to_owned(),
         b"user.root_hash" => repository.current().root_hash().to_string(),
         b"user.host" => repository.server(),
         b"user.host_list" => {

@@ -38,6 +38,7 @@ mod magic;
 mod objects;
 pub mod ownership;
 pub mod recent;
+mod remote;
 mod repeats;
 pub mod repo;
 pub mod root;

@@ -27,6 +27,7 @@ use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
 use super::magic::{listed, server_attribute};
 use super::ownership::RepoFsOptions;
+use super::remote::remote_attribute;
 use super::suspects::Suspects;
 use super::{
     Attributes, Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, Opened,
@@ -279,6 +280,9 @@ impl Vfs for RepoFs {
         }
         let inode = self.inode(ino).await?;
         if let Some(value) = entry_attribute(&inode, &self.revisions_of(&inode), name).await? {
+            return Ok(value);
+        }
+        if let Some(value) = remote_attribute(&self.repository, &inode, name).await {
             return Ok(value);
         }
         if !inode.entry.has_xattrs {

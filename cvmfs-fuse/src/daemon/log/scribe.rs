@@ -22,6 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::flood::Flood;
 use super::record::Record;
+use super::remembered;
 use super::rotating::RotatingFile;
 use super::wire;
 use crate::config::parameters::logging::{LogFormat, Logging};
@@ -117,7 +118,11 @@ struct Log {
 }
 
 /// Collects messages for one channel.
-struct Scribe(Arc<Channel>);
+struct Scribe {
+    channel: Arc<Channel>,
+    /// Those of this one can be asked for later.
+    remembers: bool,
+}
 
 /// What is going on, as it is shown before messages.
 struct Shown(String);
@@ -146,8 +151,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Scribe {
                 record.context += shown;
             }
         }
-        let due = self.0.flood.lock().take(record, Instant::now());
-        self.0.write(due);
+        let due = self.channel.flood.lock().take(record, Instant::now());
+        if self.remembers {
+            due.iter().for_each(remembered::keep);
+        }
+        self.channel.write(due);
     }
 }
 
@@ -157,10 +165,14 @@ pub(crate) fn start(filter: EnvFilter, format: Option<LogFormat>) {
     let (syslog, debug) = (Channel::new(Outlet::Nowhere), Channel::new(Outlet::Nowhere));
     let (syslog_off, syslog_filter) = reload::Layer::new(Targets::new());
     let (debug_off, debug_filter) = reload::Layer::new(Targets::new());
+    let scribe = |channel: &Arc<Channel>, remembers| {
+        let channel = Arc::clone(channel);
+        Scribe { channel, remembers }
+    };
     let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![
-        Scribe(Arc::clone(&main)).with_filter(filter).boxed(),
-        Scribe(Arc::clone(&syslog)).with_filter(syslog_off).boxed(),
-        Scribe(Arc::clone(&debug)).with_filter(debug_off).boxed(),
+        scribe(&main, true).with_filter(filter).boxed(),
+        scribe(&syslog, false).with_filter(syslog_off).boxed(),
+        scribe(&debug, false).with_filter(debug_off).boxed(),
     ];
     let started = tracing_subscriber::registry().with(layers).try_init();
     if let Err(error) = started {
