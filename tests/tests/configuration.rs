@@ -1,6 +1,7 @@
 //! The files of a site, and the names of upstream's tools, as scripts use them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -104,6 +105,40 @@ fn a_toml_file_is_enough_to_mount() {
             "{report}"
         );
         assert!(report["files"].as_array().unwrap().len() == 1, "{report}");
+    });
+}
+
+#[test]
+fn scripts_source_the_functions_that_they_know() {
+    deadline(LIMIT, || {
+        let client = client!();
+        let program = client.command().get_program().to_owned();
+        let site = Site::new(client);
+        site.write("etc/default.d/50-domain.conf", "CVMFS_DEFAULT_DOMAIN=test.repo\n");
+        site.write("etc/config.d/small.test.repo.conf", "SITE_NOTE='two words; it'\\''s quoted'\n");
+        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/config.sh");
+        let script = r#"set -eu
+            . "$1"
+            fqrn=$(cvmfs_mkfqrn small)
+            echo "$fqrn $(cvmfs_mkfqrn a.b.c) $(cvmfs_getorg "$fqrn") $(cvmfs_getdomain "$fqrn")"
+            cvmfs_readconfig "$fqrn"
+            echo "$CVMFS_QUOTA_LIMIT $SITE_NOTE"
+            cvmfs_getorigin CVMFS_HTTP_PROXY "$fqrn"
+            cvmfs_getorigin CVMFS_NOWHERE "$fqrn" || echo "nowhere"
+            cvmfs_readconfig "not.a name" 2>/dev/null || echo "no name""#;
+        let output = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(library)
+            .env("CVMFS_FUSE", program)
+            .env("CVMFS_FUSE_CONFIG_DIR", site.path("etc"))
+            .output()
+            .unwrap();
+        let said = stdout(&output);
+        let expected = format!(
+            "small.test.repo a.b.c small test.repo\n4000 two words; it's quoted\n{}:1\nnowhere\nno name\n",
+            site.path("etc/default.local").display()
+        );
+        assert_eq!(said, expected, "{}", shown(&output));
     });
 }
 
