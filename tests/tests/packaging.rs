@@ -36,9 +36,9 @@ mount -t tmpfs tmpfs "$STAGE"
 cd "$STAGE"
 mkdir upper work bin m cache
 mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$STAGE/upper,workdir=$STAGE/work" /usr/sbin
-cp "$HELPER" /usr/sbin/mount.cvmfs-fuse
 cp "$CLIENT" bin/cvmfs-fuse
 mount --bind bin /usr/local/bin
+ln -s /usr/local/bin/cvmfs-fuse /usr/sbin/mount.cvmfs-fuse
 echo "small.test.repo $STAGE/m cvmfs-fuse noexec,_netdev,nofail,server=$SERVER,public-key=$KEY,cache-dir=$STAGE/cache,set=CVMFS_TIMEOUT=5 0 0" >fstab
 mount --bind fstab /etc/fstab
 trap 'umount -l "$STAGE/m" 2>/dev/null || true' EXIT
@@ -53,7 +53,6 @@ cat err
             .args(["--kill-after=5", "90", "unshare", "--mount", "bash", "-c", script])
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())
-            .env("HELPER", packaging("mount.cvmfs-fuse"))
             .env("KEY", genuine.public_key())
             .env("SERVER", server.base(genuine.fqrn()))
             .output()
@@ -144,7 +143,7 @@ dpkg --root="$STAGE/root" --remove cvmfs-fuse
         for part in [
             "-rwxr-xr-x root/root ",
             "./usr/bin/cvmfs-fuse\n",
-            "./usr/sbin/mount.cvmfs-fuse\n",
+            "./usr/sbin/mount.cvmfs-fuse -> ../bin/cvmfs-fuse\n",
             "./lib/systemd/system/cvmfs-fuse@.service\n",
             "./usr/share/doc/cvmfs-fuse/copyright\n",
             "./usr/share/bash-completion/completions/cvmfs-fuse\n",

@@ -26,6 +26,10 @@ pub(super) fn command_line(words: impl Iterator<Item = OsString>) -> Called {
         Some("cvmfs_config") => config(rest),
         Some("auto.cvmfs") => map(rest),
         Some("mount.cvmfs") => mount(rest, "usage: mount.cvmfs FQRN DIR [-sfnv] [-o OPTIONS]"),
+        // Of lines of /etc/fstab for who has no files of cvmfs2.
+        Some("mount.cvmfs-fuse") => {
+            mount(rest, "usage: mount.cvmfs-fuse FQRN DIR [-sfnv] [-o OPTION,...]")
+        }
         Some("cvmfs2") => mount(rest, "usage: cvmfs2 [-o OPTIONS] [-f] FQRN DIR"),
         _ => Called::Line(line),
     }
@@ -132,6 +136,11 @@ fn mount(words: &[OsString], usage: &str) -> Called {
     for option in options {
         match option.split_once('=').unwrap_or((option.as_str(), "")) {
             ("config", files) => flags.extend(["--config".into(), files.into()]),
+            // Ours, and no options of any mount. None has a comma in its value.
+            (
+                flag @ ("server" | "public-key" | "proxy" | "cache-dir" | "quota" | "tag" | "set"),
+                value,
+            ) => flags.extend([format!("--{flag}").into(), value.into()]),
             ("parse", _) => only_shows = true,
             ("foreground", _) => foreground = true,
             ("debug" | "fuse_debug", _) => flags.push("-v".into()),
@@ -198,6 +207,10 @@ mod tests {
                 "cvmfs-fuse mount a.b.c /m -v -o _netdev,nodev",
             ),
             ("mount.cvmfs a.b.c /m -f", "0: "),
+            (
+                "mount.cvmfs-fuse a.b.c /m -o rw,noexec,server=http://s/a=b,set=X=1 -n",
+                "cvmfs-fuse mount a.b.c /m --server http://s/a=b --set X=1 -o noexec",
+            ),
             (
                 "cvmfs2 -o config=/a:/b,allow_other -f a.b.c /m",
                 "cvmfs-fuse mount a.b.c /m --config /a:/b --foreground -o allow_other",
