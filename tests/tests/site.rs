@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fixtures::server::Rule;
 use tests::apart::private_mounts;
@@ -128,15 +128,70 @@ fn status_and_probe_tell_by_exit_code_whether_all_is_well() {
         mounted.site.write("etc/default.d/50-names.conf", "");
         let any = stdout(&mounted.config(&["showconfig", "-s", "x"]));
         assert!(any.starts_with("CVMFS_REPOSITORY_NAME=x\nCVMFS_"), "{any}");
-        // What is wrong is counted.
+        // What is wrong is counted: here two names without a domain.
+        let output = mounted.config(&["chksetup"]);
+        assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+        mounted.site.write("etc/default.d/50-names.conf", "CVMFS_DEFAULT_DOMAIN=test.repo\n");
         assert_eq!(mounted.config(&["chksetup"]).status.code(), Some(0));
         mounted.site.write("etc/config.d/small.test.repo.local", "CVMFS_PUBLIC_KEY=/none\n");
         let output = mounted.config(&["chksetup", fqrn]);
         assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
         assert!(shown(&output).contains("Error: "), "{}", shown(&output));
+        mounted.site.write(
+            "etc/config.d/small.test.repo.local",
+            "CVMFS_PUBLIC_KEY=/none\nCVMFS_TIMEOUT=soon\nCVMFS_HTTP_PROXY=squid:3128\nCVMFS_TIMOUT=1\n",
+        );
+        let output = mounted.config(&["chksetup"]);
+        let said = String::from_utf8(output.stdout.clone()).unwrap();
+        // Three of the one, nothing of the other.
+        assert_eq!(output.status.code(), Some(3), "{}", shown(&output));
+        assert_eq!(said.matches("Error: ").count(), 3, "{said}");
+        assert_eq!(said.matches("Warning: CVMFS_TIMOUT is unknown").count(), 1, "{said}");
         mounted.site.umount();
         assert_eq!(stdout(&mounted.config(&["status"])), "");
     });
+}
+
+#[test]
+fn a_mount_that_hangs_keeps_nobody() {
+    deadline(LIMIT, || {
+        let mounted = Mounted::new();
+        let fqrn = mounted.fqrn.as_str();
+        let server = mounted.attribute("user.pid").parse().unwrap();
+        let server = nix::unistd::Pid::from_raw(server);
+        let hung = Stopped::stop(server);
+        let asked = Instant::now();
+        let probe = mounted.config(&["probe", fqrn, "--timeout", "3"]);
+        assert!(shown(&probe).contains("... Failed!"), "{}", shown(&probe));
+        assert_eq!(probe.status.code(), Some(1), "{}", shown(&probe));
+        let stat = mounted.config(&["stat", fqrn]);
+        assert_ne!(stat.status.code(), Some(0), "{}", shown(&stat));
+        let status = mounted.config(&["status"]);
+        assert!(shown(&status).contains(&mounted.site.m()), "{}", shown(&status));
+        assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+        drop(hung);
+        assert_eq!(
+            stdout(&mounted.config(&["probe", fqrn])),
+            format!("Probing {}... OK\n", mounted.site.m())
+        );
+        mounted.site.umount();
+    });
+}
+
+/// A process that does nothing until this is dropped.
+struct Stopped(nix::unistd::Pid);
+
+impl Stopped {
+    fn stop(process: nix::unistd::Pid) -> Self {
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGCONT);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `config show`, `config check`: what the files of this machine say.
 
+mod counted;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -10,7 +12,7 @@ use super::cache::print;
 use super::exit::{ExitStatus, Failure};
 use super::help;
 use crate::config::chain::Value;
-use crate::config::chain::check::{Finding, examine};
+use crate::config::chain::check::examine;
 use crate::config::parameters::table::{self, Parameter};
 use crate::config::{Configuration, Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
 
@@ -65,6 +67,9 @@ pub(super) fn run(
     let whole = Configuration::of(&flags, environment, None)?;
     if args.named && matches!(command, ConfigCommand::Show(_)) {
         return show_named(whole, &flags, args, environment);
+    }
+    if args.counted {
+        return counted::count(&whole, &flags, args, environment);
     }
     let fqrn = args.fqrn.as_deref().map(|name| parse_fqrn(&whole.full_name(name))).transpose()?;
     let configuration = match &fqrn {
@@ -191,9 +196,6 @@ fn check(
         true => ExitStatus::Ok,
         false => ExitStatus::Unknown,
     };
-    if args.counted {
-        return count(&findings, failure.as_ref());
-    }
     if args.json {
         let findings: Vec<_> = findings
             .iter()
@@ -224,22 +226,4 @@ fn check(
     }
     print(&text)?;
     Ok(status)
-}
-
-/// Says it as `cvmfs_config chksetup` (spec/config.md section 8).
-fn count(findings: &[Finding], failure: Option<&Failure>) -> Result<ExitStatus, Failure> {
-    let mut text = String::new();
-    for finding in findings {
-        let place = finding.origin.as_ref().map(|origin| format!(" ({origin})"));
-        let _ = writeln!(text, "Warning: {}{}", finding.text, place.unwrap_or_default());
-    }
-    match failure {
-        Some(failure) => {
-            let _ = writeln!(text, "Error: {failure}");
-        }
-        None if findings.is_empty() => text.push_str("OK\n"),
-        None => {}
-    }
-    print(&text)?;
-    Ok(if failure.is_some() { ExitStatus::Unknown } else { ExitStatus::Ok })
 }

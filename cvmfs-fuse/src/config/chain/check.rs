@@ -16,6 +16,8 @@ pub struct Finding {
     pub text: String,
     /// What to do.
     pub advice: String,
+    /// What is meant will not be done.
+    pub is_error: bool,
 }
 
 /// Looks at everything that was read.
@@ -27,11 +29,14 @@ pub fn examine(configuration: &Configuration) -> Vec<Finding> {
             origin: Some(remark.origin.clone()),
             text: remark.text.clone(),
             advice: "rewrite or remove it".to_owned(),
+            is_error: false,
         })
         .collect();
     for (name, value) in &configuration.values {
         if let Some((text, advice)) = judge(configuration, name, value) {
-            findings.push(Finding { origin: value.origin.clone(), text, advice });
+            // A name that is only unknown may be somebody else's.
+            let is_error = table::find(name).is_some();
+            findings.push(Finding { origin: value.origin.clone(), text, advice, is_error });
         }
     }
     if let Some(Missing { name, why }) = &configuration.missing_repository {
@@ -44,6 +49,7 @@ pub fn examine(configuration: &Configuration) -> Vec<Finding> {
             advice: format!(
                 "'cvmfs-fuse ls {name}:/etc/cvmfs' must work, if its settings are wanted"
             ),
+            is_error: configuration.is_on("CVMFS_CONFIG_REPO_REQUIRED"),
         });
     }
     findings
