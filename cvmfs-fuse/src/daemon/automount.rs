@@ -11,7 +11,6 @@ use std::time::Duration;
 use cvmfs_core::cache::CacheUsage;
 use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::repository::Repository;
-use fuser::Notifier;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -22,6 +21,7 @@ use super::begin::{
 };
 use super::estate::{Bequest, Estate};
 use super::mountpoint::Expected;
+use super::prune::keep_bounded;
 use super::serve::{
     AbortOnDrop, Origin, StopSignals, Usable, attend, in_runtime, leave_directory, place, tend,
     told,
@@ -37,6 +37,7 @@ use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, RootFs};
 use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::notify::Notifier;
 use crate::talk::Desk;
 
 /// Repositories open at a time, if descriptors allow it: sites use some twenty. Each has its share
@@ -254,6 +255,7 @@ impl Opening {
             negative_ttl: self.ttl,
             ownership: self.settings.ownership.clone(),
             exposure: self.settings.exposure.clone(),
+            most_inodes: self.settings.parameters.most_inodes.0,
         };
         let suspects = self.suspects(&fqrn)?;
         let shown = Arc::clone(&repository);
@@ -270,6 +272,7 @@ impl Opening {
         let desk = self.desk.borrow().clone();
         let desk = desk.ok_or_else(|| OpenError::Failed("the mount begins".to_owned()))?;
         let (orders, talk) = talking::begin(&desk, &fs, &settings, follows);
+        let bounded = keep_bounded(&fs, kernel.clone());
         let weak = Arc::downgrade(&fs);
         let follow = async move {
             // Before any switch: what belongs to the present revision must be known.
@@ -281,7 +284,7 @@ impl Opening {
         let bequest = self.bequest;
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(fqrn.as_str(), journal);
         let tended = tend(&fs, keep);
-        let attendant = Box::new((tended, AbortOnDrop(tokio::spawn(follow)), talk));
+        let attendant = Box::new((tended, bounded, AbortOnDrop(tokio::spawn(follow)), talk));
         Ok(Opened { fs, attendant })
     }
 

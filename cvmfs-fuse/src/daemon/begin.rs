@@ -206,6 +206,7 @@ fn show_with(
     let options = RepoFsOptions {
         ownership: settings.ownership.clone(),
         exposure: settings.exposure.clone(),
+        most_inodes: settings.parameters.most_inodes.0,
         ..RepoFsOptions::default()
     };
     let (repository, journal) = (Arc::clone(repository), Some(Arc::new(journal)));

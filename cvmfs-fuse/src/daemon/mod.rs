@@ -8,6 +8,7 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `talking` | the control sockets of what is served |
+//! | `update`, `prune` | what the kernel is told: new revisions, and that it knows too much |
 //! | `telemetry` | figures for InfluxDB |
 //! | `abort` | the end of a mount that nobody serves |
 //! | [`holder`] | who outlives the supervisor |
@@ -30,6 +31,7 @@ pub mod holder;
 mod letters;
 pub mod log;
 pub mod mountpoint;
+mod prune;
 pub mod serve;
 pub(crate) mod succession;
 pub mod supervisor;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::Notifier;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +15,7 @@ use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
 use super::log;
 use super::mountpoint::{self, Answer, Expected, Place};
+use super::prune::keep_bounded;
 use super::talking;
 use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
@@ -23,6 +23,7 @@ use crate::config::{MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
 use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo::show;
+use crate::fuse::notify::Notifier;
 use crate::fuse::premounted;
 use crate::fuse::session::ServedMount;
 
@@ -190,14 +191,16 @@ async fn run(
         let tended = tend(&fs, keep);
         let settings = settings.repository.clone();
         let (orders, talk) = talking::begin(&desk, &fs, &settings, follows);
+        let kernel = Kernel::new(notifier);
+        let bounded = keep_bounded(&fs, kernel.clone());
         let follow = async move {
             // Before any switch: what belongs to the present revision must be known.
             fs.adopt_all().await;
             let fs = Arc::downgrade(&fs);
-            update::follow(repository, fs, Kernel::new(notifier), settings, orders).await;
+            update::follow(repository, fs, kernel, settings, orders).await;
         };
         // A task of its own, so that a defect in it does not end the mount.
-        (tended, AbortOnDrop(tokio::spawn(follow)), talking::at_device(&desk), talk)
+        (tended, bounded, AbortOnDrop(tokio::spawn(follow)), talking::at_device(&desk), talk)
     };
     attend(begun, &mut stop, ready, follow).await
 }

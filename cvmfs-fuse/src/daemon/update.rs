@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use cvmfs_core::chain::chain;
 use cvmfs_core::repository::Repository;
-use fuser::{INodeNo, Notifier};
 use tokio::sync::mpsc;
 
 use crate::config::RepositorySettings;
+use crate::fs::inode::InodeTable;
 use crate::fs::root::Slot;
 use crate::fs::switch::Notice;
 use crate::fs::{Ino, RepoFs};
+use crate::fuse::notify::Notifier;
 use crate::talk::{Ask, TtlLimit};
 
 /// Shortest time between two looks, whatever the repository says: servers are shared.
@@ -121,7 +122,7 @@ impl Kernel {
                     let name = OsStr::from_bytes(name);
                     self.notifier.inval_entry(self.number(*parent), name)
                 }
-                Notice::Directory(ino) => self.notifier.inval_inode(self.number(*ino), 0, 0),
+                Notice::Directory(ino) => self.notifier.inval_inode(self.number(*ino)),
             };
             // ENOENT: the kernel does not know it, which is as good.
             if let Err(error) = told
@@ -132,8 +133,21 @@ impl Kernel {
         }
     }
 
-    fn number(&self, ino: Ino) -> INodeNo {
-        INodeNo(self.slot.map_or(ino, |slot| slot.outward(ino)))
+    /// Makes the kernel let go of what is too much in a table; waits until that is done.
+    pub(super) fn prune(&self, inodes: &InodeTable) {
+        let mut surplus = inodes.surplus();
+        surplus.iter_mut().for_each(|ino| *ino = self.number(*ino));
+        let pruned = self.notifier.prune(&surplus);
+        inodes.asked();
+        match pruned {
+            Ok(()) => tracing::debug!(asked = surplus.len(), left = inodes.len(), "pruned"),
+            // The mount is going.
+            Err(error) => tracing::debug!(%error, "the kernel did not take a notice"),
+        }
+    }
+
+    fn number(&self, ino: Ino) -> Ino {
+        self.slot.map_or(ino, |slot| slot.outward(ino))
     }
 }
 

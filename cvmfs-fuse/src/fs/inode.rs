@@ -18,9 +18,9 @@
 //! Two live entries with one number are told apart by 128 bits of the hash; the later one takes
 //! the next number of a fixed sequence.
 //!
-//! The kernel alone decides how many inodes it knows: a walk leaves millions. Rows are kept for those
-//! used last ([`MAX_RECENT`]) and for directories; of the others the path stays, by which the row
-//! is found again when it is asked for ([`InodeTable::resting`]).
+//! The kernel decides how many inodes it knows, and is asked to let go of some above a limit
+//! ([`limit`]). Rows are kept for those used last ([`MAX_RECENT`]) and for directories; of the others
+//! the path stays, by which the row is found again when it is asked for ([`InodeTable::resting`]).
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -31,11 +31,14 @@ use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
 use lru::LruCache;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+use self::limit::Limit;
 use self::slot::{Known, Slot};
 use super::journal::{Heir, Journal};
 use super::{FsError, Ino, ROOT_INO};
 
+pub mod limit;
 mod revisions;
 mod slot;
 
@@ -98,12 +101,15 @@ struct Table {
     slots: HashMap<Ino, Slot>,
     /// Those of files that were used last.
     recent: LruCache<Ino, Arc<Inode>>,
+    limit: Limit,
 }
 
 impl Table {
     /// Returns an inode whose row is kept, and counts that as a use.
     fn kept(&mut self, ino: Ino) -> Option<Arc<Inode>> {
-        match &self.slots.get(&ino)?.known {
+        let slot = self.slots.get_mut(&ino)?;
+        slot.round = self.limit.round();
+        match &slot.known {
             Known::Directory(inode) => Some(Arc::clone(inode)),
             Known::Other { .. } => self.recent.get(&ino).cloned(),
         }
@@ -128,6 +134,8 @@ pub struct InodeTable {
     journal: Option<Arc<Journal>>,
     /// Inodes of a predecessor that nobody asked for yet.
     heirs: Mutex<HashMap<Ino, Heir>>,
+    /// Rung when the kernel shall let go of some.
+    crowded: Arc<Notify>,
 }
 
 impl InodeTable {
@@ -138,9 +146,15 @@ impl InodeTable {
 
     fn with(fqrn: &str, numbering: Numbering, recent: NonZeroUsize) -> Self {
         let recent = LruCache::new(recent);
-        let table = Mutex::new(Table { slots: HashMap::new(), recent });
-        let heirs = Mutex::default();
-        Self { fqrn: fqrn.to_owned(), numbering, table, journal: None, heirs }
+        let table = Mutex::new(Table { slots: HashMap::new(), recent, limit: Limit::new(None) });
+        let (heirs, crowded) = (Mutex::default(), Arc::default());
+        Self { fqrn: fqrn.to_owned(), numbering, table, journal: None, heirs, crowded }
+    }
+
+    /// Lets the kernel know so many; `None` for any number.
+    pub fn bounded(mut self, most: Option<usize>) -> Self {
+        self.table.get_mut().limit = Limit::new(most);
+        self
     }
 
     /// Keeps a journal, and knows what a predecessor left.
@@ -200,13 +214,16 @@ impl InodeTable {
             return None;
         }
         let mut table = self.table.lock();
+        let round = table.limit.round();
         let slot = table.slots.entry(ino).or_insert_with(|| {
             let (path, entry, earlier) = (path.clone(), Arc::clone(entry), earlier.cloned());
             Slot::new(identity, &Arc::new(Inode { ino, path, entry, earlier }))
         });
         slot.inherited = true;
+        slot.round = round;
         let inode = slot.inode(ino, entry);
         let freed = table.keep(&inode);
+        self.came(&mut table);
         drop(table);
         drop(freed);
         self.heirs.lock().remove(&ino);
@@ -249,6 +266,7 @@ impl InodeTable {
         let identity = self.identify(path, entry);
         let mut table = self.table.lock();
         let ino = self.place(&table, &identity);
+        let round = table.limit.round();
         let slot = table.slots.entry(ino).or_insert_with(|| {
             if let Some(journal) = &self.journal {
                 journal.known(ino, path);
@@ -260,6 +278,7 @@ impl InodeTable {
         });
         let first = slot.lookups == 0;
         slot.lookups = slot.lookups.saturating_add(1);
+        slot.round = round;
         if earlier.is_none() && (slot.has_other_attributes(entry) || slot.earlier().is_some()) {
             // Only directories have attributes that a later revision may change; and what was
             // gone may come back.
@@ -267,12 +286,21 @@ impl InodeTable {
         }
         let inode = slot.inode(ino, entry);
         let freed = table.keep(&inode);
+        if first {
+            self.came(&mut table);
+        }
         drop(table);
         drop(freed);
         if first && ino != (self.numbering)(&identity, 0) {
             tracing::warn!(%path, ino, "inode number is taken or reserved, using the next one");
         }
         inode
+    }
+
+    fn came(&self, table: &mut Table) {
+        if table.limit.came(table.slots.len()) {
+            self.crowded.notify_one();
+        }
     }
 
     /// Takes references back; tells whether the kernel holds none any more.
@@ -300,6 +328,8 @@ impl InodeTable {
         }
         self.note_forgotten(ino);
         let freed = (table.slots.remove(&ino), table.recent.pop(&ino));
+        let len = table.slots.len();
+        table.limit.went(len);
         drop(table);
         drop(freed);
         true

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Attributes;
 use super::exposure::Exposure;
+use super::inode::limit::MAX_KNOWN;
 use cvmfs_core::catalog::EntryKind;
 
 /// Lines of a map that are read: sites have some hundreds of users.
@@ -27,6 +28,8 @@ pub struct RepoFsOptions {
     pub ownership: Ownership,
     /// Who sees which attributes.
     pub exposure: Exposure,
+    /// Inodes that the kernel may know; `None` for any number.
+    pub most_inodes: Option<usize>,
 }
 
 impl Default for RepoFsOptions {
@@ -37,6 +40,7 @@ impl Default for RepoFsOptions {
             negative_ttl: hour,
             ownership: Ownership::default(),
             exposure: Exposure::default(),
+            most_inodes: Some(MAX_KNOWN),
         }
     }
 }

@@ -62,7 +62,7 @@ impl RepoFs {
     /// Shows a repository.
     pub fn new(repository: Arc<Repository>, options: RepoFsOptions) -> Self {
         Self {
-            inodes: InodeTable::new(repository.fqrn().as_str()),
+            inodes: InodeTable::new(repository.fqrn().as_str()).bounded(options.most_inodes),
             contents: ContentTable::new(
                 repository.descriptors().objects,
                 repository.fetches_ahead().then(|| Prefetcher::new(&repository)),
@@ -96,7 +96,8 @@ impl RepoFs {
         }
         fs.directories = DirectoryTable::of_generation(inheritance.generation);
         let fqrn = fs.repository.fqrn().as_str();
-        fs.inodes = InodeTable::new(fqrn).with_journal(journal, inheritance.inodes);
+        let most = fs.options.most_inodes;
+        fs.inodes = InodeTable::new(fqrn).bounded(most).with_journal(journal, inheritance.inodes);
         fs
     }
 
@@ -126,6 +127,11 @@ impl RepoFs {
     /// Returns the journal, for the supervisor.
     pub fn journal(&self) -> Option<&Arc<Journal>> {
         self.inodes.journal()
+    }
+
+    /// Returns what the kernel is asked to let go of inodes by.
+    pub fn inodes(&self) -> &InodeTable {
+        &self.inodes
     }
 
     /// Returns how many inodes the kernel knows, the root not counted.

@@ -12,6 +12,7 @@
 //! | [`failure`] | the one place that logs and counts failed requests |
 //! | [`mountinfo`] | which mounts there are |
 //! | [`mount`] | mount(2), or fusermount for users; unmounting |
+//! | [`notify`] | what we say to the kernel unasked |
 //! | [`premounted`] | `/dev/fd/N`: somebody else has mounted |
 //! | [`session`] | capabilities, worker threads, a mount's life |
 //!
@@ -32,6 +33,7 @@ pub mod handover;
 mod interrupt;
 pub mod mount;
 pub mod mountinfo;
+pub mod notify;
 pub mod premounted;
 mod request;
 pub mod session;

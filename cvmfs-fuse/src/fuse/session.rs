@@ -15,6 +15,7 @@ use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
 use super::mount::{self, MountError};
 use super::mountinfo;
+use super::notify::Notifier;
 use super::premounted;
 use crate::config::MountOptions;
 use crate::fs::Vfs;
@@ -27,6 +28,8 @@ const MAX_THREADS: usize = 16;
 /// A mounted filesystem whose requests are not answered yet.
 pub struct MountedSession<V: Vfs> {
     session: fuser::Session<Adapter<V>>,
+    /// Of the same connection, for notices.
+    connection: OwnedFd,
     mountpoint: PathBuf,
     device: Option<String>,
 }
@@ -39,7 +42,7 @@ pub struct ServedMount {
     /// Device number, as in [`mountinfo::MountEntry`].
     pub device: Option<String>,
     /// Tells the kernel what it must forget.
-    pub notifier: Arc<fuser::Notifier>,
+    pub notifier: Arc<Notifier>,
     thread: JoinHandle<()>,
     ended: oneshot::Receiver<io::Result<()>>,
 }
@@ -73,9 +76,10 @@ pub fn mount_supervised<V: Vfs>(
         raise_readahead(device);
     }
     let mountpoint = mountpoint.to_owned();
+    let own = connection.try_clone().map_err(MountError::Handshake)?;
     let left =
         Mount { connection, greeting, mountpoint: mountpoint.clone(), device: device.clone() };
-    Ok((MountedSession { session, mountpoint, device }, left))
+    Ok((MountedSession { session, connection: own, mountpoint, device }, left))
 }
 
 /// Takes over the connection of a dead server.
@@ -92,8 +96,9 @@ pub fn take_over<V: Vfs>(
     let (session, _) = connected.map_err(MountError::Handshake)?;
     connect(backings, connection);
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
-    let device = device.clone();
-    Ok(MountedSession { session, mountpoint: mountpoint.to_owned(), device })
+    let (connection, device) = (connection.try_clone(), device.clone());
+    let connection = connection.map_err(MountError::Handshake)?;
+    Ok(MountedSession { session, connection, mountpoint: mountpoint.to_owned(), device })
 }
 
 fn connect(backings: Option<Arc<Backings>>, connection: &OwnedFd) {
@@ -117,8 +122,10 @@ fn device_of(mountpoint: &Path) -> Option<String> {
 impl<V: Vfs> MountedSession<V> {
     /// Starts the worker threads.
     pub fn serve(self) -> Result<ServedMount, MountError> {
-        let Self { session, mountpoint, device } = self;
-        let notifier = Arc::new(session.notifier());
+        let Self { session, connection, mountpoint, device } = self;
+        let names = session.notifier();
+        let notifier =
+            Arc::new(Notifier::new(names, connection, mountpoint.clone(), device.clone()));
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("fuse-session".to_owned())

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::table::{By, Need, Parameter, none};
-use super::values::{switch, user_number};
+use super::values::{most_inodes, switch, user_number};
 
 /// Section 3 of spec/config.md, in the order of help.
 pub(super) const PARAMETERS: &[Parameter] = &[
@@ -97,6 +97,16 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         help: "the kernel reads cached files without the server: for few large files; needs \
                CAP_SYS_ADMIN and Linux 6.9",
         by: By::Set(|p, v| switch(v).map(|v| p.pass_through = v)),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_MAX_INODES",
+        form: "COUNT",
+        default: "200000",
+        need: Need::Own,
+        harmless: false,
+        help: "entries of a repository that the kernel may know; above, it is asked to let go of \
+               the longest unused; 0: any number, else 1000 at least",
+        by: By::Set(|p, v| most_inodes(v).map(|v| p.most_inodes = v)),
     },
     Parameter {
         name: "CVMFS_CLAIM_OWNERSHIP",

@@ -26,6 +26,7 @@ use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Time
 
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fs::exposure::Visibility;
+use crate::fs::inode::limit::MAX_KNOWN;
 use logging::Logging;
 use table::By;
 use telemetry::Telemetry;
@@ -96,6 +97,8 @@ pub struct Parameters {
     pub talk_owner: Option<u32>,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
+    /// Inodes that the kernel may know.
+    pub most_inodes: MostInodes,
     /// The kernel enforces stored ACLs.
     pub enforce_acls: bool,
     /// Bytes of these in a second.
@@ -104,6 +107,16 @@ pub struct Parameters {
     pub telemetry: Telemetry,
     /// Where messages go.
     pub logging: Logging,
+}
+
+/// Inodes of a repository that the kernel may know; `None` for any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MostInodes(pub Option<usize>);
+
+impl Default for MostInodes {
+    fn default() -> Self {
+        Self(Some(MAX_KNOWN))
+    }
 }
 
 impl Parameters {
@@ -181,6 +194,12 @@ mod tests {
         assert_eq!(parsed.max_ttl, Some(Duration::from_secs(120)));
         assert_eq!(parsed.fallback_proxy, Some("http://p:1".parse().unwrap()));
         assert_eq!(parsed.auto_update, Some(false));
+        let bound = "CVMFS_FUSE_MAX_INODES";
+        let by_default = table::find(bound).unwrap().default;
+        let most = |value| Parameters::parse([&*format!("{bound}={value}")]).unwrap().most_inodes;
+        assert_eq!((most(by_default), parsed.most_inodes), (parsed.most_inodes, most("200000")));
+        assert_eq!((most("1000").0, most("0").0), (Some(1000), None));
+        assert!(Parameters::parse(["CVMFS_FUSE_MAX_INODES=999"]).is_err());
         for name in Parameters::names() {
             assert!(table::help().contains(name));
             let form = table::find(name).unwrap().form;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::MostInodes;
+
 /// A number of seconds.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
     text.parse().ok().map(Duration::from_secs)
@@ -13,6 +15,14 @@ pub(crate) fn switch(text: &str) -> Option<bool> {
         "yes" | "on" | "true" | "1" => Some(true),
         "no" | "off" | "false" | "0" => Some(false),
         _ => None,
+    }
+}
+
+/// A number of inodes that the kernel may know. Fewer than a thousand would be those in use.
+pub(super) fn most_inodes(text: &str) -> Option<MostInodes> {
+    match text.parse().ok()? {
+        0 => Some(MostInodes(None)),
+        most => (most >= 1000).then_some(MostInodes(Some(most))),
     }
 }
 

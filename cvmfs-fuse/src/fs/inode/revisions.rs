@@ -35,7 +35,7 @@ impl InodeTable {
         let identity = self.identify(path, entry);
         let mut table = self.table.lock();
         let ino = self.place(&table, &identity);
-        let Table { slots, recent } = &mut *table;
+        let Table { slots, recent, .. } = &mut *table;
         if let Some(slot) = slots.get_mut(&ino) {
             self.bind_slot(ino, slot, recent, revision);
         }
@@ -62,7 +62,7 @@ impl InodeTable {
 
     fn bind_where(&self, is_chosen: impl Fn(&Slot) -> bool, revision: &Arc<Revision>) {
         let mut table = self.table.lock();
-        let Table { slots, recent } = &mut *table;
+        let Table { slots, recent, .. } = &mut *table;
         for (&ino, slot) in slots.iter_mut().filter(|(_, slot)| is_chosen(slot)) {
             self.bind_slot(ino, slot, recent, revision);
         }

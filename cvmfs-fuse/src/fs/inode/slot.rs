@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) lookups: u32,
     /// The kernel also holds references that a predecessor counted.
     pub(super) inherited: bool,
+    /// When it was used last, as [`super::limit`] counts.
+    pub(super) round: u16,
 }
 
 /// What is known of an inode itself.
@@ -45,7 +47,7 @@ impl Known {
 impl Slot {
     /// Makes one without references.
     pub(super) fn new(identity: Identity, inode: &Arc<Inode>) -> Self {
-        Self { identity, known: Known::of(inode), lookups: 0, inherited: false }
+        Self { identity, known: Known::of(inode), lookups: 0, inherited: false, round: 0 }
     }
 
     pub(super) fn path(&self) -> &RepoPath {

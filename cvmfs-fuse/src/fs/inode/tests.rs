@@ -128,3 +128,64 @@ fn colliding_entries_get_different_numbers() {
     assert_eq!(table.get(first).unwrap().path, path("/a"));
     assert_eq!(table.get(second).unwrap().path, path("/b"));
 }
+
+fn known(table: &InodeTable, names: std::ops::Range<usize>) -> Vec<Ino> {
+    let row = |n: usize| entry("f", EntryKind::Regular, u8::try_from(n % 200).unwrap(), 0);
+    let one = |n| table.remember(&path(&format!("/d/{n}")), &row(n), None).ino;
+    names.map(one).collect()
+}
+
+fn rings(table: &InodeTable) -> bool {
+    let crowded = table.crowded();
+    let mut ring = std::pin::pin!(crowded.notified());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    ring.as_mut().poll(&mut context).is_ready()
+}
+
+#[test]
+fn what_was_not_used_for_longest_is_to_go_first() {
+    let table = InodeTable::new("x.test").bounded(Some(800));
+    let directory = entry("d", EntryKind::Directory, 0, 0);
+    let directory = table.remember(&path("/d"), &directory, None).ino;
+    let files = known(&table, 0..698);
+    assert!(!rings(&table), "below seven eighths");
+    assert!(table.get(files[0]).is_some(), "this is a use");
+    known(&table, 698..699);
+    assert!(rings(&table));
+    known(&table, 699..705);
+    assert!(!rings(&table), "once");
+    let surplus = table.surplus();
+    // Whole rounds, of 25 here.
+    assert!((206..=230).contains(&surplus.len()), "{}", surplus.len());
+    assert!(!surplus.contains(&files[0]));
+    assert!(files[1..200].iter().all(|ino| surplus.contains(ino)));
+    assert!(!surplus.contains(files.last().unwrap()));
+    assert_eq!(surplus.last(), Some(&directory), "after its entries");
+    // The kernel keeps the first hundred of them; others come next.
+    surplus[100..].iter().for_each(|&ino| assert!(table.forget(ino, 1)));
+    table.asked();
+    assert!(!rings(&table));
+    known(&table, 1000..1250);
+    assert!(rings(&table));
+    let next = table.surplus();
+    assert!(next.len() > 200 && surplus[..100].iter().all(|ino| !next.contains(ino)));
+}
+
+/// All are in use, so the kernel lets go of none: it is asked now and then.
+#[test]
+fn questions_in_vain_stay_few() {
+    let table = InodeTable::new("x.test").bounded(Some(800));
+    let mut asked = 0;
+    for n in 0..10_000 {
+        known(&table, n..n + 1);
+        if rings(&table) {
+            asked += table.surplus().len();
+            table.asked();
+        }
+    }
+    assert_eq!(table.len(), 10_000);
+    assert!((10_000..100_000).contains(&asked), "{asked}");
+    let table = InodeTable::new("x.test");
+    known(&table, 0..10_000);
+    assert!(!rings(&table) && table.surplus().is_empty(), "without a limit");
+}
