@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench may die")]
 
 pub mod objects;
+pub mod readers;
 pub mod repository;
 pub mod scale;
 pub mod workloads;
