@@ -32,7 +32,7 @@ use super::environment::Environment;
 use super::parameters::{switch, table};
 use evaluate::State;
 pub use evaluate::{Origin, Remark, Value};
-use own::Document;
+use own::{Document, Silent};
 
 /// Where repositories are mounted if nobody says something else.
 const MOUNT_DIR: &str = "/cvmfs";
@@ -72,7 +72,11 @@ impl Configuration {
     pub fn load(environment: &Environment, fqrn: Option<&Fqrn>) -> Self {
         let mut state = begin(fqrn);
         let at = |name: &str| environment.configuration.join(name);
-        let (own, broken) = own_files([Some(at(own::NAME)), environment.own_configuration()]);
+        let mut broken = None;
+        let mut read = |file: &Path, is_theirs| own_file(file, is_theirs, &mut state, &mut broken);
+        let mut own: Vec<_> = read(&at(own::NAME), false).into_iter().collect();
+        // Whoever runs as another user may still have the home of the one before.
+        own.extend(environment.own_configuration().and_then(|file| read(&file, true)));
         let everything: fn(&str) -> bool = |_| true;
         state.file(&at("default.conf"), everything, None);
         for snippet in snippets(&at("default.d")) {
@@ -132,9 +136,9 @@ impl Configuration {
         let mut broken = None;
         for file in files {
             if file.extension().is_some_and(|extension| extension == "toml") {
-                let (own, failed) = own_files([Some(file.clone())]);
-                own.iter().for_each(|own| own.apply(&mut state, fqrn));
-                broken = broken.or(failed);
+                if let Some(own) = own_file(file, false, &mut state, &mut broken) {
+                    own.apply(&mut state, fqrn);
+                }
                 continue;
             }
             if !state.file(file, |_| true, None) && !file.exists() {
@@ -200,16 +204,21 @@ fn begin(fqrn: Option<&Fqrn>) -> State {
     state
 }
 
-/// Reads our own files; also returns what is wrong with one that says nothing.
-fn own_files<const N: usize>(files: [Option<PathBuf>; N]) -> (Vec<Document>, Option<Remark>) {
-    let (mut documents, mut broken) = (Vec::new(), None);
-    for file in files.into_iter().flatten() {
-        match Document::read(&file) {
-            Ok(document) => documents.extend(document),
-            Err(remark) => broken = broken.or(Some(remark)),
-        }
+/// Reads a file of ours; notes what is wrong with one that says nothing. One of a user that they may not
+/// read is as good as none.
+fn own_file(
+    file: &Path,
+    is_theirs: bool,
+    state: &mut State,
+    broken: &mut Option<Remark>,
+) -> Option<Document> {
+    match Document::read(file) {
+        Ok(document) => return Some(document),
+        Err(Silent::Forbidden(remark)) if !is_theirs => state.remarks.push(remark),
+        Err(Silent::Broken(remark)) => drop(broken.get_or_insert(remark)),
+        Err(Silent::Absent | Silent::Forbidden(_)) => {}
     }
-    (documents, broken)
+    None
 }
 
 fn finish(mut state: State, fqrn: Option<&Fqrn>) -> Configuration {

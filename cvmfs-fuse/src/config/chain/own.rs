@@ -48,27 +48,47 @@ struct Said {
     line: u32,
 }
 
+/// Why a file says nothing.
+#[derive(Debug)]
+pub(super) enum Silent {
+    /// It is not there.
+    Absent,
+    /// It is not for us: the home of whoever we were before, or a file of root.
+    Forbidden(Remark),
+    /// Nobody knows what it would have said.
+    Broken(Remark),
+}
+
 impl Document {
-    /// Reads a file; `None` if it is not there. The error is what makes all of it useless.
-    pub(super) fn read(file: &Path) -> Result<Option<Self>, Remark> {
+    /// Reads a file.
+    pub(super) fn read(file: &Path) -> Result<Self, Silent> {
         let broken = |line, text| Remark { origin: Origin { file: file.to_owned(), line }, text };
         let bytes = match read_bounded(file, MAX_FILE_SIZE) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(broken(1, format!("cannot be read: {error}"))),
+            Err(error) => {
+                let remark = broken(1, format!("cannot be read: {error}"));
+                return Err(match error.kind() {
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                        Silent::Absent
+                    }
+                    std::io::ErrorKind::PermissionDenied => Silent::Forbidden(remark),
+                    _ => Silent::Broken(remark),
+                });
+            }
         };
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
-            broken(line_at(error.as_bytes(), valid), "is not UTF-8".to_owned())
+            Silent::Broken(broken(line_at(error.as_bytes(), valid), "is not UTF-8".to_owned()))
         })?;
         let parsed = DeTable::parse(&text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            broken(line_at(text.as_bytes(), at), format!("is not TOML: {}", error.message()))
+            let line = line_at(text.as_bytes(), error.span().map_or(0, |span| span.start));
+            let text = format!("is not TOML: {}", error.message());
+            Silent::Broken(broken(line, text))
         })?;
         let document = Self { file: file.to_owned(), said: Vec::new(), remarks: Vec::new() };
         let mut reader = Reader { text: &text, document };
         reader.top(parsed.get_ref());
-        Ok(Some(reader.document))
+        Ok(reader.document)
     }
 
     /// Sets what is said of a repository, or of all.
