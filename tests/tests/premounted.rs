@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -128,7 +129,16 @@ fn in_the_background_and_asked_to_stop() {
         wait_until(CONDITION, "end of the server", is_gone).unwrap();
 
         let mut stopped = Premounted::new();
-        let mut child = stopped.hand(&spec, cache.path(), &["-f"]).spawn().unwrap();
+        // The command has the descriptor, and goes.
+        let mut child = {
+            let mut command = stopped.hand(&spec, cache.path(), &["-f"]);
+            command.stdout(Stdio::piped()).spawn().unwrap()
+        };
+        // Asked to stop before it has said this, it would have failed to mount.
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert!(line.starts_with("CernVM-FS: mounted"), "{line}");
         assert!(stopped.root().join("hello.txt").exists());
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
         assert_eq!(ended(&mut child), 0);
