@@ -96,6 +96,10 @@ impl Document {
         state.files.push(self.file.clone());
         state.remarks.extend(self.remarks.iter().cloned());
         for said in self.said_of(fqrn) {
+            // Taken ahead of the others; what counts less there is no attempt to change it.
+            if state.protected.contains(&said.name) {
+                continue;
+            }
             state.assign(&self.file, said.line, &said.name, said.text.clone());
         }
     }
@@ -407,7 +411,8 @@ LIST = [1]
 
     #[test]
     fn it_names_the_configuration_repository_in_time() {
-        let text = "config_repository = \"config.example.org\"\nmount_dir = \"/nowhere\"\n";
+        let text = "config_repository = \"other.example.org\"\nmount_dir = \"/nowhere\"\n\
+                    domain.\"example.org\".config_repository = \"config.example.org\"\n";
         let found = load(&[(NAME, text)], "sw.example.org");
         assert_eq!(found.missing_repository.unwrap().name, "config.example.org");
         assert!(found.remarks.is_empty(), "{:?}", found.remarks);
