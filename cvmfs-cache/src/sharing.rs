@@ -36,8 +36,8 @@ pub enum UnfitDirectory {
     NotADirectory,
     /// Another user could change what readers get.
     #[error(
-        "it belongs to user {owner}, and this process runs as user {us}; to share a cache, give it \
-         to a group: chgrp GROUP DIR && chmod 2770 DIR"
+        "it belongs to user {owner}, and this process runs as user {us}; to hand it over: \
+         chown -R {us} DIR; to share it, give it to a group: chgrp GROUP DIR && chmod 2770 DIR"
     )]
     ForeignOwner {
         /// The owner found.

@@ -69,6 +69,13 @@ impl Site {
         command.env("CVMFS_FUSE_CONFIG_DIR", self.path("etc")).args(words).output().unwrap()
     }
 
+    /// The program under its own name.
+    pub fn command(&self) -> Command {
+        let mut command = self.client.command();
+        command.env("CVMFS_FUSE_CONFIG_DIR", self.path("etc"));
+        command
+    }
+
     /// Runs the program under its own name.
     pub fn client(&self, words: &[&str]) -> Output {
         self.with_files(self.client.command(), words)

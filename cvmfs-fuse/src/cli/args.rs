@@ -148,6 +148,14 @@ pub enum Command {
     /// Write the manual pages
     #[command(after_long_help = help::MAN)]
     Man(ManArgs),
+    /// For the program itself: mounts for a server that is not root
+    #[command(hide = true, name = crate::fuse::mounter::COMMAND)]
+    Mounter {
+        /// The options, as JSON
+        options: String,
+        /// Resolved
+        mountpoint: PathBuf,
+    },
     /// For 'cvmfs_config': what is not one of the others
     #[command(hide = true, name = "cvmfs_config", subcommand)]
     Site(SiteCommand),

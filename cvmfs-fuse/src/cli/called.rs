@@ -150,7 +150,6 @@ fn mount(words: &[OsString], usage: &str) -> Called {
                 | "rw"
                 | "suid"
                 | "dev"
-                | "grab_mountpoint"
                 | "disable_watchdog"
                 | "simple_options_parsing"
                 | "libfuse"
@@ -161,6 +160,14 @@ fn mount(words: &[OsString], usage: &str) -> Called {
             _ => plain.push(option),
         }
     }
+    // The helper hands the mount over to CVMFS_USER; the client itself keeps who it is.
+    match is_helper {
+        true => plain.push("grab_mountpoint".to_owned()),
+        false if !plain.iter().any(|option| option.starts_with("uid=")) => {
+            plain.push("uid=0".to_owned());
+        }
+        false => {}
+    }
     if foreground {
         flags.push("--foreground".into());
     }
@@ -170,9 +177,7 @@ fn mount(words: &[OsString], usage: &str) -> Called {
             ours(["config", "show"], [name.clone()].into_iter().chain(flags))
         }
         ([name, directory], false) => {
-            if !plain.is_empty() {
-                flags.extend(["-o".into(), plain.join(",").into()]);
-            }
+            flags.extend(["-o".into(), plain.join(",").into()]);
             ours(["mount"], [name.clone(), directory.clone()].into_iter().chain(flags))
         }
         _ => wrong(),
@@ -204,17 +209,18 @@ mod tests {
             ("cvmfs_config umount a.b.c", "cvmfs-fuse cvmfs_config umount a.b.c"),
             (
                 "mount.cvmfs a.b.c /m -o rw,_netdev,nodev -v",
-                "cvmfs-fuse mount a.b.c /m -v -o _netdev,nodev",
+                "cvmfs-fuse mount a.b.c /m -v -o _netdev,nodev,grab_mountpoint",
             ),
             ("mount.cvmfs a.b.c /m -f", "0: "),
             (
                 "mount.cvmfs-fuse a.b.c /m -o rw,noexec,server=http://s/a=b,set=X=1 -n",
-                "cvmfs-fuse mount a.b.c /m --server http://s/a=b --set X=1 -o noexec",
+                "cvmfs-fuse mount a.b.c /m --server http://s/a=b --set X=1 -o noexec,grab_mountpoint",
             ),
             (
                 "cvmfs2 -o config=/a:/b,allow_other -f a.b.c /m",
-                "cvmfs-fuse mount a.b.c /m --config /a:/b --foreground -o allow_other",
+                "cvmfs-fuse mount a.b.c /m --config /a:/b --foreground -o allow_other,uid=0",
             ),
+            ("cvmfs2 a.b.c /m -o uid=9", "cvmfs-fuse mount a.b.c /m -o uid=9"),
             ("cvmfs2 -o parse,config=/a a.b.c /m", "cvmfs-fuse config show a.b.c --config /a"),
             ("/etc/auto.cvmfs cms.cern.ch", "0: -fstype=cvmfs :cms.cern.ch\n"),
             ("/etc/auto.cvmfs cms", "1: "),

@@ -122,6 +122,9 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Profile(command) => return profile::run(command, environment),
         Command::Mount(args) => crate::daemon::mount(&mount_settings(args, environment)?),
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
+        Command::Mounter { options, mountpoint } => {
+            crate::fuse::mounter::serve(options, mountpoint)
+        }
         Command::Umount(args) => umount(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::Hold(args) => hold::run(args),

@@ -136,7 +136,7 @@ fn settings(
     Ok(MountSettings {
         mountpoint: mount_root(args)?.join(fqrn.as_str()),
         // Whoever may mount here is root of the namespace. No other program is started.
-        options: MountOptions { use_helper: false, ..MountOptions::defaults(true) },
+        options: MountOptions { use_helper: false, uid: Some(0), ..MountOptions::defaults(true) },
         auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
         repository,
         process: ProcessSettings {

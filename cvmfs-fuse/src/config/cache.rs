@@ -9,6 +9,7 @@ use cvmfs_cache::{
 use cvmfs_core::cache::{LowerUse, ObjectCache, StreamingCache, TieredCache};
 use cvmfs_core::chain::chain;
 
+use super::account::Account;
 use super::environment::{Environment, absolute};
 use crate::cli::exit::{ExitStatus, Failure};
 
@@ -133,6 +134,16 @@ impl CacheSettings {
         Ok(settings)
     }
 
+    /// Lets a command of root work on a private cache of another user as that user, from now on.
+    pub fn act_as_owner(&self) -> Result<(), Failure> {
+        let Some(account) = Account::of_cache(&self.directory) else { return Ok(()) };
+        tracing::debug!(user = account.shown(), "working on a cache of that user");
+        account.assume().map_err(|errno| {
+            let what = format!("cannot work as {} on its cache", account.shown());
+            Failure::caused(ExitStatus::Permission, &what, &errno)
+        })
+    }
+
     /// Opens the store with all its layers.
     pub fn open(&self) -> Result<Arc<dyn ObjectCache>, Failure> {
         let mut store: Arc<dyn ObjectCache> = match &self.alien {
@@ -212,9 +223,29 @@ impl CacheSettings {
 }
 
 fn unusable(directory: &Path, error: &cvmfs_core::cache::CacheError) -> Failure {
+    use std::os::unix::fs::MetadataExt as _;
+
     let what = format!("cache directory {}", directory.display());
-    Failure::caused(ExitStatus::CacheDirectory, &what, error)
-        .advise("choose another one with --cache-dir")
+    let failure = Failure::caused(ExitStatus::CacheDirectory, &what, error);
+    let us = nix::unistd::geteuid().as_raw();
+    match std::fs::metadata(directory) {
+        // As when CVMFS_USER was set after root had used it.
+        Ok(found) if found.uid() != us && is_refused(error) => failure.advise(&format!(
+            "it belongs to user {}: hand it over with 'chown -R {us} {}', or choose another one \
+             with --cache-dir",
+            found.uid(),
+            directory.display()
+        )),
+        _ => failure.advise("choose another one with --cache-dir"),
+    }
+}
+
+/// Whether the system forbids it, whatever else may be wrong.
+fn is_refused(error: &cvmfs_core::cache::CacheError) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Says why this process may use a directory itself.

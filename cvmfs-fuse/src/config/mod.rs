@@ -13,12 +13,14 @@
 //! | [`known`] | servers and master keys of the well-known domains |
 //! | [`options`] | the `-o` list |
 //! | [`parameters`] | `--set NAME=VALUE` |
+//! | [`account`] | as whom a server works that root starts |
 //! | [`automount`] | which repositories one mount shows |
 //! | [`cache`] | where objects are kept: flags, and the open store |
 //! | [`settings`] | everything as values |
 //! | `trust` | which keys and which blocklist |
 //! | [`open`] | from settings to an open repository; the exit code of each failure |
 
+pub mod account;
 pub mod automount;
 pub mod cache;
 pub mod chain;
@@ -43,6 +45,7 @@ pub fn read_bounded(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u
     Ok(bytes)
 }
 
+pub use account::Account;
 pub use automount::{AutomountFlags, AutomountSettings};
 pub use cache::{CacheFlags, CacheSettings};
 pub use chain::Configuration;

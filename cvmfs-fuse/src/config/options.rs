@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 pub const DEFAULT_FS_NAME: &str = "cvmfs2";
 
 /// How a repository is mounted. `ro`, `nosuid` and `nodev` cannot be switched off and have no field.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MountOptions {
     /// No file may be executed.
     pub noexec: bool,
@@ -21,6 +21,12 @@ pub struct MountOptions {
     pub fs_name: String,
     /// Where we may not mount ourselves, fusermount is asked.
     pub use_helper: bool,
+    /// The user as whom root lets the server work; 0 keeps root whatever `CVMFS_USER` says.
+    pub uid: Option<u32>,
+    /// Its group.
+    pub gid: Option<u32>,
+    /// The directory is given to that user before it is covered by the mount.
+    pub grab_mountpoint: bool,
 }
 
 impl MountOptions {
@@ -33,6 +39,9 @@ impl MountOptions {
             default_permissions: true,
             fs_name: DEFAULT_FS_NAME.to_owned(),
             use_helper: true,
+            uid: None,
+            gid: None,
+            grab_mountpoint: false,
         }
     }
 }
@@ -72,8 +81,10 @@ pub enum OptionError {
 enum Effect {
     /// Says what is so anyway, or concerns mount(8), fstab and autofs only.
     Nothing,
-    /// Takes a number; accepted because upstream's mount helper passes it on.
-    Identity,
+    /// Takes a number.
+    User,
+    Group,
+    GrabMountpoint,
     NoExec(bool),
     AllowOther,
     AllowRoot,
@@ -105,8 +116,9 @@ const KNOWN: &[(&str, Effect)] = &[
     ("users", Effect::Nothing),
     ("nofail", Effect::Nothing),
     ("_netdev", Effect::Nothing),
-    ("uid", Effect::Identity),
-    ("gid", Effect::Identity),
+    ("uid", Effect::User),
+    ("gid", Effect::Group),
+    ("grab_mountpoint", Effect::GrabMountpoint),
 ];
 
 /// Written after `x-` these are notes of other programs in fstab (systemd, gvfs): see mount(8).
@@ -120,7 +132,7 @@ fn known() -> String {
         let separator = if i == 0 { "" } else { ", " };
         let value = match effect {
             Effect::FsName => "=NAME",
-            Effect::Identity => "=NUMBER",
+            Effect::User | Effect::Group => "=NUMBER",
             _ => "",
         };
         let _ = write!(text, "{separator}{name}{value}");
@@ -158,10 +170,14 @@ impl MountOptions {
                 (Effect::FsName, _) => {
                     return Err(malformed("fsname=NAME, without blanks and control characters"));
                 }
-                (Effect::Identity, Some(value)) if value.parse::<u32>().is_ok() => {
-                    tracing::warn!(option, "not supported yet: the process keeps its identity");
+                (Effect::User | Effect::Group, value) => {
+                    let number = value.and_then(|value| value.parse::<u32>().ok());
+                    let number = number.ok_or_else(|| malformed("NAME=NUMBER"))?;
+                    match effect {
+                        Effect::User => options.uid = Some(number),
+                        _ => options.gid = Some(number),
+                    }
                 }
-                (Effect::Identity, _) => return Err(malformed("NAME=NUMBER")),
                 (_, Some(_)) => return Err(malformed("NAME, without a value")),
                 (Effect::Nothing, None) => {}
                 (Effect::NoExec(noexec), None) => options.noexec = noexec,
@@ -170,6 +186,7 @@ impl MountOptions {
                     allow_other_asked = true;
                 }
                 (Effect::AllowRoot, None) => options.allow_root = true,
+                (Effect::GrabMountpoint, None) => options.grab_mountpoint = true,
                 (Effect::DefaultPermissions, None) => options.default_permissions = true,
             }
         }
@@ -202,7 +219,16 @@ mod tests {
             (&[], false, user.clone()),
             (&["ro,nosuid,nodev,defaults,_netdev,noatime"], true, root.clone()),
             (&["defaults,,x-systemd.automount,comment=site"], true, root.clone()),
-            (&["system_mount,uid=993,gid=990"], true, root.clone()),
+            (
+                &["system_mount,uid=993,gid=990,grab_mountpoint"],
+                true,
+                MountOptions {
+                    uid: Some(993),
+                    gid: Some(990),
+                    grab_mountpoint: true,
+                    ..root.clone()
+                },
+            ),
             (&["noexec"], false, MountOptions { noexec: true, ..user.clone() }),
             (&["noexec", "exec"], false, user.clone()),
             (&["allow_other"], false, MountOptions { allow_other: true, ..user.clone() }),

@@ -14,6 +14,7 @@ use cvmfs_core::repository::Pin;
 use cvmfs_core::trust::MasterKeys;
 use url::Url;
 
+use super::account::Account;
 use super::cache::CacheSettings;
 use super::chain::Configuration;
 use super::environment::Environment;
@@ -159,6 +160,24 @@ impl RepositorySettings {
 }
 
 impl RepositorySettings {
+    /// Lets a command of root, which mounts nothing, use the cache as the account does that serves mounts.
+    pub fn act_as_owner(&self) -> Result<(), Failure> {
+        if self.cache.alien.is_some() {
+            return Ok(());
+        }
+        self.give_cache();
+        self.cache.act_as_owner()
+    }
+
+    fn give_cache(&self) {
+        let options = MountOptions::defaults(true);
+        if let Some(account) = Account::wanted(&options, &self.parameters)
+            && let Err(error) = account.give_cache(&self.cache.directory)
+        {
+            tracing::warn!(%error, "cannot give the cache directory to {}", account.shown());
+        }
+    }
+
     /// Reads the blocklist as it is now.
     pub fn present_blocklist(&self) -> Result<Blocklist, Failure> {
         trust::blocklist(&self.blocklist_file)

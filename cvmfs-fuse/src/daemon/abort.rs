@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::fuse::handover::Mount;
 use crate::fuse::mount;
+use crate::fuse::mountinfo;
 
 /// Whether a connection has ended: unmounted, or aborted.
 pub(super) fn is_over(connection: &OwnedFd) -> bool {
@@ -30,5 +31,18 @@ pub(super) fn end(mount: Mount, force: bool) {
             // Gone already, or not mounted in a container.
             tracing::debug!(path, %error, "cannot abort the connection");
         }
+    }
+}
+
+/// Detaches a mount whose server goes on for those who are in it, if it is still the topmost one.
+pub(super) fn detach(mount: &Mount) {
+    match mountinfo::topmost_at(&mount.mountpoint) {
+        Ok(Some(top)) if mount.device.as_ref().is_none_or(|ours| *ours == top.device) => {
+            if let Err(error) = mount::unmount(&mount.mountpoint, true) {
+                tracing::warn!(%error, "cannot unmount");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot read the mount table"),
     }
 }

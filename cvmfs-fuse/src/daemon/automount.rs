@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::begin::{
     UNDER_WAY, await_estate, go_on, keep_suspects, make, request_deadline, under_way,
 };
 use super::estate::{Bequest, Estate};
+use super::identity;
 use super::mountpoint::Expected;
 use super::prune::keep_bounded;
 use super::serve::{
@@ -37,6 +37,7 @@ use crate::fs::suspects::Suspects;
 use crate::fs::{RepoFs, RepoFsOptions, RootFs};
 use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::mounter::Ground;
 use crate::fuse::notify::Notifier;
 use crate::talk::Desk;
 
@@ -61,13 +62,15 @@ pub fn serve(
     let Some(resolved) = place(&origin, &settings.mountpoint, Expected::Automount)? else {
         return told(ready(Usable::AlreadyMounted));
     };
-    in_runtime(|handle| run(settings, origin, resolved, handle, ready))
+    let account = identity::account_of(settings);
+    let ground = identity::ground(settings, &origin, resolved, account.as_ref())?;
+    in_runtime(account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
 }
 
 async fn run(
     settings: &AutomountSettings,
     origin: Origin,
-    resolved: PathBuf,
+    ground: Ground,
     handle: Handle,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
@@ -118,7 +121,7 @@ async fn run(
         .enforcing_acls(settings.model.parameters.enforce_acls);
     let begun = match &taken_over {
         Some(mount) => go_on(adapter, &settings.options, mount, bequest)?,
-        None => make(adapter, &resolved, &settings.options, bequest)?,
+        None => make(adapter, ground, &settings.options, bequest)?,
     };
     drop(taken_over);
     let limit = settings.idle_timeout;
@@ -253,7 +256,7 @@ impl Opening {
         let options = RepoFsOptions {
             ttl: self.ttl,
             negative_ttl: self.ttl,
-            ownership: self.settings.ownership.clone(),
+            ownership: self.settings.ownership.as_served(),
             exposure: self.settings.exposure.clone(),
             most_inodes: self.settings.parameters.most_inodes.0,
         };

@@ -27,6 +27,7 @@ use super::Service;
 use super::crash;
 use super::estate::{Bequest, Candidate};
 use super::holder::Deposit;
+use super::identity;
 use super::log;
 use super::serve::{Origin, Usable};
 use super::supervisor;
@@ -84,7 +85,10 @@ pub fn start(service: &impl Service) -> Result<Usable, Failure> {
 /// Opens the log of a background mount, and says which file that is.
 pub(crate) fn open_log(service: &impl Service) -> Result<(PathBuf, File), Failure> {
     let places = &service.model().cache.log_directories;
-    log::open_background(places, service.name())
+    let account = identity::account_of(service);
+    let owner = account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |a| a.uid);
+    // As the account, so that it can go on with it, and cannot lead root elsewhere.
+    identity::as_account(account.as_ref(), || log::open_background(places, owner, service.name()))
         .or_else(|error| {
             // A read-only machine is no reason not to mount.
             tracing::warn!(%error, ?places, "no log can be written in any of these directories");

@@ -21,6 +21,7 @@ use crate::fuse::backing::{self, Backings};
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
+use crate::fuse::mounter::Ground;
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{MountedSession, mount_supervised, take_over};
 
@@ -52,12 +53,13 @@ pub(super) struct Shown {
 /// Mounts on a resolved directory.
 pub(super) fn make<V: Vfs>(
     adapter: Adapter<V>,
-    resolved: &Path,
+    ground: Ground,
     options: &MountOptions,
     bequest: Bequest,
 ) -> Result<Begun<V>, Failure> {
-    let (session, mount) = mount_supervised(adapter, resolved, options)
-        .map_err(|error| mount_failed(resolved, &error))?;
+    let resolved = ground.mountpoint.clone();
+    let (session, mount) = mount_supervised(adapter, ground, options)
+        .map_err(|error| mount_failed(&resolved, &error))?;
     bequest.mounted(&mount);
     let Mount { mountpoint, device, .. } = mount;
     Ok(Begun { session, bequest, mountpoint, device, is_successor: false })
@@ -96,7 +98,7 @@ pub(super) fn go_on<V: Vfs>(
 pub(super) async fn first(
     settings: &MountSettings,
     bequest: Bequest,
-    resolved: &Path,
+    ground: Ground,
     handle: Handle,
     stop: &mut StopSignals,
 ) -> Result<(Shown, Begun<RepoFs>), Failure> {
@@ -124,7 +126,7 @@ pub(super) async fn first(
     let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter = Adapter::new(vfs, handle, deadline, noted).passing_through(backings);
     let adapter = adapter.enforcing_acls(parameters.enforce_acls);
-    let begun = make(adapter, resolved, &settings.options, bequest)?;
+    let begun = make(adapter, ground, &settings.options, bequest)?;
     Ok((Shown { repository, fs, activity }, begun))
 }
 
@@ -204,7 +206,7 @@ fn show_with(
     }
     keep_suspects(&suspects, name, bequest);
     let options = RepoFsOptions {
-        ownership: settings.ownership.clone(),
+        ownership: settings.ownership.as_served(),
         exposure: settings.exposure.clone(),
         most_inodes: settings.parameters.most_inodes.0,
         ..RepoFsOptions::default()

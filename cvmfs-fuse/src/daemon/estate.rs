@@ -180,6 +180,11 @@ impl Bequest {
         self.leave(&Word::Serving { version: VERSION.to_owned() }, &[]);
     }
 
+    /// Asks the supervisor to detach the mount, which this server may not; tells whether it hears that.
+    pub fn detach(&self) -> bool {
+        self.leave(&Word::Detach, &[])
+    }
+
     /// Without its supervisor a mount works and dies with its server.
     fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) -> bool {
         let Some(line) = &self.0 else { return false };

@@ -10,6 +10,7 @@
 //! | `Died` | supervisor | | to a successor: the one before was not replaced on purpose |
 //! | `Complete` | supervisor | | to a successor: now it is the server |
 //! | `Serving` | server | | it answers requests |
+//! | `Detach` | server | | nobody new is to find the mount; it may not do that itself |
 //! | `Deposit` | supervisor | | to a holder: I look after this mount; is there an estate? |
 //! | `Refused` | holder | | not that one, not now |
 //! | `Released` | supervisor | | to a holder: the mount has ended |
@@ -66,6 +67,8 @@ pub(super) enum Word {
     Complete,
     /// The server answers requests.
     Serving { version: String },
+    /// Nobody new is to find the mount, and the server, which is not root, may not detach it.
+    Detach,
     /// To a holder, first of all. With `claim` it says what it has of this mount; else what it has
     /// is outdated.
     Deposit { name: String, mountpoint: PathBuf, claim: bool },

@@ -40,11 +40,15 @@ const MAX_SIZE: u64 = 4 << 20;
 static BACKGROUND_FILE: OnceLock<Mutex<BoundedFile>> = OnceLock::new();
 
 /// Opens the log of a background mount: `log/FQRN.log` in the first of these directories that only
-/// this user can write to. A cache may be shared, read-only, or full.
-pub fn open_background(directories: &[PathBuf], fqrn: &str) -> io::Result<(PathBuf, File)> {
+/// this owner can write to. A cache may be shared, read-only, or full.
+pub fn open_background(
+    directories: &[PathBuf],
+    owner: u32,
+    fqrn: &str,
+) -> io::Result<(PathBuf, File)> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for directory in directories {
-        if std::fs::metadata(directory).is_ok_and(|found| !is_private(&found)) {
+        if std::fs::metadata(directory).is_ok_and(|found| !is_private(&found, owner)) {
             continue;
         }
         let path = directory.join("log").join(format!("{fqrn}.log"));
@@ -57,10 +61,8 @@ pub fn open_background(directories: &[PathBuf], fqrn: &str) -> io::Result<(PathB
 }
 
 /// Whoever can write to a directory can put a link in the place of the log.
-fn is_private(directory: &std::fs::Metadata) -> bool {
-    directory.is_dir()
-        && directory.uid() == nix::unistd::geteuid().as_raw()
-        && directory.mode() & 0o022 == 0
+fn is_private(directory: &std::fs::Metadata, owner: u32) -> bool {
+    directory.is_dir() && directory.uid() == owner && directory.mode() & 0o022 == 0
 }
 
 /// Opens a log file for appending, with the directories above it.
@@ -150,7 +152,8 @@ mod tests {
     #[test]
     fn full_files_are_put_aside_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, mut file) = open_background(&[dir.path().to_owned()], "a.b.c").unwrap();
+        let us = nix::unistd::geteuid().as_raw();
+        let (path, mut file) = open_background(&[dir.path().to_owned()], us, "a.b.c").unwrap();
         assert_eq!(path, dir.path().join("log/a.b.c.log"));
         file.write_all(b"first").unwrap();
         let mut file = BoundedFile { path: path.clone(), size: MAX_SIZE - 10 };
@@ -169,11 +172,13 @@ mod tests {
         let mode = std::fs::Permissions::from_mode(0o2770);
         std::fs::set_permissions(shared.path(), mode).unwrap();
         let places = [shared.path().to_owned(), own.path().to_owned()];
-        let (path, _) = open_background(&places, "a.b.c").unwrap();
+        let us = nix::unistd::geteuid().as_raw();
+        let (path, _) = open_background(&places, us, "a.b.c").unwrap();
+        assert!(open_background(&places, us + 1, "a.b.c").is_err());
         assert_eq!(path, own.path().join("log/a.b.c.log"));
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(own.path().join("elsewhere"), &path).unwrap();
-        assert!(open_background(&places, "a.b.c").is_err());
+        assert!(open_background(&places, us, "a.b.c").is_err());
     }
 
     #[test]

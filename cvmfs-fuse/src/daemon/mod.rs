@@ -7,6 +7,7 @@
 //! | `succession`, `child` | who serves a mount, one after the other |
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
+//! | `identity` | root starts, another user serves |
 //! | `talking` | the control sockets of what is served |
 //! | `update`, `prune` | what the kernel is told: new revisions, and that it knows too much |
 //! | `telemetry` | figures for InfluxDB |
@@ -28,6 +29,7 @@ pub mod control;
 mod crash;
 pub mod estate;
 pub mod holder;
+mod identity;
 mod letters;
 pub mod log;
 pub mod mountpoint;
@@ -44,7 +46,9 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::{AutomountSettings, MountSettings, ProcessSettings, RepositorySettings};
+use crate::config::{
+    AutomountSettings, MountOptions, MountSettings, ProcessSettings, RepositorySettings,
+};
 use crate::fuse::mountinfo::show;
 use serve::{Origin, Usable};
 
@@ -56,6 +60,8 @@ pub trait Service {
     fn process(&self) -> &ProcessSettings;
     /// Where, as the user named it; absolute.
     fn mountpoint(&self) -> &Path;
+    /// How it is mounted.
+    fn options(&self) -> &MountOptions;
     /// Settings of the repository, or of one of them.
     fn model(&self) -> &RepositorySettings;
     /// Under which name its log is kept.
@@ -79,6 +85,10 @@ impl Service for MountSettings {
 
     fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    fn options(&self) -> &MountOptions {
+        &self.options
     }
 
     fn model(&self) -> &RepositorySettings {
@@ -114,6 +124,10 @@ impl Service for AutomountSettings {
 
     fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    fn options(&self) -> &MountOptions {
+        &self.options
     }
 
     fn model(&self) -> &RepositorySettings {
@@ -158,6 +172,12 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     }
     if let Some(descriptor) = process.ready_fd {
         return background::run(service, descriptor);
+    }
+    if let Some(account) = identity::account_of(service) {
+        let directory = &service.model().cache.directory;
+        if let Err(error) = account.give_cache(directory) {
+            tracing::warn!(%error, "cannot give the cache directory to {}", account.shown());
+        }
     }
     if process.foreground {
         let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;

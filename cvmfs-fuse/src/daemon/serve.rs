@@ -13,15 +13,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
+use super::identity;
 use super::log;
 use super::mountpoint::{self, Answer, Expected, Place};
 use super::prune::keep_bounded;
 use super::talking;
 use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::config::{MountSettings, ProcessSettings};
+use crate::config::{Account, MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
 use crate::fuse::mount::{self, UnmountError};
+use crate::fuse::mounter::Ground;
 use crate::fuse::mountinfo::show;
 use crate::fuse::notify::Notifier;
 use crate::fuse::premounted;
@@ -79,7 +81,9 @@ pub fn serve(
     let Some(resolved) = place(&origin, &settings.mountpoint, expected)? else {
         return told(ready(Usable::AlreadyMounted));
     };
-    in_runtime(|handle| run(settings, origin, resolved, handle, ready))
+    let account = identity::account_of(settings);
+    let ground = identity::ground(settings, &origin, resolved, account.as_ref())?;
+    in_runtime(account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
 }
 
 /// Returns where to mount, which a successor will be told; `None` if what is expected there is
@@ -98,11 +102,13 @@ pub(super) fn place(
     })
 }
 
-/// Does the work of a server.
+/// Does the work of a server, as the account if there is one.
 pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
+    account: Option<&Account>,
     work: impl FnOnce(Handle) -> F,
 ) -> Result<(), Failure> {
     prepare_process();
+    account.map_or(Ok(()), identity::assume)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
         // Blocking tasks work and never wait for the network, so a few threads are enough.
@@ -169,7 +175,7 @@ fn prepare_process() {
 async fn run(
     settings: &MountSettings,
     origin: Origin,
-    resolved: PathBuf,
+    ground: Ground,
     handle: Handle,
     ready: impl FnOnce(Usable) -> io::Result<()>,
 ) -> Result<(), Failure> {
@@ -177,7 +183,7 @@ async fn run(
     leave_directory(&settings.process);
     let (Shown { repository, fs, activity }, begun) = match origin {
         Origin::First(bequest) => {
-            begin::first(settings, bequest, &resolved, handle, &mut stop).await?
+            begin::first(settings, bequest, ground, handle, &mut stop).await?
         }
         Origin::Successor(candidate) => {
             begin::successor(settings, candidate, handle, &mut stop).await?
@@ -240,7 +246,7 @@ pub(super) async fn attend<V: Vfs, C>(
     let is_mounted_by_others = premounted::number_of(&resolved).is_some();
     let answer = tokio::select! {
         signal = stop.next() => {
-            detach(&mount).await;
+            detach(&mount, &bequest).await;
             return Err(begin::interrupted(signal));
         }
         answer = tokio::task::spawn_blocking(move || match is_successor || is_mounted_by_others {
@@ -249,13 +255,13 @@ pub(super) async fn attend<V: Vfs, C>(
         }) => answer,
     };
     if !matches!(answer, Ok(Answer::Alive)) {
-        detach(&mount).await;
+        detach(&mount, &bequest).await;
         let message = format!("mounted on {}, but it does not answer: {answer:?}", show(&resolved));
         return Err(Failure::new(ExitStatus::FuseLoop, message));
     }
     tracing::info!(mountpoint = show(&resolved), "mounted");
     if let Err(failure) = told(ready(Usable::Mounted)) {
-        detach(&mount).await;
+        detach(&mount, &bequest).await;
         return Err(failure);
     }
     let ended = tokio::select! {
@@ -263,10 +269,10 @@ pub(super) async fn attend<V: Vfs, C>(
         signal = stop.next() => {
             tracing::info!(signal, "stopping");
             drop(company);
-            return stop_orderly(mount, stop).await;
+            return stop_orderly(mount, stop, &bequest).await;
         }
     };
-    finish(mount, ended).await
+    finish(mount, ended, &bequest).await
 }
 
 /// A task that ends with its owner.
@@ -279,7 +285,11 @@ impl Drop for AbortOnDrop {
 }
 
 /// After the kernel ended the connection.
-async fn finish(mount: ServedMount, ended: io::Result<()>) -> Result<(), Failure> {
+async fn finish(
+    mount: ServedMount,
+    ended: io::Result<()>,
+    bequest: &Bequest,
+) -> Result<(), Failure> {
     // Unmounted: nothing is left there, or somebody else's mount. Aborted through
     // /sys/fs/fuse/connections, or a defect of ours: a dead mount is left, to be removed.
     let path = mount.mountpoint.clone();
@@ -287,7 +297,7 @@ async fn finish(mount: ServedMount, ended: io::Result<()>) -> Result<(), Failure
     let dead = matches!(left, Ok(Answer::Dead));
     if dead {
         tracing::warn!("the connection was aborted");
-        detach(&mount).await;
+        detach(&mount, bequest).await;
     }
     mount.join();
     tracing::info!("unmounted");
@@ -303,12 +313,16 @@ async fn finish(mount: ServedMount, ended: io::Result<()>) -> Result<(), Failure
 }
 
 /// Detaches the mount, so that new users do not find it, and gives present ones a little time.
-async fn stop_orderly(mut mount: ServedMount, stop: &mut StopSignals) -> Result<(), Failure> {
-    detach(&mount).await;
+async fn stop_orderly(
+    mut mount: ServedMount,
+    stop: &mut StopSignals,
+    bequest: &Bequest,
+) -> Result<(), Failure> {
+    detach(&mount, bequest).await;
     let deadline = tokio::time::sleep(STOP_DEADLINE);
     tokio::pin!(deadline);
     tokio::select! {
-        ended = mount.ended() => return finish(mount, ended).await,
+        ended = mount.ended() => return finish(mount, ended, bequest).await,
         () = &mut deadline => tracing::warn!("stopped while files are in use"),
         signal = stop.next() => tracing::warn!(signal, "stopped at once"),
     }
@@ -316,7 +330,7 @@ async fn stop_orderly(mut mount: ServedMount, stop: &mut StopSignals) -> Result<
     Ok(())
 }
 
-async fn detach(mount: &ServedMount) {
+async fn detach(mount: &ServedMount, bequest: &Bequest) {
     let path = mount.mountpoint.clone();
     let device = mount.device.clone();
     let result = tokio::task::spawn_blocking(move || {
@@ -329,6 +343,8 @@ async fn detach(mount: &ServedMount) {
     .await;
     match result {
         Ok(Ok(()) | Err(UnmountError::NotMounted)) => {}
+        // Whoever started us may still be root.
+        Ok(Err(UnmountError::NotAllowed(_) | UnmountError::Helper { .. })) if bequest.detach() => {}
         Ok(Err(error)) => tracing::warn!(%error, "cannot unmount"),
         Err(error) => tracing::warn!(%error, "cannot unmount"),
     }

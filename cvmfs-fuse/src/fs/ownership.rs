@@ -60,6 +60,13 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// The same in a server, which may be another user than who started it (`CVMFS_USER`).
+    #[must_use]
+    pub fn as_served(&self) -> Self {
+        let user = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        Self { claimed: self.claimed.map(|_| user()), ..self.clone() }
+    }
+
     /// Returns attributes as they are shown.
     pub(super) fn shown(&self, mut attributes: Attributes) -> Attributes {
         (attributes.uid, attributes.gid) =

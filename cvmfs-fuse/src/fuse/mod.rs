@@ -12,6 +12,7 @@
 //! | [`failure`] | the one place that logs and counts failed requests |
 //! | [`mountinfo`] | which mounts there are |
 //! | [`mount`] | mount(2), or fusermount for users; unmounting |
+//! | [`mounter`] | a process that mounts for a server which is not root |
 //! | [`notify`] | what we say to the kernel unasked |
 //! | [`premounted`] | `/dev/fd/N`: somebody else has mounted |
 //! | [`session`] | capabilities, worker threads, a mount's life |
@@ -32,6 +33,7 @@ mod greeting;
 pub mod handover;
 mod interrupt;
 pub mod mount;
+pub mod mounter;
 pub mod mountinfo;
 pub mod notify;
 pub mod premounted;

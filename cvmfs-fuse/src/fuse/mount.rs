@@ -94,7 +94,7 @@ impl MountError {
 /// Mounts on a resolved directory and returns the connection.
 pub fn mount(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let refusal = match open_device() {
-        Ok(device) => match mount_device(&device, mountpoint, options) {
+        Ok(device) => match mount_now(&device, mountpoint, options) {
             Ok(()) => return Ok(device.into()),
             Err(errno @ (Errno::EPERM | Errno::EACCES)) if options.use_helper => errno.into(),
             Err(errno) => return Err(MountError::Refused(errno.into())),
@@ -125,12 +125,17 @@ fn lets_others_in(options: &MountOptions) -> bool {
     options.allow_other || options.allow_root
 }
 
-fn mount_device(device: &File, mountpoint: &Path, options: &MountOptions) -> nix::Result<()> {
+/// mount(2) of an open device, for the user of the options or for us.
+pub(super) fn mount_now(
+    device: &File,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> nix::Result<()> {
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
-        nix::unistd::getuid(),
-        nix::unistd::getgid()
+        options.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
+        options.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
     );
     if options.default_permissions {
         data.push_str(",default_permissions");

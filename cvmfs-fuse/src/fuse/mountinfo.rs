@@ -25,6 +25,8 @@ pub struct MountEntry {
     pub source: OsString,
     /// Who else learns of mounts below it.
     pub propagation: Propagation,
+    /// Whose FUSE server it is; only root can let it be another user's than who mounts.
+    pub user: Option<u32>,
 }
 
 /// Where mounts and unmounts below a mount are seen (mount_namespaces(7)).
@@ -64,6 +66,11 @@ pub fn all() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// Returns whose server a mounted device is, as far as the table tells.
+pub fn user_of(device: &str) -> Option<u32> {
+    all().ok()?.into_iter().find(|entry| entry.device == device)?.user
+}
+
 /// Parses a table; lines that are none are left out.
 pub fn parse(table: &[u8]) -> Vec<MountEntry> {
     table.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
@@ -98,7 +105,10 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut rest = fields;
     let fs_type = String::from_utf8(rest.next()?.to_vec()).ok()?;
     let source = OsString::from_vec(unescape(rest.next()?));
-    Some(MountEntry { id, parent, device, mountpoint, fs_type, source, propagation })
+    let user = rest.next().unwrap_or_default().split(|&byte| byte == b',').find_map(|option| {
+        std::str::from_utf8(option.strip_prefix(b"user_id=")?).ok()?.parse().ok()
+    });
+    Some(MountEntry { id, parent, device, mountpoint, fs_type, source, propagation, user })
 }
 
 /// Blanks, tabs, line ends and backslashes are written as `\ooo`.

@@ -14,6 +14,7 @@ use super::backing::Backings;
 use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
 use super::mount::{self, MountError};
+use super::mounter::Ground;
 use super::mountinfo;
 use super::notify::Notifier;
 use super::premounted;
@@ -51,13 +52,19 @@ pub struct ServedMount {
 /// mounted already is only connected to.
 pub fn mount_supervised<V: Vfs>(
     adapter: Adapter<V>,
-    mountpoint: &Path,
+    ground: Ground,
     options: &MountOptions,
 ) -> Result<(MountedSession<V>, Mount), MountError> {
+    let Ground { mountpoint, mounter } = ground;
+    let mountpoint = mountpoint.as_path();
     let mounted = premounted::number_of(mountpoint);
-    let connection = match mounted {
-        Some(number) => premounted::connection(number).map_err(MountError::Handshake)?,
-        None => mount::mount(mountpoint, options)?,
+    let connection = match (mounted, mounter) {
+        (Some(number), _) => premounted::connection(number).map_err(MountError::Handshake)?,
+        (None, Some(mounter)) => mounter.mount()?,
+        (None, None) => {
+            let own = MountOptions { uid: None, gid: None, ..options.clone() };
+            mount::mount(mountpoint, &own)?
+        }
     };
     let backings = adapter.backings();
     let connected = handover::connect(adapter, &connection, None, acl(options), present_config());
@@ -73,7 +80,7 @@ pub fn mount_supervised<V: Vfs>(
         None => device_of(mountpoint),
     };
     if let Some(device) = &device {
-        raise_readahead(device);
+        raise_readahead_of(device);
     }
     let mountpoint = mountpoint.to_owned();
     let own = connection.try_clone().map_err(MountError::Handshake)?;
@@ -171,9 +178,16 @@ fn acl(options: &MountOptions) -> SessionACL {
     if options.allow_root { SessionACL::RootAndOwner } else { SessionACL::All }
 }
 
+/// The same, of what was mounted just now.
+pub(super) fn raise_readahead(mountpoint: &Path) {
+    if let Some(device) = device_of(mountpoint) {
+        raise_readahead_of(&device);
+    }
+}
+
 /// In its answer to INIT a filesystem can only lower the kernel's 128 KiB; more takes this file,
 /// which root may write.
-fn raise_readahead(device: &str) {
+fn raise_readahead_of(device: &str) {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&path, (MAX_READAHEAD >> 10).to_string()) {
         tracing::debug!(path, %error, "read-ahead stays at the kernel's default");

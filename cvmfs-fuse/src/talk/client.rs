@@ -9,6 +9,7 @@ use cvmfs_cache::peer_of;
 
 use super::address::Address;
 use super::wire::{Reply, Request};
+use crate::fuse::mountinfo;
 
 /// How long a server that is being replaced is waited for; a take-over needs some 10 ms.
 const TAKE_OVER: Duration = Duration::from_secs(2);
@@ -126,11 +127,13 @@ fn connect(address: &Address, patience: Duration) -> Result<UnixStream, AskError
         }
     };
     // Abstract names belong to whoever takes them first.
-    if let Address::Device(_) = address {
+    if let Address::Device(device) = address {
         let (uid, _) = peer_of(&stream)
             .map_err(|source| AskError::Connect { address: address.clone(), source })?;
         let is_root = nix::unistd::geteuid().is_root();
-        if uid != 0 && uid != nix::unistd::geteuid().as_raw() && !is_root {
+        let is_expected = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+        // The server may be another user's than who mounted (CVMFS_USER).
+        if !is_expected && !is_root && mountinfo::user_of(device) != Some(uid) {
             return Err(AskError::Stranger { address: address.clone(), uid });
         }
     }

@@ -54,6 +54,7 @@ fn existing(flags: &CacheDirectory, environment: &Environment) -> Result<CacheSe
         return Err(Failure::new(ExitStatus::CacheDirectory, message)
             .advise("give --cache-dir; a mount makes it"));
     }
+    settings.act_as_owner()?;
     Ok(settings)
 }
 

@@ -72,6 +72,7 @@ pub(super) fn run(args: &PreloadArgs, environment: &Environment) -> Result<ExitS
         let count = repositories.len();
         for (fqrn, paths) in repositories {
             let settings = RepositorySettings::resolve(fqrn, &args.repository, environment)?;
+            settings.act_as_owner()?;
             let alien = match &settings.cache.alien {
                 Some(directory) => Some(Arc::new(settings.cache.open_alien(directory)?)),
                 None => None,

@@ -87,6 +87,7 @@ pub(super) async fn content_of(
 ) -> Result<Vec<ObjectId>, Failure> {
     let target = Target::parse(text)?;
     let settings = RepositorySettings::resolve(target.fqrn.clone(), flags, environment)?;
+    settings.act_as_owner()?;
     let revision = settings.open_for_reading(1).await?.current();
     let (path, entry) = resolve(&revision, &target.path).await?;
     match &entry.content {
@@ -212,6 +213,7 @@ impl<'a> Reader<'a> {
             return Ok(Arc::clone(repository));
         }
         let settings = RepositorySettings::resolve(fqrn.clone(), self.flags, self.environment)?;
+        settings.act_as_owner()?;
         let repository = settings.open_for_reading(self.repositories).await?;
         self.open.insert(fqrn.clone(), Arc::clone(&repository));
         Ok(repository)

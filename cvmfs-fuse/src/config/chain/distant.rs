@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cvmfs_core::cache::MemoryCache;
 use cvmfs_core::catalog::{Content, EntryKind};
 use cvmfs_core::chain::chain;
 use cvmfs_core::fetch::FetchOptions;
@@ -22,7 +23,9 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 
-use crate::config::{Environment, RepositoryFlags, RepositorySettings, parse_fqrn};
+use crate::config::{
+    Account, Environment, MountOptions, RepositoryFlags, RepositorySettings, parse_fqrn,
+};
 
 /// Where its files are.
 const ROOT: &[u8] = b"/etc/cvmfs";
@@ -121,10 +124,14 @@ fn fetch(name: &str, environment: &Environment) -> Tree {
     let (tell, told) = mpsc::channel();
     let (name, environment) = (name.to_owned(), environment.clone());
     let work = move || {
+        let settings = match prepare(&name, &environment) {
+            Ok(settings) => settings,
+            Err(message) => return drop(tell.send(Err(message))),
+        };
         let tree = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 // Timers belong to the runtime that they are made in.
-                let read = async { tokio::time::timeout(LIMIT, read(&name, &environment)).await };
+                let read = async { tokio::time::timeout(LIMIT, read(&settings)).await };
                 let tree = runtime.block_on(read).unwrap_or_else(|_| Err(late()));
                 runtime.shutdown_background();
                 tree
@@ -145,13 +152,30 @@ fn fetch(name: &str, environment: &Environment) -> Tree {
     }
 }
 
-async fn read(name: &str, environment: &Environment) -> Tree {
+/// Finds what is to be read, and makes this thread the user whose cache it will be in.
+fn prepare(name: &str, environment: &Environment) -> Result<RepositorySettings, Arc<str>> {
     let settings = parse_fqrn(OsStr::new(name))
         .and_then(|fqrn| {
             RepositorySettings::resolve(fqrn, &RepositoryFlags::default(), environment)
         })
         .map_err(|failure| failure.message)?;
-    let repository = settings.open_for_reading(1).await.map_err(|failure| failure.message)?;
+    if let Some(account) = Account::of_cache(&settings.cache.directory)
+        && let Err(error) = account.assume_in_thread()
+    {
+        tracing::warn!(%error, "cannot use the cache as {}", account.shown());
+    }
+    Ok(settings)
+}
+
+async fn read(settings: &RepositorySettings) -> Tree {
+    // A cache that root made here could not be used by the account that is to serve.
+    let is_to_be_given = !settings.cache.directory.exists()
+        && Account::wanted(&MountOptions::defaults(true), &settings.parameters).is_some();
+    let opened = match is_to_be_given {
+        true => settings.open_with(Arc::new(MemoryCache::default()), 1).await,
+        false => settings.open_for_reading(1).await,
+    };
+    let repository = opened.map_err(|failure| failure.message)?;
     let root = RepoPath::parse(ROOT).unwrap_or_else(RepoPath::root);
     let tree = walk(&repository, &root).await;
     tree.map_err(|error| format!("{}: {error}", String::from_utf8_lossy(ROOT)).into())

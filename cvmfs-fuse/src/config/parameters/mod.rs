@@ -95,6 +95,8 @@ pub struct Parameters {
     pub talk_socket: Option<PathBuf>,
     /// User who may talk to it besides root and the one who mounted.
     pub talk_owner: Option<u32>,
+    /// As whom the server works if root starts it: a name of /etc/passwd, or a number.
+    pub user: Option<String>,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
     /// Inodes that the kernel may know.
@@ -180,6 +182,7 @@ mod tests {
     #[test]
     fn every_parameter_takes_effect_and_names_its_form() {
         let texts = [
+            "CVMFS_USER=daemon",
             "CVMFS_TIMEOUT=2",
             "CVMFS_MAX_RETRIES=0",
             "CVMFS_PROXY_SHARD=On",

@@ -29,6 +29,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::process::WaitStatus;
 
+use super::abort;
 use super::child::{Child, Launcher, Order, Program, Reason};
 use super::control::Control;
 use super::estate::Holdings;
@@ -272,6 +273,10 @@ impl Succession {
         let Some(server) = server else { return more };
         let served = server.serving;
         more |= server.listen(|word, descriptors| {
+            if word == Word::Detach {
+                holdings.mount.as_ref().inspect(|mount| abort::detach(mount));
+                return true;
+            }
             let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
             if let Some(candidate) = candidate
                 && let Err(error) = candidate.line.say(&word, &borrowed)

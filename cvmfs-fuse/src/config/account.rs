@@ -1,0 +1,225 @@
+//! As whom a server works that root starts: `CVMFS_USER`, or `-o uid=N,gid=N`.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use nix::unistd::{Gid, Uid, User, geteuid};
+use rustix::fs::{Mode, OFlags};
+
+use super::options::MountOptions;
+use super::parameters::Parameters;
+
+/// Write permission for others: the directory is shared, whoever owns it.
+const SHARED: u32 = 0o022;
+
+/// A user who is not root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its number.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
+    /// Its name, if it has one: it may be in other groups as well.
+    name: Option<CString>,
+}
+
+impl Account {
+    /// Returns as whom the server is to work; `None` to stay who we are.
+    ///
+    /// Only root can become somebody else, so for others nothing is said here. An account that the
+    /// files of a site name and this machine lacks is no reason not to mount: images of containers
+    /// often have the files and no accounts. It is a warning.
+    pub fn wanted(options: &MountOptions, parameters: &Parameters) -> Option<Self> {
+        if !geteuid().is_root() {
+            return None;
+        }
+        let account = match (options.uid, &parameters.user) {
+            (Some(uid), _) => {
+                let found = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+                Self::of(uid, found, options.gid)
+            }
+            (None, Some(text)) => Self::named(text).or_else(|| {
+                tracing::warn!(
+                    CVMFS_USER = text,
+                    "there is no such account, so root serves; make it with: useradd --system {text}"
+                );
+                None
+            })?,
+            (None, None) => return None,
+        };
+        if account.uid == 0 {
+            return None;
+        }
+        if let Err(reason) = account.can_be_assumed() {
+            tracing::warn!(user = account.shown(), "root serves in its place: {reason}");
+            return None;
+        }
+        Some(account)
+    }
+
+    /// Tells whether root can become this user: a container may lack the capabilities, and a user
+    /// namespace the user.
+    fn can_be_assumed(&self) -> Result<(), &'static str> {
+        const CAP_SETGID: u64 = 1 << 6;
+        const CAP_SETUID: u64 = 1 << 7;
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let is_mapped = |path: &str, id: u32| {
+            let map = read(path);
+            map.is_empty() || map.lines().any(|line| contains(line, id))
+        };
+        if !is_mapped("/proc/self/uid_map", self.uid) || !is_mapped("/proc/self/gid_map", self.gid)
+        {
+            return Err("the user namespace does not know that user");
+        }
+        if read("/proc/self/setgroups").trim() == "deny" {
+            return Err("the user namespace lets nobody change groups");
+        }
+        let status = read("/proc/self/status");
+        let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let held = held.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+        match held {
+            Some(held) if held & (CAP_SETGID | CAP_SETUID) != CAP_SETGID | CAP_SETUID => {
+                Err("it takes CAP_SETUID and CAP_SETGID")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn named(text: &str) -> Option<Self> {
+        let user = User::from_name(text).ok().flatten().or_else(|| {
+            let uid = text.parse().ok()?;
+            User::from_uid(Uid::from_raw(uid)).ok().flatten()
+        })?;
+        Some(Self::of(user.uid.as_raw(), Some(user), None))
+    }
+
+    fn of(uid: u32, found: Option<User>, gid: Option<u32>) -> Self {
+        let own = found.as_ref().map_or(uid, |user| user.gid.as_raw());
+        let name = found.and_then(|user| CString::new(user.name).ok());
+        Self { uid, gid: gid.unwrap_or(own), name }
+    }
+
+    /// Makes this process that user, for good: all ids, the groups of the account and no others.
+    pub fn assume(&self) -> nix::Result<()> {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        match &self.name {
+            Some(name) => nix::unistd::initgroups(name, gid)?,
+            None => nix::unistd::setgroups(&[gid])?,
+        }
+        nix::unistd::setresgid(gid, gid, gid)?;
+        nix::unistd::setresuid(uid, uid, uid)
+    }
+
+    /// Makes this thread that user, and those that it starts. That keeps files apart, and no secrets.
+    pub fn assume_in_thread(&self) -> io::Result<()> {
+        let (uid, gid) =
+            (rustix::process::Uid::from_raw(self.uid), rustix::process::Gid::from_raw(self.gid));
+        rustix::thread::set_thread_groups(&[gid])?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        Ok(())
+    }
+
+    /// Gives it a cache directory, if that is new: missing, or empty and root's.
+    ///
+    /// One that is in use stays as it is: what is in it would still be somebody else's, and a site may
+    /// share it on purpose. If the account cannot use it, opening it says so.
+    pub fn give_cache(&self, directory: &Path) -> io::Result<()> {
+        if let Some(parent) = directory.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match rustix::fs::mkdir(directory, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
+        let found = opened.metadata()?;
+        let is_ours = found.uid() == 0 && found.mode() & SHARED == 0;
+        if is_ours && std::fs::read_dir(directory)?.next().is_none() {
+            self.own(&opened)?;
+        }
+        Ok(())
+    }
+
+    /// Makes it the owner of an open directory.
+    pub fn own(&self, directory: &File) -> io::Result<()> {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(self.uid), self.gid);
+        rustix::fs::fchown(directory, Some(uid), Some(rustix::fs::Gid::from_raw(gid)))?;
+        Ok(())
+    }
+
+    /// Lets a command of root work on a private cache as the user whose cache it is: what root makes
+    /// there could not be read by that user.
+    pub fn of_cache(directory: &Path) -> Option<Self> {
+        let found = std::fs::metadata(directory).ok()?;
+        let is_theirs = found.uid() != 0 && found.mode() & SHARED == 0;
+        if !geteuid().is_root() || !is_theirs {
+            return None;
+        }
+        let user = User::from_uid(Uid::from_raw(found.uid())).ok().flatten();
+        let account = Self::of(found.uid(), user, Some(found.gid()));
+        account.can_be_assumed().is_ok().then_some(account)
+    }
+
+    /// Returns its name, or its number.
+    pub fn shown(&self) -> String {
+        let name = self.name.as_deref().map(CStr::to_string_lossy);
+        name.map_or_else(|| self.uid.to_string(), std::borrow::Cow::into_owned)
+    }
+}
+
+/// Tells whether a line of user_namespaces(7) maps an id: the first inside, outside, and how many.
+fn contains(line: &str, id: u32) -> bool {
+    let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
+    match (numbers.next().flatten(), numbers.nth(1).flatten()) {
+        (Some(first), Some(count)) => (first..first.saturating_add(count)).contains(&u64::from(id)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_knows_whom_it_maps() {
+        assert!(contains("         0          0 4294967295", 54321));
+        assert!(contains("0 1000 1", 0) && !contains("0 1000 1", 1));
+        assert!(contains("1 100000 65536", 65536) && !contains("1 100000 65536", 65537));
+        assert!(!contains("", 0) && !contains("0 1000", 0));
+    }
+
+    /// Accounts that every Debian has.
+    fn wanted(options: &str, user: &str) -> Option<(u32, u32)> {
+        let options = MountOptions::parse([options], true).unwrap();
+        let set = format!("CVMFS_USER={user}");
+        let set = (!user.is_empty()).then_some(set.as_str());
+        let parameters = Parameters::parse(set).unwrap();
+        Account::wanted(&options, &parameters).map(|account| (account.uid, account.gid))
+    }
+
+    #[test]
+    fn options_count_more_than_parameters_and_root_stays_root() {
+        if !geteuid().is_root() {
+            assert_eq!(wanted("uid=1", "daemon"), None);
+            return;
+        }
+        for (options, user, expected) in [
+            ("", "", None),
+            ("", "daemon", Some((1, 1))),
+            ("", "1", Some((1, 1))),
+            ("", "root", None),
+            ("", "no-such-account", None),
+            ("uid=0", "daemon", None),
+            ("uid=2", "daemon", Some((2, 2))),
+            ("uid=54321,gid=54322", "", Some((54321, 54322))),
+            ("uid=54321", "", Some((54321, 54321))),
+        ] {
+            assert_eq!(wanted(options, user), expected, "{options} {user}");
+        }
+    }
+}
