@@ -59,19 +59,14 @@ fn config(words: &[OsString]) -> Called {
                 rest.iter().map(|word| if word == "-v" { "--lines".as_ref() } else { &**word });
             ours(["cvmfs_config", "stat"], words)
         }
-        Some(command @ ("status" | "reload" | "umount" | "killall" | "fuser")) => {
+        Some(command @ ("status" | "reload" | "umount" | "killall" | "fuser" | "setup")) => {
             ours(["cvmfs_config", command], rest)
         }
-        Some("setup") => Called::Say(
-            "nothing has to be set up: neither autofs nor a user nor a group is needed.\n\
-             'cvmfs-fuse automount' shows all repositories below /cvmfs\n"
-                .to_owned(),
-            0,
-        ),
         _ => Called::Say(
             "usage: cvmfs_config showconfig [-s] [FQRN] | chksetup | probe [FQRN...] | \
              stat [-v] [FQRN] | status | reload [-c | FQRN] | wipecache | umount [FQRN] | killall | \
-             fuser FQRN | fsck | bugreport | setup\n\
+             fuser FQRN | fsck | bugreport | \
+             setup [nouser] [nocfgmod] [nostart] [noautofs]\n\
              More: cvmfs-fuse --help\n"
                 .to_owned(),
             // As upstream.
@@ -207,6 +202,10 @@ mod tests {
             ("cvmfs_config reload", "cvmfs-fuse cvmfs_config reload"),
             ("cvmfs_config wipecache", "cvmfs-fuse cvmfs_config reload -c"),
             ("cvmfs_config umount a.b.c", "cvmfs-fuse cvmfs_config umount a.b.c"),
+            (
+                "cvmfs_config setup nocfgmod nostart noautofs",
+                "cvmfs-fuse cvmfs_config setup nocfgmod nostart noautofs",
+            ),
             (
                 "mount.cvmfs a.b.c /m -o rw,_netdev,nodev -v",
                 "cvmfs-fuse mount a.b.c /m -v -o _netdev,nodev,grab_mountpoint",

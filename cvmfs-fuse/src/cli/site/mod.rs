@@ -9,12 +9,15 @@
 //! | `stat` | `stat`, `status` |
 //! | `live` | `reload`, `wipecache`, `umount`, `killall` |
 //! | `users` | `fuser` |
+//! | `setup` | `setup` |
 
 mod live;
 mod look;
+mod setup;
 mod stat;
 mod users;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -58,6 +61,12 @@ pub enum SiteCommand {
         /// Repository or directory
         repository: PathBuf,
     },
+    /// Make directories, an account, and the files of autofs
+    Setup {
+        /// nouser, nocfgmod, nostart, noautofs: what is to be left out
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        without: Vec<OsString>,
+    },
     /// For the program itself: look at a directory
     Look {
         /// The directory
@@ -77,6 +86,7 @@ pub(super) fn run(command: &SiteCommand, environment: &Environment) -> Result<Ex
         SiteCommand::Umount { repositories } => live::umount(repositories, environment),
         SiteCommand::Killall => live::kill_all(),
         SiteCommand::Fuser { repository } => users::fuser(repository, environment),
+        SiteCommand::Setup { without } => setup::run(without, environment),
         SiteCommand::Look { directory } => look::tell(directory),
     }
 }

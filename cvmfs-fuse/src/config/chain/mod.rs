@@ -35,7 +35,7 @@ pub use evaluate::{Origin, Remark, Value};
 use own::{Document, Silent};
 
 /// Where repositories are mounted if nobody says something else.
-const MOUNT_DIR: &str = "/cvmfs";
+pub(crate) const MOUNT_DIR: &str = "/cvmfs";
 /// Names the repository with more configuration.
 const CONFIG_REPOSITORY: &str = "CVMFS_CONFIG_REPOSITORY";
 /// Files of one directory that are read: real ones have ten.
