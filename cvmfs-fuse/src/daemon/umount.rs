@@ -48,7 +48,8 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     {
         tracing::warn!(
             pid = server.as_raw_nonzero().get(),
-            "unmounted, but the server has not ended yet"
+            "unmounted, but the server has not ended yet: it may still be used, by an overlay of \
+             directories of the mount (as containers have it) or in another mount namespace"
         );
     }
     Ok(())
