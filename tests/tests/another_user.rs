@@ -141,6 +141,9 @@ fn upstreams_client_is_who_started_it_unless_it_is_told_otherwise() {
         assert_eq!(refused.status.code(), Some(9), "{}", shown(&refused));
         assert!(said(&refused).contains("chown -R 1 "), "{}", shown(&refused));
         assert!(MountInfo::of(&root).is_none());
+        // Nor is the log of such a mount in the place of root.
+        let scratch = std::fs::metadata(std::env::temp_dir().join("cvmfs-fuse-0"));
+        assert!(scratch.map_or(0, |found| found.uid()) == 0);
         std::fs::remove_dir_all(site.path("var/cvmfs-fuse")).unwrap();
         std::fs::create_dir(site.path("var/cvmfs-fuse")).unwrap();
         std::os::unix::fs::chown(site.path("var/cvmfs-fuse"), Some(2), Some(2)).unwrap();

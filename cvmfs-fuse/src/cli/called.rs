@@ -30,6 +30,7 @@ pub(super) fn command_line(words: impl Iterator<Item = OsString>) -> Called {
         Some("mount.cvmfs-fuse") => {
             mount(rest, "usage: mount.cvmfs-fuse FQRN DIR [-sfnv] [-o OPTION,...]")
         }
+        Some("cvmfs2") if rest.first().is_some_and(|word| is_flavour(word)) => flavour(rest),
         Some("cvmfs2") => mount(rest, "usage: cvmfs2 [-o OPTIONS] [-f] FQRN DIR"),
         _ => Called::Line(line),
     }
@@ -71,6 +72,34 @@ fn config(words: &[OsString]) -> Called {
                 .to_owned(),
             // As upstream.
             0,
+        ),
+    }
+}
+
+/// Whether `cvmfs2` is not to mount at all.
+fn is_flavour(word: &OsStr) -> bool {
+    word.to_str().is_some_and(|word| word.starts_with("__"))
+}
+
+/// `cvmfs2 __WORD__ ...`.
+fn flavour(words: &[OsString]) -> Called {
+    let rest = words.get(1..).unwrap_or_default();
+    let repository = |socket: &OsString| {
+        let name = Path::new(socket).file_name()?.to_str()?.strip_prefix("cvmfs.")?;
+        (!name.is_empty()).then(|| OsString::from(name))
+    };
+    match (words.first().and_then(|word| word.to_str()), rest) {
+        (Some("__wpad__"), [_, _]) => ours(["cvmfs_config", "wpad"], rest),
+        (Some("__MK_ALIEN_CACHE__"), [_, _, _]) => ours(["cvmfs_config", "mk-alien-cache"], rest),
+        (Some("__RELOAD__"), [socket, ..]) => match repository(socket) {
+            Some(name) => ours(["cvmfs_config", "reload"], [name]),
+            None => Called::Say("cvmfs2: no repository in the name of that socket\n".into(), 100),
+        },
+        _ => Called::Say(
+            "usage: cvmfs2 __wpad__ PROXIES SERVERS | __MK_ALIEN_CACHE__ DIR UID GID | \
+             __RELOAD__ SOCKET\n"
+                .to_owned(),
+            2,
         ),
     }
 }
@@ -219,6 +248,15 @@ mod tests {
                 "cvmfs2 -o config=/a:/b,allow_other -f a.b.c /m",
                 "cvmfs-fuse mount a.b.c /m --config /a:/b --foreground -o allow_other,uid=0",
             ),
+            (
+                "cvmfs2 __wpad__ auto;DIRECT http://s",
+                "cvmfs-fuse cvmfs_config wpad auto;DIRECT http://s",
+            ),
+            ("cvmfs2 __MK_ALIEN_CACHE__ /a 1 2", "cvmfs-fuse cvmfs_config mk-alien-cache /a 1 2"),
+            (
+                "cvmfs2 __RELOAD__ /var/run/cvmfs/cvmfs.a.b.c stop_and_go",
+                "cvmfs-fuse cvmfs_config reload a.b.c",
+            ),
             ("cvmfs2 a.b.c /m -o uid=9", "cvmfs-fuse mount a.b.c /m -o uid=9"),
             ("cvmfs2 -o parse,config=/a a.b.c /m", "cvmfs-fuse config show a.b.c --config /a"),
             ("/etc/auto.cvmfs cms.cern.ch", "0: -fstype=cvmfs :cms.cern.ch\n"),
@@ -231,6 +269,8 @@ mod tests {
         }
         assert!(translated("cvmfs2 -V").starts_with("0: CernVM-FS version "));
         assert!(translated("cvmfs2 a.b.c").starts_with("2: usage"));
+        assert!(translated("cvmfs2 __cachemgr__ 1 2").starts_with("2: usage"));
+        assert!(translated("cvmfs2 __RELOAD__ /var/run/x").starts_with("100: "));
         assert!(translated("mount.cvmfs a.b.c").starts_with("1: usage"));
         assert!(translated("cvmfs_config nonsense").starts_with("0: usage"));
         assert_eq!(command_line(std::iter::empty()), Called::Line(Vec::new()));

@@ -84,9 +84,16 @@ pub fn start(service: &impl Service) -> Result<Usable, Failure> {
 
 /// Opens the log of a background mount, and says which file that is.
 pub(crate) fn open_log(service: &impl Service) -> Result<(PathBuf, File), Failure> {
-    let places = &service.model().cache.log_directories;
+    let cache = &service.model().cache;
     let account = identity::account_of(service);
-    let owner = account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |a| a.uid);
+    let (owner, places) = match &account {
+        // Its own place among the temporary ones, and never root's.
+        Some(account) => {
+            let scratch = std::env::temp_dir().join(format!("cvmfs-fuse-{}", account.uid));
+            (account.uid, &vec![cache.directory.clone(), scratch])
+        }
+        None => (nix::unistd::geteuid().as_raw(), &cache.log_directories),
+    };
     // As the account, so that it can go on with it, and cannot lead root elsewhere.
     identity::as_account(account.as_ref(), || log::open_background(places, owner, service.name()))
         .or_else(|error| {

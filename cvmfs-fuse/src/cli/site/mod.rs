@@ -10,7 +10,9 @@
 //! | `live` | `reload`, `wipecache`, `umount`, `killall` |
 //! | `users` | `fuser` |
 //! | `setup` | `setup` |
+//! | `flavours` | words with underscores that `cvmfs2` takes |
 
+mod flavours;
 mod live;
 mod look;
 mod setup;
@@ -67,6 +69,22 @@ pub enum SiteCommand {
         #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
         without: Vec<OsString>,
     },
+    /// Which proxies are meant by 'auto'
+    Wpad {
+        /// As CVMFS_HTTP_PROXY
+        proxies: String,
+        /// As CVMFS_SERVER_URL
+        servers: String,
+    },
+    /// Make an alien cache for a user and a group
+    MkAlienCache {
+        /// The directory
+        directory: PathBuf,
+        /// Number of the user
+        uid: u32,
+        /// Number of the group
+        gid: u32,
+    },
     /// For the program itself: look at a directory
     Look {
         /// The directory
@@ -87,6 +105,10 @@ pub(super) fn run(command: &SiteCommand, environment: &Environment) -> Result<Ex
         SiteCommand::Killall => live::kill_all(),
         SiteCommand::Fuser { repository } => users::fuser(repository, environment),
         SiteCommand::Setup { without } => setup::run(without, environment),
+        SiteCommand::Wpad { proxies, servers } => flavours::wpad(proxies, servers, environment),
+        SiteCommand::MkAlienCache { directory, uid, gid } => {
+            flavours::make_alien_cache(directory, *uid, *gid)
+        }
         SiteCommand::Look { directory } => look::tell(directory),
     }
 }
