@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fixtures::server::Rule;
+use fixtures::server::{Rule, TestServer};
 use tests::apart::private_mounts;
 use tests::mountinfo::MountInfo;
 use tests::site::{Site, shown, stdout};
@@ -132,7 +132,13 @@ fn status_and_probe_tell_by_exit_code_whether_all_is_well() {
         let output = mounted.config(&["chksetup"]);
         assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
         mounted.site.write("etc/default.d/50-names.conf", "CVMFS_DEFAULT_DOMAIN=test.repo\n");
-        assert_eq!(mounted.config(&["chksetup"]).status.code(), Some(0));
+        let output = mounted.config(&["chksetup"]);
+        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+        assert!(shown(&output).contains("/absent.test.repo/.cvmfspublished"), "{}", shown(&output));
+        // As if its servers had it.
+        mounted.site.server.rule(Rule::on("*/absent.test.repo/.cvmfspublished").body("C"));
+        let output = mounted.config(&["chksetup"]);
+        assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
         mounted.site.write("etc/config.d/small.test.repo.local", "CVMFS_PUBLIC_KEY=/none\n");
         let output = mounted.config(&["chksetup", fqrn]);
         assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
@@ -149,6 +155,85 @@ fn status_and_probe_tell_by_exit_code_whether_all_is_well() {
         assert_eq!(said.matches("Warning: CVMFS_TIMOUT is unknown").count(), 1, "{said}");
         mounted.site.umount();
         assert_eq!(stdout(&mounted.config(&["status"])), "");
+    });
+}
+
+/// A way to nowhere: a port that nobody listens on.
+fn nowhere() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    format!("http://{port}")
+}
+
+#[test]
+fn chksetup_asks_every_server_through_every_proxy() {
+    deadline(LIMIT, || {
+        let site = Site::new(client!());
+        let fqrn = site.genuine.fqrn().to_owned();
+        let good = site.server.base(&fqrn);
+        let (dead_server, dead_proxy) = (format!("{}/cvmfs/{fqrn}", nowhere()), nowhere());
+        let proxy = TestServer::empty();
+        proxy.map_host(&site.server.address().to_string(), &site.server);
+        let checked = |more: &str| {
+            let list = format!("CVMFS_REPOSITORIES={fqrn}\nCVMFS_TIMEOUT_DIRECT=2\n{more}");
+            site.write("etc/default.d/60-site.conf", &list);
+            let proxies = format!("CVMFS_HTTP_PROXY='{}|{dead_proxy};DIRECT'\n", proxy.url());
+            site.write("etc/config.d/small.test.repo.local", &proxies);
+            let output = site.tool("cvmfs_config", &["chksetup"]);
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        let (code, said) = checked("");
+        let expected = format!("Error: {good}/.cvmfspublished cannot be had through {dead_proxy}");
+        assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.starts_with(&expected), "{said}");
+        assert_eq!(proxy.count("*.cvmfspublished"), 1);
+        // One of two servers is dead: by all three ways, and the other one by one of them.
+        let both = format!("CVMFS_SERVER_URL='{good};{dead_server}'\n");
+        let (code, said) = checked(&both);
+        assert_eq!((code, said.matches("Error: ").count()), (Some(4), 4), "{said}");
+        let of_dead = format!("Error: {dead_server}/.cvmfspublished cannot be had through ");
+        for way in ["DIRECT", &dead_proxy, &proxy.url()] {
+            assert!(said.contains(&format!("{of_dead}{way}: ")), "{way}: {said}");
+        }
+        // Who tells no order only costs time.
+        assert!(!said.contains("Geo-API"), "{said}");
+        let geo = format!("{both}CVMFS_USE_GEOAPI=yes\n");
+        let warnings =
+            |said: &str| said.matches("Warning: small.test.repo: the Geo-API of").count();
+        let (code, said) = checked(&geo);
+        assert_eq!((code, warnings(&said)), (Some(4), 2), "{said}");
+        site.server.rule(Rule::on("*/api/v1.0/geo/*").body("2,1\n"));
+        let (code, said) = checked(&geo);
+        assert_eq!((code, warnings(&said)), (Some(4), 1), "{said}");
+        // Nobody is waited for in vain, and not one after the other.
+        site.server.rule(Rule::on("*").delay(Duration::from_secs(60)));
+        let asked = Instant::now();
+        let (code, said) = checked(&both);
+        assert_eq!(code, Some(6), "{said}");
+        assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    });
+}
+
+#[test]
+fn chksetup_looks_at_what_a_site_needs_besides_its_files() {
+    deadline(LIMIT, || {
+        let site = Site::new(client!());
+        let checked = |more: &str| {
+            let list = format!("CVMFS_REPOSITORIES=small.test.repo\n{more}");
+            site.write("etc/default.d/60-site.conf", &list);
+            let output = site.tool("cvmfs_config", &["chksetup"]);
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(checked(""), (Some(0), "OK\n".to_owned()));
+        let (code, said) = checked("CVMFS_NFILES=1024\nCVMFS_USER=no-such-user\n");
+        assert_eq!((code, said.matches("Warning: ").count()), (Some(0), 2), "{said}");
+        // With the place where it is written.
+        assert!(said.contains("is less than 8192") && said.contains("60-site.conf:"), "{said}");
+        let (code, said) = checked("CVMFS_USYSLOG=/none/log\nCVMFS_STRICT_MOUNT=maybe\n");
+        assert_eq!((code, said.matches("Error: ").count()), (Some(2), 2), "{said}");
+        // A cache that cannot be one.
+        site.write("etc/config.d/small.test.repo.local", "CVMFS_CACHE_BASE=/dev/null/x\n");
+        let (code, said) = checked("");
+        assert_eq!((code, said.matches("Error: cache: ").count()), (Some(1), 1), "{said}");
     });
 }
 

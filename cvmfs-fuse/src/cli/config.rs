@@ -1,6 +1,8 @@
 //! `config show`, `config check`: what the files of this machine say.
 
 mod counted;
+mod expected;
+mod reached;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,4 +1,6 @@
-//! From settings to what each server and proxy says, for `doctor` and `mirrors`.
+//! From settings to what each server and proxy says, for `doctor`, `mirrors` and `chksetup`.
+
+pub mod reach;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest time for the question whether a server is there.
 const ONLINE_LIMIT: Duration = Duration::from_secs(10);
-/// Longest manifest that is read for it; real ones have some hundred bytes.
+/// Longest manifest that is read; real ones have some hundred bytes.
 const LETTER_LIMIT: u64 = 1 << 20;
 
 /// The ways to the servers, and what was found on them.

@@ -44,7 +44,8 @@ fn goes_with_the_container(
     Some(Finding::warning(CHECK, message).fix(fix))
 }
 
-fn state(settings: &CacheSettings) -> Finding {
+/// Looks at the directory itself, wherever this process runs.
+pub fn state(settings: &CacheSettings) -> Finding {
     let directory = settings.alien.as_ref().unwrap_or(&settings.directory);
     if !directory.exists() {
         return missing(directory);

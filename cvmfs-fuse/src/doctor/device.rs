@@ -15,7 +15,7 @@ const NUMBER: (u32, u32) = (10, 229);
 const NOWHERE: &str = "/dev/null";
 
 /// Looks at the devices. Opening the one of FUSE makes no connection yet.
-pub(super) fn check(here: Surroundings) -> Vec<Finding> {
+pub fn check(here: Surroundings) -> Vec<Finding> {
     let mut findings = fuse(here).to_vec();
     if !Path::new(NOWHERE).exists() {
         let message = format!("{NOWHERE} is missing: no mount can go to the background");

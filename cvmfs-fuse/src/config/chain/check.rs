@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::complete::quota;
 use super::{Configuration, Missing, Origin, Value};
-use crate::config::parameters::Parameters;
 use crate::config::parameters::table::{self, By};
+use crate::config::parameters::{Parameters, switch};
 
 /// Something that people should look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,12 @@ fn judge(
     if known.is_some_and(|known| matches!(known.by, By::Set(_))) {
         let form = Parameters::parse([format!("{name}={text}").as_str()]).err()?;
         return bad(format!("{name}={text} is not understood"), &form.message);
+    }
+    if known.is_some_and(|known| known.form == "yes|no") && switch(text).is_none() {
+        return bad(
+            format!("{name}={text} is neither yes nor no, and counts as no"),
+            "write yes or no",
+        );
     }
     match name {
         "CVMFS_HTTP_PROXY" => {

@@ -30,7 +30,7 @@ use crate::fs::inode::limit::MAX_KNOWN;
 use logging::Logging;
 use table::By;
 use telemetry::Telemetry;
-pub(crate) use values::switch;
+pub(crate) use values::{switch, user_number};
 
 /// What `--set` decides.
 #[derive(Debug, Clone, Default)]

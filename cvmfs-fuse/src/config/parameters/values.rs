@@ -28,7 +28,7 @@ pub(super) fn most_inodes(text: &str) -> Option<MostInodes> {
 
 /// A user by number or name. Names are those of this machine's file: nothing may be asked that a
 /// static program cannot ask.
-pub(super) fn user_number(text: &str) -> Option<u32> {
+pub(crate) fn user_number(text: &str) -> Option<u32> {
     if let Ok(number) = text.parse() {
         return Some(number);
     }
