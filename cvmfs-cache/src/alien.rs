@@ -17,10 +17,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use cvmfs_core::cache::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta,
-    Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Condition, MemoryCache, ObjectCache,
+    ObjectMeta, Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::hash::{ContentHash, Hasher};
@@ -31,6 +32,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::checksum::{self, Verdict};
+use crate::condition;
 use crate::layout::{failed, open_beneath, random};
 use crate::quota::Partition;
 
@@ -358,6 +360,34 @@ impl ObjectCache for AlienCache {
     fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
         let path = self.state.path(&object_name(id));
         self.state.set_aside(id).map_err(failed("set aside", &path))
+    }
+
+    fn examine(&self, id: &ObjectId, end: Instant) -> Result<Condition, CacheError> {
+        let name = object_name(id);
+        let path = self.state.path(&name);
+        let file = match self.state.open(&name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+        {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(Condition::Absent),
+            Err(error) => return Err(failed("open", &path)(error)),
+        };
+        let found = file.metadata().map_err(failed("look at", &path))?;
+        let mut judged = Condition::Damaged;
+        if found.is_file() {
+            let bytes =
+                condition::read(id, &file, found.len(), end).map_err(failed("read", &path))?;
+            // Somebody may have stored the compressed bytes as they are.
+            let is_raw = id.compression == Compression::Zlib
+                && bytes.as_ref().is_some_and(|bytes| bytes.hash == id.hash);
+            if !is_raw {
+                judged = condition::judge(id, &file, bytes.as_ref());
+            }
+        }
+        if judged == Condition::Damaged {
+            tracing::warn!(object = %id, "no object under its name in the alien cache");
+            self.discard(id)?;
+        }
+        Ok(judged)
     }
 
     fn usage(&self) -> CacheUsage {

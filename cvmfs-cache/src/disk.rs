@@ -5,11 +5,11 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cvmfs_core::cache::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, ObjectCache, ObjectMeta, Pin,
-    Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, Condition, ObjectCache, ObjectMeta,
+    Pin, Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::object::ObjectId;
@@ -135,16 +135,6 @@ impl DiskCache {
         &self.store.statistics
     }
 
-    /// Looks at an object of which somebody says that it is damaged; one that is right stays.
-    pub(crate) fn reconsider(&self, id: &ObjectId) {
-        let name = format!("{OBJECTS}/{}", object_name(id));
-        if let Ok(Found::Object(file, found)) = seal::open(&self.store.layout, &name)
-            && matches!(checksum::verify(&file, found.len()), Ok(Verdict::Wrong))
-        {
-            self.refuse(id, "its bytes are not those that were stored", true);
-        }
-    }
-
     /// Sets something aside that is not the object it should be.
     pub(crate) fn refuse(&self, id: &ObjectId, reason: &str, keep: bool) {
         self.store.statistics.damaged.fetch_add(1, Ordering::Relaxed);
@@ -205,6 +195,10 @@ impl ObjectCache for DiskCache {
 
     fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
         self.store.remove(id)
+    }
+
+    fn examine(&self, id: &ObjectId, end: Instant) -> Result<Condition, CacheError> {
+        self.look_through(id, end)
     }
 
     fn pin(&self, id: &ObjectId) -> Pin {

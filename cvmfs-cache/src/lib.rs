@@ -10,6 +10,7 @@
 //! | `sharing` | who may write to a directory, and what that makes of modes and trust |
 //! | `layout` | names of directories and files |
 //! | `seal`, `checksum` | what makes a file under an object's name the whole, right object |
+//! | `condition` | whether it still is, to the last byte |
 //! | `transaction` | from a temporary file to the final name, in one step |
 //! | `quota`, `gauge` | how much may be stored; how much is |
 //! | `session` | who is alive, and what they pin |
@@ -25,6 +26,7 @@ mod audit;
 mod broker;
 mod checksum;
 mod claims;
+mod condition;
 mod disk;
 mod gauge;
 mod index;

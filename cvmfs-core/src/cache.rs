@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -114,6 +115,19 @@ pub struct CacheHealth {
     pub failing: bool,
 }
 
+/// What a look at every byte of a stored object says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It is not stored.
+    Absent,
+    /// It is what was stored.
+    Sound,
+    /// It is not.
+    Damaged,
+    /// Nobody can tell: it carries no checksum, and its hash is that of compressed bytes.
+    Unknown,
+}
+
 /// A store for immutable objects. All calls may block on the disk, none on the network.
 pub trait ObjectCache: Send + Sync + 'static {
     /// Opens a stored object; `None` if it is not there or was found damaged and removed.
@@ -124,6 +138,14 @@ pub trait ObjectCache: Send + Sync + 'static {
 
     /// Removes an object found to be damaged; open descriptors stay valid. Absence is no error.
     fn discard(&self, id: &ObjectId) -> Result<(), CacheError>;
+
+    /// Reads all of a stored object, not counted as a use, and compares it with what was stored; a
+    /// damaged one is removed. At `end` it gives up with [`io::ErrorKind::TimedOut`].
+    ///
+    /// A store that keeps nothing to compare with cannot tell.
+    fn examine(&self, id: &ObjectId, _end: Instant) -> Result<Condition, CacheError> {
+        Ok(self.open(id)?.map_or(Condition::Absent, |_| Condition::Unknown))
+    }
 
     /// Keeps an object from being evicted for as long as the pin lives, in all processes that
     /// share the store. Not a promise: a store may have no room for it, or know no eviction.

@@ -170,6 +170,64 @@ fn the_last_messages_can_be_read_and_a_tag_is_told() {
     });
 }
 
+/// The file of an object below a cache directory.
+fn object(directory: &Path, hash: &str) -> Option<PathBuf> {
+    let mut all = Vec::new();
+    entries(directory, &mut all);
+    all.into_iter().find(|path| path.to_str().unwrap().replace('/', "").contains(hash))
+}
+
+/// Changes one byte; with `sealed`, so that only reading it tells.
+fn flip(file: &Path, sealed: bool) {
+    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+    let times = fs::metadata(file).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    let opened = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    opened.read_exact_at(&mut byte, 0).unwrap();
+    opened.write_all_at(&[!byte[0]], 0).unwrap();
+    if sealed {
+        let sealed = fs::FileTimes::new().set_modified(times.modified().unwrap());
+        opened.set_times(sealed).unwrap();
+    }
+}
+
+/// Reads a file without what the kernel has of it.
+fn read_again(path: &Path) -> Vec<u8> {
+    use std::os::fd::AsRawFd as _;
+    let file = fs::File::open(path).unwrap();
+    // SAFETY: the descriptor is open.
+    let result = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    assert_eq!(result, 0);
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn a_cached_copy_is_compared_with_what_was_stored() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let mount = MountSpec::genuine(&client!(), &genuine, &server).without_prefetch().start();
+        let file = mount.path("many/f3");
+        let hash = text(&file, "user.hash").unwrap();
+        let lhash = || text(&file, "user.lhash").unwrap();
+        assert_eq!(lhash(), "Not in cache");
+        let content = fs::read(&file).unwrap();
+        assert_eq!(lhash(), hash);
+        for sealed in [true, false] {
+            let copy = object(mount.cache_dir(), &hash).unwrap();
+            flip(&copy, sealed);
+            // It takes two calls to read it, and both say the same.
+            assert_eq!(lhash(), "damaged", "{sealed}");
+            assert_eq!(lhash(), "Not in cache", "{sealed}");
+            assert_eq!(read_again(&file), content, "{sealed}");
+            assert_eq!(lhash(), hash, "{sealed}");
+        }
+        assert_eq!(text(mount.root(), "user.lhash"), None);
+        mount.unmount();
+    });
+}
+
 #[test]
 fn hashes_and_pieces_are_those_on_the_server() {
     deadline(LIMIT, || {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cvmfs_core::cache::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, MemoryCache, ObjectCache, ObjectMeta, Pin,
-    Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Condition, MemoryCache, ObjectCache,
+    ObjectMeta, Pin, Transaction,
 };
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::object::ObjectId;
@@ -286,6 +286,30 @@ impl ObjectCache for BrokeredCache {
         let request = Request::Suspect { name: object_name(id) };
         let _ = self.state.ask(&request, None, STORE_PATIENCE);
         self.state.memory.discard(id)
+    }
+
+    fn examine(&self, id: &ObjectId, end: Instant) -> Result<Condition, CacheError> {
+        let name = object_name(id);
+        let late =
+            || failed("examine an object by", &self.state.path)(std::io::ErrorKind::TimedOut);
+        let left =
+            || Some(end.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
+        let open = Request::Open { name: name.clone() };
+        let is_there = |patience: Duration| {
+            let answer = self.state.ask(&open, None, patience.min(PATIENCE));
+            matches!(answer, Some((Reply::Object { .. }, _)))
+        };
+        if !is_there(left().ok_or_else(late)?) {
+            return self.state.memory.examine(id, end);
+        }
+        // It believes nobody, and looks for itself; only the owner may read what an object was.
+        let patience = left().ok_or_else(late)?.min(STORE_PATIENCE);
+        match self.state.ask(&Request::Suspect { name }, None, patience) {
+            Some((Reply::Done, _)) => {}
+            Some(_) => return Ok(Condition::Unknown),
+            None => return Err(late()),
+        }
+        Ok(if is_there(left().ok_or_else(late)?) { Condition::Sound } else { Condition::Damaged })
     }
 
     fn pin(&self, id: &ObjectId) -> Pin {

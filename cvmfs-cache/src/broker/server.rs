@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cvmfs_core::cache::{CacheError, CachedObject, ObjectCache as _, ObjectMeta, Pin};
+use cvmfs_core::cache::{CacheError, CachedObject, Condition, ObjectCache as _, ObjectMeta, Pin};
 use cvmfs_core::decode::{BodyDecoder, DecodeError, SizeBound};
 use cvmfs_core::object::ObjectId;
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ const MAX_PINS: usize = 4096;
 const MAX_RECORDS_OF_USER: usize = 256;
 /// How long a peer may take to take its reply; also how often a silent one is looked at.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an object may be looked at, as long as its client waits.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks whether to stop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 /// Body read at a time.
@@ -255,8 +257,12 @@ impl Client {
                 handed_over(&self.store(id_of(&name)?, bound, &meta, body)?)
             }
             Request::Suspect { name } => {
-                cache.reconsider(&id_of(&name)?);
-                done
+                // One that is right stays, whatever they say.
+                match cache.look_through(&id_of(&name)?, Instant::now() + LOOK_LIMIT) {
+                    Ok(Condition::Unknown) => Err("it cannot be checked".to_owned()),
+                    Ok(_) => done,
+                    Err(error) => Err(text(error)),
+                }
             }
             Request::Pin { name } => {
                 let id = id_of(&name)?;

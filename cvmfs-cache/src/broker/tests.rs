@@ -6,7 +6,7 @@ use super::*;
 use crate::disk::{DiskCache, DiskCacheOptions};
 use crate::layout::object_name;
 use crate::quota::Quota;
-use cvmfs_core::cache::{CachedObject, ObjectCache, ObjectMeta, Pin};
+use cvmfs_core::cache::{CachedObject, Condition, ObjectCache, ObjectMeta, Pin};
 use cvmfs_core::decode::{SizeBound, decode_all};
 use cvmfs_core::hash::{ContentHash, HashAlgorithm};
 use cvmfs_core::object::{Compression, ObjectId, ObjectKind};
@@ -209,14 +209,17 @@ fn damage_is_looked_at_and_not_believed() {
     let (id, object) = put(&client, b"said to be damaged");
     client.discard(&id).unwrap();
     assert_eq!(get(&other, &id).as_deref(), Some(&b"said to be damaged"[..]));
+    let examined = |client: &BrokeredCache| client.examine(&id, Instant::now() + LIMIT).unwrap();
+    assert_eq!(examined(&client), Condition::Sound);
 
     let path = scratch.path().join("cache/v2/objects").join(object_name(&id));
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"X", 0).unwrap();
     crate::seal::seal(&file, object.len()).unwrap();
-    client.discard(&id).unwrap();
+    assert_eq!(examined(&client), Condition::Damaged);
     assert_eq!(get(&other, &id), None);
+    assert_eq!(examined(&client), Condition::Absent);
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! [`MemoryCache`]: objects in memory, up to a bound.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::{CacheError, CacheUsage, CachedObject, ObjectCache, ObjectMeta, Transaction};
+use super::{
+    CacheError, CacheUsage, CachedObject, Condition, ObjectCache, ObjectMeta, Transaction,
+};
 use crate::decode::CheckedBody;
 use crate::object::ObjectId;
 
@@ -87,6 +90,12 @@ impl ObjectCache for MemoryCache {
         let gone = self.objects.lock().remove(id);
         drop(gone);
         Ok(())
+    }
+
+    fn examine(&self, id: &ObjectId, _end: Instant) -> Result<Condition, CacheError> {
+        // Nobody else writes to our memory.
+        let is_here = self.objects.lock().by_id.contains(id);
+        Ok(if is_here { Condition::Sound } else { Condition::Absent })
     }
 
     fn usage(&self) -> CacheUsage {

@@ -1,10 +1,11 @@
 //! [`StreamingCache`]: the content of files is not stored (spec/cache.md section 8.5).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, MemoryCache, ObjectCache, ObjectMeta,
-    Pin, Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, Condition, MemoryCache, ObjectCache,
+    ObjectMeta, Pin, Transaction,
 };
 use crate::object::{ObjectId, ObjectKind};
 
@@ -37,6 +38,10 @@ impl ObjectCache for StreamingCache {
 
     fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
         self.below.discard(id)
+    }
+
+    fn examine(&self, id: &ObjectId, end: Instant) -> Result<Condition, CacheError> {
+        self.below.examine(id, end)
     }
 
     fn pin(&self, id: &ObjectId) -> Pin {

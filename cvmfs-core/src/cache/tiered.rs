@@ -1,10 +1,11 @@
 //! [`TieredCache`]: one store over another (spec/cache.md section 8.3).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{
-    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, ObjectCache, ObjectMeta, Pin,
-    Transaction,
+    CacheError, CacheHealth, CacheUsage, CachedObject, Claim, Condition, ObjectCache, ObjectMeta,
+    Pin, Transaction,
 };
 use crate::decode::CheckedBody;
 use crate::object::ObjectId;
@@ -95,6 +96,13 @@ impl ObjectCache for TieredCache {
         match self.lower_use {
             LowerUse::ReadWrite => above.and(self.lower.discard(id)),
             LowerUse::ReadOnly => above,
+        }
+    }
+
+    fn examine(&self, id: &ObjectId, end: Instant) -> Result<Condition, CacheError> {
+        match self.upper.examine(id, end) {
+            Ok(Condition::Absent) => self.lower.examine(id, end),
+            above => above,
         }
     }
 

@@ -12,6 +12,7 @@ use cvmfs_core::revision::{Revision, RevisionError};
 
 use super::FsError;
 use super::inode::Inode;
+use super::kept::LHASH;
 
 /// Characters of a page: below the 64 KiB that the kernel allows a value.
 const PAGE_LEN: usize = 40_000;
@@ -28,6 +29,7 @@ const NAMES: &[&str] = &[
     "user.direct_io",
     "user.external_file",
     "user.hash",
+    LHASH,
     "xfsroot.rawlink",
 ];
 
@@ -36,8 +38,9 @@ pub(super) fn names_of(entry: &DirectoryEntry) -> impl Iterator<Item = &'static 
     let is_chunked = matches!(entry.content, Content::Chunked(_));
     COUNTERS.iter().copied().chain(NAMES.iter().copied()).filter(move |name| {
         let of_anything = COUNTERS.contains(name);
+        let is_whole = *name == LHASH && matches!(entry.content, Content::Whole(_));
         let by_chunks = is_chunked && matches!(*name, "user.chunks" | "user.chunk_list");
-        of_anything || by_chunks || plain(name, entry).is_some()
+        of_anything || is_whole || by_chunks || plain(name, entry).is_some()
     })
 }
 

@@ -9,6 +9,7 @@
 //! | [`content`] | open objects and chunks, by inode |
 //! | [`buffers`] | what answers to reads are made in |
 //! | `objects` | which objects are open, and how many may be |
+//! | `kept` | whether cached copies are what was fetched |
 //! | [`recent`] | the last failures, for people |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
@@ -34,6 +35,7 @@ mod facts;
 pub mod gate;
 pub mod inode;
 pub mod journal;
+mod kept;
 mod magic;
 mod objects;
 pub mod ownership;

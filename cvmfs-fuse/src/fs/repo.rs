@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cvmfs_core::cache::CacheUsage;
-use cvmfs_core::catalog::EntryKind;
+use cvmfs_core::catalog::{Content, EntryKind};
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath, is_valid_name};
 use cvmfs_core::repository::Repository;
@@ -25,6 +25,7 @@ use super::directory::{DOTS, DirectoryTable, split_offset};
 use super::facts::{attributes_of, entry_attribute};
 use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
+use super::kept::{KeptCopies, LHASH};
 use super::magic::{listed, server_attribute};
 use super::ownership::RepoFsOptions;
 use super::remote::remote_attribute;
@@ -54,6 +55,7 @@ pub struct RepoFs {
     previous: ArcSwapOption<Revision>,
     /// Revisions that a predecessor had bound inodes to.
     ancestors: Mutex<HashMap<ContentHash, Arc<Revision>>>,
+    kept: KeptCopies,
     /// Names that the kernel asked for.
     lookups: AtomicU64,
 }
@@ -71,6 +73,7 @@ impl RepoFs {
             gate: Arc::default(),
             previous: ArcSwapOption::empty(),
             ancestors: Mutex::default(),
+            kept: KeptCopies::default(),
             lookups: AtomicU64::new(0),
             repository,
             options,
@@ -285,6 +288,17 @@ impl Vfs for RepoFs {
             return Ok(format!("{segments} {objects}").into_bytes());
         }
         let inode = self.inode(ino).await?;
+        if name == LHASH.as_bytes() {
+            let Content::Whole(id) = inode.entry.content else {
+                return Err(FsError::NoSuchAttribute);
+            };
+            let (text, is_damaged) = self.kept.lhash(self.repository.cache(), id).await;
+            if is_damaged {
+                // Whoever has it open would go on with it.
+                self.contents.close(ino);
+            }
+            return Ok(text.into_bytes());
+        }
         if let Some(value) = entry_attribute(&inode, &self.revisions_of(&inode), name).await? {
             return Ok(value);
         }
