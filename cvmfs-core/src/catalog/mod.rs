@@ -37,7 +37,7 @@ use entry::RowContext;
 pub use entry::{Chunk, ChunkStyle, Content, DirectoryEntry, EntryIdentity, EntryKind, RowFault};
 pub use error::CatalogError;
 pub use properties::{Counters, Properties, Totals};
-use properties::{read_counters, read_properties, read_totals};
+use properties::{nothing_counted, read_counters, read_properties, read_totals};
 use row::RawRow;
 use schema::Schema;
 use sql::{Database, open_database};
@@ -222,7 +222,7 @@ impl Catalog {
     /// Reads all that is counted.
     pub fn totals(&self) -> Result<Totals, CatalogError> {
         if !self.has_statistics {
-            return Ok(Totals::default());
+            return Ok(nothing_counted());
         }
         self.with_database(|database| read_totals(database.statement()))
     }

@@ -56,8 +56,13 @@ const COUNTED: [&str; 12] = [
     "xattr",
 ];
 
+/// Of a catalog without the table: those who read them expect every name.
+pub(super) fn nothing_counted() -> Totals {
+    COUNTED.iter().map(|name| (*name, 0)).collect()
+}
+
 pub(super) fn read_totals(connection: &Connection) -> Result<Totals, CatalogError> {
-    let mut totals: Totals = COUNTED.iter().map(|name| (*name, 0)).collect();
+    let mut totals = nothing_counted();
     each_counter(connection, |_, name, value| {
         let known = COUNTED.iter().find(|known| known.as_bytes() == name);
         if let Some(total) = known.and_then(|known| totals.get_mut(known)) {

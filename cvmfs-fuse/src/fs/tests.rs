@@ -250,6 +250,38 @@ async fn every_published_schema_is_read() {
 }
 
 #[tokio::test]
+async fn what_a_catalog_does_not_count_is_zero() {
+    const NAMES: &str = "chunked chunked_size chunks dir external external_file_size file_size \
+                         nested regular special symlink xattr";
+    for is_table in [false, true] {
+        let mut repo = TestRepo::new("fs.test.repo");
+        repo.schema(Schema::v2_4());
+        repo.nested("/n");
+        repo.file("/n/f", b"content");
+        for mountpoint in ["", "/n"] {
+            let statement =
+                if is_table { "DELETE FROM statistics" } else { "DROP TABLE statistics" };
+            repo.sql(mountpoint, statement);
+        }
+        let fs = serve(&repo.publish()).await;
+        let zeros: String = NAMES.split_whitespace().map(|name| format!("{name},0\n")).collect();
+        let n = fs.lookup(ROOT_INO, b"n").await.unwrap().attributes.ino;
+        let f = fs.lookup(n, b"f").await.unwrap().attributes.ino;
+        for (ino, mountpoint) in [(ROOT_INO, ""), (f, "/n")] {
+            let text = |name: &'static [u8]| {
+                let value = fs.getxattr(ino, name, 0);
+                async { String::from_utf8(value.await.unwrap()).unwrap() }
+            };
+            assert_eq!(text(b"user.repo_counters").await, zeros);
+            let told = text(b"user.catalog_counters").await;
+            let (hash, rest) = told.split_once('\n').unwrap();
+            assert!(hash.starts_with("catalog_hash: "), "{told}");
+            assert_eq!(rest, format!("catalog_mountpoint: {mountpoint}\n{zeros}"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_bind_mountpoint_shows_the_tree_of_another_revision() {
     let mut repo = TestRepo::new("fs.test.repo");
     repo.nested("/d");
