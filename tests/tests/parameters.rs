@@ -349,3 +349,62 @@ fn a_configuration_repository_is_read_without_a_mount() {
         );
     });
 }
+
+#[test]
+fn a_configuration_repository_blocks_revisions() {
+    deadline(LIMIT, || {
+        let mut data = TestRepo::new(FQRN);
+        data.file("/a", b"a".to_vec());
+        let site = Site::of(&mut data);
+        let name = "config.test.repo";
+        let mut config = TestRepo::new(name);
+        config.file("/etc/cvmfs/lists/bad", format!("# why\n<{FQRN} 2\n").into_bytes());
+        config.symlink("/etc/cvmfs/blacklist", "lists/bad");
+        let config = config.publish();
+        let config_server = TestServer::serving(config.root());
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(site.path(name).parent().unwrap()).unwrap();
+            std::fs::write(site.path(name), text).unwrap();
+        };
+        let place = site.path("mounts").display().to_string();
+        let wanted = format!("CVMFS_CONFIG_REPOSITORY={name}\nCVMFS_MOUNT_DIR={place}\n");
+        write("etc/default.d/50-site.conf", &wanted);
+        let (key, base) = (config.public_key().display().to_string(), config_server.base(name));
+        let where_it_is = format!("CVMFS_PUBLIC_KEY={key}\nCVMFS_SERVER_URL={base}\n");
+        write(&format!("etc/config.d/{name}.conf"), &where_it_is);
+        let cache = site.path("cache").display().to_string();
+        site.local(&format!("CVMFS_HTTP_PROXY=DIRECT\nCVMFS_CACHE_BASE={cache}\n"));
+        // Nobody has mounted it.
+        let failure = site.spec().try_start().err().unwrap();
+        assert_eq!(failure.code, Some(25), "{failure}");
+        // Also where only the cache has it.
+        config_server.set_network(Network::Refusing);
+        let failure = site.spec().try_start().err().unwrap();
+        assert_eq!(failure.code, Some(25), "{failure}");
+        data.file("/a", b"b".to_vec());
+        data.publish();
+        let mount = site.spec().start();
+        assert_eq!(std::fs::read(mount.path("a")).unwrap(), b"b");
+        let remount = || {
+            let root = mount.root().to_str().unwrap();
+            let words = ["talk", "-i", root, "remount", "sync"];
+            client!().command().args(words).output().unwrap()
+        };
+        // It is looked at again before each update, here where somebody has mounted it since.
+        let mounted = format!("mounts/{name}/etc/cvmfs/blacklist");
+        write(&mounted, &format!("<{FQRN} 4\n"));
+        data.file("/a", b"c".to_vec());
+        data.publish();
+        let said = remount();
+        assert_eq!(mount.revision(), 2, "{said:?}");
+        write(&mounted, "");
+        let said = remount();
+        assert_eq!(mount.revision(), 3, "{said:?}");
+        drop(mount);
+        // What cannot be read may forbid anything.
+        std::fs::remove_file(site.path(&mounted)).unwrap();
+        std::fs::create_dir(site.path(&mounted)).unwrap();
+        let failure = site.spec().try_start().err().unwrap();
+        assert_eq!(failure.code, Some(15), "{failure}");
+    });
+}

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::account::Account;
 use super::cache::CacheSettings;
-use super::chain::Configuration;
+use super::chain::{Configuration, SharedBlocklist};
 use super::environment::Environment;
 use super::flags::RepositoryFlags;
 use super::known::{DOMAINS, KnownDomain};
@@ -50,6 +50,8 @@ pub struct RepositorySettings {
     pub blocklist: Blocklist,
     /// Where that is written; looked at again before each update.
     pub blocklist_file: PathBuf,
+    /// The same of the configuration repository, if there is one.
+    pub shared_blocklist: Option<SharedBlocklist>,
     /// Where downloaded objects are kept.
     pub cache: CacheSettings,
     /// Which snapshot is shown.
@@ -135,6 +137,14 @@ impl RepositorySettings {
         let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
         let blocklist_file =
             flags.blocklist.clone().unwrap_or_else(|| environment.blocklist_file());
+        let mut blocklist = trust::blocklist(&blocklist_file)?;
+        let shared_blocklist = match configuration.shared {
+            Some((shared, present)) => {
+                blocklist.extend(present?);
+                Some(shared)
+            }
+            None => None,
+        };
         Ok(Self {
             proxy,
             discovery,
@@ -144,8 +154,9 @@ impl RepositorySettings {
             external_discovery: external_discovery.filter(|_| !external_servers.is_empty()),
             external_servers,
             keys,
-            blocklist: trust::blocklist(&blocklist_file)?,
+            blocklist,
             blocklist_file,
+            shared_blocklist,
             cache: CacheSettings::resolve(&flags.cache, environment)?,
             pin: pin(flags)?,
             symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
@@ -178,9 +189,14 @@ impl RepositorySettings {
         }
     }
 
-    /// Reads the blocklist as it is now.
+    /// Reads the blocklist as it is now. Where a configuration repository has one this may wait for the
+    /// network.
     pub fn present_blocklist(&self) -> Result<Blocklist, Failure> {
-        trust::blocklist(&self.blocklist_file)
+        let mut blocklist = trust::blocklist(&self.blocklist_file)?;
+        if let Some(shared) = &self.shared_blocklist {
+            blocklist.extend(shared.read()?);
+        }
+        Ok(blocklist)
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) async fn follow(
 ) {
     let Orders { follows, max_ttl, mut asks } = orders;
     let mut blocklist = settings.blocklist.clone();
+    let mut is_known = true;
     loop {
         // A mount that did not wait for slow servers looks at once.
         let ask = if follows && repository.take_unconfirmed() {
@@ -66,9 +67,21 @@ pub(super) async fn follow(
                 else => return,
             }
         };
-        // The administrators may have changed the file.
-        if let Ok(present) = settings.present_blocklist() {
-            blocklist = present;
+        // The administrators may have changed the file, or those of the configuration repository theirs,
+        // which may have to be fetched.
+        let now = settings.clone();
+        match tokio::task::spawn_blocking(move || now.present_blocklist()).await {
+            Ok(Ok(present)) => (blocklist, is_known) = (present, true),
+            Ok(Err(failure)) => {
+                // Said once, not at each look.
+                if std::mem::take(&mut is_known) {
+                    tracing::warn!(
+                        reason = failure.message,
+                        "what was blocked before stays blocked"
+                    );
+                }
+            }
+            Err(_) => {}
         }
         let found = match &ask {
             None | Some(Ask::Update(_)) => repository.check(&blocklist).await,

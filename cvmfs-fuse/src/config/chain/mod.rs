@@ -8,6 +8,7 @@
 //! | `evaluate` | commands to values, and what was passed over |
 //! | `own` | our own file, as TOML |
 //! | `distant` | the files of a configuration repository that is not mounted |
+//! | `shared` | the blocklist of a configuration repository |
 //! | [`complete`] | values to what was not said by flags |
 //! | [`check`] | what is wrong with it, and what to do |
 
@@ -17,6 +18,7 @@ pub mod complete;
 mod distant;
 mod evaluate;
 pub(crate) mod own;
+mod shared;
 mod words;
 
 #[cfg(test)]
@@ -26,13 +28,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::fqrn::Fqrn;
 
 use super::environment::Environment;
 use super::parameters::{switch, table};
+use crate::cli::exit::Failure;
 use evaluate::State;
 pub use evaluate::{Origin, Remark, Value};
 use own::{Document, Silent};
+pub use shared::SharedBlocklist;
 
 /// Where repositories are mounted if nobody says something else.
 pub(crate) const MOUNT_DIR: &str = "/cvmfs";
@@ -52,6 +57,9 @@ pub struct Configuration {
     pub files: Vec<PathBuf>,
     /// The configuration repository that is wanted and cannot be had.
     pub missing_repository: Option<Missing>,
+    /// The blocklist of the configuration repository, and where it is to be read again; `None` without
+    /// such a repository.
+    pub shared: Option<(SharedBlocklist, Result<Blocklist, Failure>)>,
     /// Our own file is there and says nothing.
     pub broken: Option<Remark>,
     /// The files of one that is not mounted, for as long as values may name them.
@@ -109,6 +117,12 @@ impl Configuration {
                 }
             }
         }
+        let shared = wanted.zip(place).map(|(name, place)| {
+            let shared = SharedBlocklist { name, place, environment: environment.clone() };
+            // One that is missing says nothing; whether that may be is decided elsewhere.
+            let present = elsewhere.as_deref().map(|root| shared.read_in(root));
+            (shared, present.unwrap_or_else(|| Ok(Blocklist::default())))
+        });
         let distant = |state: &mut State, name: &str| {
             if let Some(root) = &elsewhere {
                 state.file(&root.join(name), is_harmless, Some(root));
@@ -127,7 +141,7 @@ impl Configuration {
             show_as(&mut state, copy);
         }
         own.iter().for_each(|own| own.apply(&mut state, fqrn));
-        Self { missing_repository, broken, copy, ..finish(state, fqrn) }
+        Self { missing_repository, shared, broken, copy, ..finish(state, fqrn) }
     }
 
     /// Reads these files instead of the chain (`-o config=A:B`, `--config`).
