@@ -130,3 +130,42 @@ fn protected_attributes_are_for_their_groups() {
         mount.unmount();
     });
 }
+
+#[test]
+fn the_root_of_an_automount_is_as_protected_as_a_repository() {
+    deadline(LIMIT, || {
+        let genuine = Genuine::small();
+        let server = TestServer::serving(genuine.dir());
+        let servers = format!("{}/@fqrn@", server.url());
+        let key = genuine.public_key();
+        let all = ["automount", "nioerr", "pid", "repositories", "timestamp_last_ioerr", "version"];
+        let all = all.map(|name| format!("user.{name}"));
+        let protected = ["user.pid", "user.repositories", "user.nioerr"];
+        let list = format!("--set=CVMFS_XATTR_PROTECTED_XATTRS={}", protected.join(","));
+        for (visibility, is_listed) in [("rootonly", true), ("never", false), ("always", true)] {
+            let mount = MountSpec::automount(&client!(), &servers, &[&key])
+                .arg(&list)
+                .arg("--set=CVMFS_XATTR_PRIVILEGED_GIDS=4711")
+                .arg(format!("--set=CVMFS_MAGIC_XATTRS_VISIBILITY={visibility}"))
+                .start();
+            // Users cannot walk to where it is mounted.
+            let held = File::open(mount.root()).unwrap();
+            let root = PathBuf::from(format!("/proc/self/fd/{}/.", held.as_raw_fd()));
+            for (gid, is_allowed) in [(4711, true), (0, true), (65534, false)] {
+                as_user(65534, gid, || {
+                    let may = |name: &str| is_allowed || !protected.contains(&name);
+                    for name in &all {
+                        let code = get_xattr(&root, name.as_bytes()).map_err(|e| e.raw_os_error());
+                        let expected = if may(name) { None } else { Some(Some(libc::ENODATA)) };
+                        assert_eq!(code.err(), expected, "{name} for {gid}");
+                    }
+                    let expected = all.iter().filter(|name| is_listed && may(name));
+                    let expected: BTreeSet<_> = expected.cloned().collect();
+                    assert_eq!(names(&root), expected, "{visibility} for {gid}");
+                });
+            }
+            drop(held);
+            mount.unmount();
+        }
+    });
+}

@@ -110,6 +110,7 @@ async fn run(
         most,
         owner: (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
         mtime: jiff::Timestamp::now().as_second(),
+        exposure: settings.model.exposure.clone(),
     };
     let fs = Arc::new(RootFs::new(Arc::new(doorman), options, inherited));
     if settings.model.parameters.pass_through {

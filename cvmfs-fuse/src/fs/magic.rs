@@ -53,7 +53,7 @@ const LISTED: &[&str] = &[
     "user.version",
 ];
 /// Those that whoever talks to the kernel adds (`recent.rs`).
-const OF_FAILURES: &[&str] = &["user.nioerr", "user.timestamp_last_ioerr"];
+pub(super) const OF_FAILURES: &[&str] = &["user.nioerr", "user.timestamp_last_ioerr"];
 
 /// When this server began, about.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);

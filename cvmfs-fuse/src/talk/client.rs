@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cvmfs_cache::peer_of;
 
 use super::address::Address;
-use super::wire::{Reply, Request};
+use super::wire::{REFUSAL, Reply, Request};
 use crate::fuse::mountinfo;
 
 /// How long a server that is being replaced is waited for; a take-over needs some 10 ms.
@@ -38,6 +38,12 @@ pub enum AskError {
         address: Address,
         /// Who.
         uid: u32,
+    },
+    /// It does not talk to us.
+    #[error("{address}: {REFUSAL}")]
+    Refused {
+        /// Where.
+        address: Address,
     },
     /// It broke off.
     #[error("no answer from {address}")]
@@ -78,7 +84,6 @@ fn ask_within(
     letter.push(b'\n');
     let answer = exchange(address, &letter, limit, patience)?;
     serde_json::from_slice(&answer).map_err(|error| {
-        // A refusal comes before the question is read, so it is plain.
         let said = String::from_utf8_lossy(&answer).trim().to_owned();
         match said.is_empty() || said.starts_with('{') {
             true => broken(error),
@@ -104,6 +109,10 @@ fn exchange(
         Ok(_) => {}
         Err(_) if !answer.is_empty() => {}
         Err(error) => return Err(broken(error)),
+    }
+    // Said before the question is read, so it is plain.
+    if answer.trim_ascii_end() == REFUSAL.as_bytes() {
+        return Err(AskError::Refused { address: address.clone() });
     }
     match sent {
         Err(error) if answer.is_empty() => Err(broken(error)),

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::desk::Desk;
-use super::wire::{Form, Reply, Request, RequestError, read_request};
+use super::wire::{Form, REFUSAL, Reply, Request, RequestError, read_request};
 
 /// Questions at a time; more wait in the queue of the kernel.
 const MAX_ASKING: usize = 16;
@@ -42,7 +42,7 @@ pub(super) async fn serve(listener: UnixListener, desk: Arc<Desk>, repository: O
             Ok((uid, _)) => {
                 tracing::debug!(uid, "may not talk to this mount");
                 // Fits into the buffer of a new connection; nobody is waited for.
-                let _ = peer.try_write(b"only root and the user who mounted may ask for that\n");
+                let _ = peer.try_write(format!("{REFUSAL}\n").as_bytes());
             }
             Err(error) => tracing::debug!(%error, "an unknown peer"),
         }

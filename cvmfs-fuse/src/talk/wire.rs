@@ -16,6 +16,9 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 /// Silence after which a command without an end is taken as it is.
 const PAUSE: Duration = Duration::from_millis(150);
 
+/// What somebody is told who may not ask.
+pub const REFUSAL: &str = "only root and the user who mounted may ask for that";
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {

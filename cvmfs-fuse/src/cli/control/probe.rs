@@ -12,8 +12,10 @@ use clap::Args;
 use super::mounts;
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::cli::site::below;
 use crate::config::{Configuration, Environment, RepositoryFlags};
 use crate::fuse::mountinfo::show;
+use crate::talk::mounts::Found;
 
 /// Where repositories are that are not mounted yet: asking for one mounts it, where something does.
 const ROOT: &str = "/cvmfs";
@@ -92,16 +94,29 @@ fn places(named: &[PathBuf], root: &Path) -> Result<Vec<PathBuf>, Failure> {
         .map(|status| (Path::new(&status.repository), status.mountpoint.clone()))
         .collect();
     if named.is_empty() {
-        let silent = found.iter().filter(|found| found.status.is_err());
-        let silent = silent.map(|found| found.mountpoint.clone());
-        return Ok(known.iter().map(|(_, at)| at.clone()).chain(silent).collect());
+        // Who does not tell us, or has nothing open, is looked at.
+        let untold = |found: &&Found| found.status.as_ref().map_or(true, Vec::is_empty);
+        let mut silent: Vec<_> =
+            found.iter().filter(untold).map(|found| found.mountpoint.clone()).collect();
+        let mut places: Vec<_> = known.iter().map(|(_, at)| at.clone()).collect();
+        for root in below::of(&silent) {
+            let listed = below::listed(&root);
+            if !listed.is_empty() {
+                silent.retain(|place| *place != root);
+            }
+            places.extend(listed);
+        }
+        places.extend(silent);
+        return Ok(places);
     }
     let place = |name: &PathBuf| match known.iter().find(|(repository, _)| *repository == name) {
-        Some((_, at)) => at.clone(),
-        None if is_name(name) => root.join(name),
-        None => name.clone(),
+        Some((_, at)) => Ok(at.clone()),
+        None if is_name(name) => {
+            Ok(below::find(name.as_os_str())?.unwrap_or_else(|| root.join(name)))
+        }
+        None => Ok(name.clone()),
     };
-    Ok(named.iter().map(place).collect())
+    named.iter().map(place).collect()
 }
 
 /// A directory that hangs must not keep us: a child looks, and is left behind.

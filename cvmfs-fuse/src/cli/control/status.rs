@@ -52,7 +52,16 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitStatus, Failure> {
     print(&text)?;
     let missing = args.repositories.iter().find(|name| all.iter().all(|s| s.repository != **name));
     if let Some(missing) = missing {
-        return Err(Failure::new(ExitStatus::Unknown, format!("{missing} is not mounted here")));
+        // It may be in a mount that does not tell.
+        let untold = found.iter().find(|found| found.status.is_err());
+        let message = match untold {
+            Some(one) => {
+                let place = show(&one.mountpoint);
+                format!("{missing} is in no mount that answers; {place}: {}", problem(one))
+            }
+            None => format!("{missing} is not mounted here"),
+        };
+        return Err(Failure::new(ExitStatus::Unknown, message));
     }
     Ok(if silent.is_empty() { ExitStatus::Ok } else { ExitStatus::Unknown })
 }

@@ -14,7 +14,7 @@ use crate::config::environment::absolute;
 use crate::fuse::mountinfo::show;
 use crate::talk::address::Address;
 use crate::talk::client::{ANSWER_LIMIT, AskError, ask, ask_text};
-use crate::talk::wire::Request;
+use crate::talk::wire::{REFUSAL, Request};
 
 /// `talk [-i FQRN|MOUNTPOINT | -p SOCKET] COMMAND`.
 #[derive(Debug, Args)]
@@ -59,7 +59,11 @@ pub(in crate::cli) fn run(
         return told(exchange(&partner, &command, args.json), &name, &directory);
     }
     let mut all = Vec::new();
+    let mut refusal = None;
     for found in mounts()? {
+        if let Err(error @ AskError::Refused { .. }) = &found.status {
+            refusal = Some(format!("{}: {error}", show(&found.mountpoint)));
+        }
         for status in found.status.into_iter().flatten() {
             let address = Address::Device(found.device.clone());
             let repository = Some(status.repository);
@@ -67,7 +71,11 @@ pub(in crate::cli) fn run(
         }
     }
     if all.is_empty() {
-        return Err(Failure::new(ExitStatus::Unknown, "no mount is found here that answers"));
+        let message = match refusal {
+            Some(refusal) => format!("no mount answers; {refusal}"),
+            None => "no mount is found here that answers".to_owned(),
+        };
+        return Err(Failure::new(ExitStatus::Unknown, message));
     }
     let mut outcome = ExitStatus::Ok;
     for partner in all {
@@ -106,7 +114,23 @@ fn find(instance: &Path, environment: &Environment) -> Result<(Partner, String, 
     }
     // In another network namespace, or another client.
     let address = Address::in_workspace(&workspace, &name);
+    let is_there = matches!(&address, Address::Path(path) if path.exists());
+    if !is_there && let Some(silent) = unwilling(&name)? {
+        let address = Address::Device(silent.device);
+        return Ok((Partner { address, repository: Some(name.clone()) }, name, silent.mountpoint));
+    }
     Ok((Partner { address, repository: None }, name, workspace))
+}
+
+/// A mount that does not talk to us, and may be the one with a repository: the one that is named so, or
+/// else any.
+fn unwilling(name: &str) -> Result<Option<crate::talk::mounts::Found>, Failure> {
+    let mut refusing = mounts()?;
+    refusing.retain(|found| matches!(found.status, Err(AskError::Refused { .. })));
+    let is_named_so =
+        |found: &crate::talk::mounts::Found| found.mountpoint.file_name() == Some(name.as_ref());
+    let at = refusing.iter().position(is_named_so).unwrap_or(0);
+    Ok((!refusing.is_empty()).then(|| refusing.swap_remove(at)))
 }
 
 fn at_directory(directory: &Path) -> Result<(Partner, String, PathBuf), Failure> {
@@ -121,12 +145,27 @@ fn at_directory(directory: &Path) -> Result<(Partner, String, PathBuf), Failure>
     let address = Address::Device(device);
     // Below a mount of one repository are its own directories.
     let repository = repository.filter(|name| name.parse::<cvmfs_core::fqrn::Fqrn>().is_ok());
-    let repository = repository.filter(|name| {
-        let request = Request { command: "repositories".to_owned(), repository: None };
-        let known = ask(&address, &request, crate::talk::mounts::PATIENCE);
-        known.is_ok_and(|reply| reply.text.lines().any(|line| line == name))
-    });
-    Ok((Partner { address, repository }, name, mountpoint))
+    let Some(repository) = repository.filter(|name| shows_several(&address, name)) else {
+        return Ok((Partner { address, repository: None }, name, mountpoint));
+    };
+    let is_open = tell(&address, "repositories", None);
+    if is_open.is_some_and(|text| text.lines().all(|line| line != repository)) {
+        // Else the answer would be that of another one.
+        let message = format!("{name}: {repository} is not open in this mount");
+        return Err(Failure::new(ExitStatus::Unknown, message));
+    }
+    Ok((Partner { address, repository: Some(repository) }, name, mountpoint))
+}
+
+/// Tells whether repositories are below a mount: each is somewhere else then.
+fn shows_several(address: &Address, name: &str) -> bool {
+    let of_all = tell(address, "mountpoint", None);
+    of_all.is_some() && of_all != tell(address, "mountpoint", Some(name.to_owned()))
+}
+
+fn tell(address: &Address, command: &str, repository: Option<String>) -> Option<String> {
+    let request = Request { command: command.to_owned(), repository };
+    ask(address, &request, crate::talk::mounts::PATIENCE).ok().map(|reply| reply.text)
 }
 
 fn exchange(partner: &Partner, command: &str, json: bool) -> Result<Vec<u8>, AskError> {
@@ -159,6 +198,13 @@ fn told(
         }
         Err(AskError::Connect { address, source }) if source.kind() == io::ErrorKind::NotFound => {
             format!("Seems like CernVM-FS is not running in {directory} (not found: {address})")
+        }
+        Err(AskError::Refused { .. }) => {
+            let number = libc::EACCES;
+            let text = nix::errno::Errno::EACCES.desc();
+            format!(
+                "Could not access instance '{name}' active in {directory} ({number} - {text}: {REFUSAL})"
+            )
         }
         Err(AskError::Connect { source, .. } | AskError::Broken { source, .. })
             if source.raw_os_error().is_some() =>

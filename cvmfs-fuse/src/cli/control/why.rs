@@ -69,7 +69,7 @@ pub(in crate::cli) fn run(args: &WhyArgs) -> Result<ExitStatus, Failure> {
 
 fn refused(name: &str, error: &AskError) -> Failure {
     let status = match error {
-        AskError::Stranger { .. } => ExitStatus::Permission,
+        AskError::Stranger { .. } | AskError::Refused { .. } => ExitStatus::Permission,
         _ => ExitStatus::Unknown,
     };
     Failure::new(status, format!("{name}: {}", chain(error)))

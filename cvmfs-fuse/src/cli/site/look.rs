@@ -17,7 +17,7 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::fuse::mountinfo::show;
 
 /// How long all mounts together may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest value that is read; lists of hosts are the longest.
 const MAX_VALUE: usize = 64 * 1024;
 /// Longest answer of a child.
@@ -64,8 +64,8 @@ pub(super) enum Blind {
 }
 
 /// Looks at directories, all at once.
-pub(super) fn look(directories: &[PathBuf]) -> Vec<Result<Look, Blind>> {
-    let deadline = Instant::now() + PATIENCE;
+pub(super) fn look(directories: &[PathBuf], patience: Duration) -> Vec<Result<Look, Blind>> {
+    let deadline = Instant::now() + patience;
     let started: Vec<_> = directories.iter().map(|directory| start(directory)).collect();
     started
         .into_iter()

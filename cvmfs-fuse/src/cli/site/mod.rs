@@ -5,6 +5,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `below` | repositories below a mount that shows several |
 //! | `look` | what a mount tells to everybody, asked so that none that hangs keeps us |
 //! | `stat` | `stat`, `status` |
 //! | `live` | `reload`, `wipecache`, `umount`, `killall` |
@@ -12,6 +13,7 @@
 //! | `setup` | `setup` |
 //! | `flavours` | words with underscores that `cvmfs2` takes |
 
+pub(super) mod below;
 mod flavours;
 mod live;
 mod look;
@@ -147,10 +149,9 @@ fn place(named: &Path, environment: &Environment) -> Result<PathBuf, Failure> {
     if let Some(status) = status.and_then(of_it) {
         return Ok(status.mountpoint);
     }
-    // Those of other users do not tell us.
-    let ends_so = |mount: &MountEntry| mount.mountpoint.file_name() == Some(&*name);
-    if let Some(mount) = ours()?.into_iter().find(ends_so) {
-        return Ok(mount.mountpoint);
+    // Those of other users do not tell us, nor of what is not open.
+    if let Some(place) = below::find(&name)? {
+        return Ok(place);
     }
     let root = configuration.text("CVMFS_MOUNT_DIR").unwrap_or("/cvmfs");
     Ok(Path::new(root).join(name))

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::look::{Blind, Look, look};
-use super::{ours, place};
+use super::look::{Blind, Look, PATIENCE, look};
+use super::{below, ours, place};
 use crate::cli::cache::print;
 use crate::cli::control::table::table;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -53,7 +53,8 @@ pub(super) fn stat(
     let seen = match named {
         Some(named) => {
             let place = place(named, environment)?;
-            let seen = look(std::slice::from_ref(&place)).pop().unwrap_or(Err(Blind::Refused));
+            let seen =
+                look(std::slice::from_ref(&place), PATIENCE).pop().unwrap_or(Err(Blind::Refused));
             vec![(place, seen)]
         }
         None => all()?,
@@ -124,26 +125,20 @@ fn is_mounted(place: &Path) -> bool {
 /// Every repository that is mounted here, also below mounts that show several.
 fn all() -> Result<Vec<Seen>, Failure> {
     let places: Vec<_> = ours()?.into_iter().map(|mount| mount.mountpoint).collect();
-    let seen = look(&places);
+    let seen = look(&places, PATIENCE);
     let mut found = Vec::new();
     let mut below = Vec::new();
     for (place, seen) in places.into_iter().zip(seen) {
         match &seen {
             // The names that it lists are those that are open, or stated.
-            Ok(look) if !look.automount.is_empty() => below.extend(open_below(&place)),
+            Ok(look) if !look.automount.is_empty() => below.extend(below::listed(&place)),
             _ => found.push((place, seen)),
         }
     }
-    let seen = look(&below);
+    let seen = look(&below, PATIENCE);
     found.extend(below.into_iter().zip(seen));
     found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(found)
-}
-
-/// Repositories of a mount that shows several. It has just answered.
-fn open_below(root: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(root) else { return Vec::new() };
-    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 /// Whether the server in use can be reached by the proxy in use, now.

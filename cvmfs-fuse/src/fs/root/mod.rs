@@ -29,6 +29,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+use super::exposure::Exposure;
 use super::{
     Attributes, DirectoryReplier, Entry, FsError, Gate, Ino, ListedEntry, ROOT_INO, RepoFs, Vfs,
 };
@@ -108,6 +109,8 @@ pub struct RootFsOptions {
     pub owner: (u32, u32),
     /// Time of the root, Unix seconds.
     pub mtime: i64,
+    /// Who sees which attributes of the root; repositories have their own.
+    pub exposure: Exposure,
 }
 
 /// A [`Vfs`] over all repositories.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cvmfs_core::fqrn::Fqrn;
 
+use super::super::magic::OF_FAILURES;
 use super::super::repo::statistics;
 use super::super::{
     Buffer, DirectoryReplier, Entry, FsError, FsStatistics, Gate, Ino, Opened, ROOT_INO, Vfs,
@@ -13,6 +14,9 @@ use super::{RootFs, Slot};
 
 /// How long the kernel may remember that there is no such repository.
 const ABSENCE_TTL: Duration = Duration::from_secs(5);
+
+/// Attributes of the root of the mount, which is in no repository.
+const OF_ROOT: &[&str] = &["user.automount", "user.pid", "user.repositories", "user.version"];
 
 impl Vfs for RootFs {
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, FsError> {
@@ -125,7 +129,13 @@ impl Vfs for RootFs {
     }
 
     async fn listxattr(&self, ino: Ino, group: u32) -> Result<Vec<u8>, FsError> {
-        let Some(seat) = self.at(ino).await? else { return Ok(Vec::new()) };
+        let Some(seat) = self.at(ino).await? else {
+            let exposure = &self.shared.options.exposure;
+            let listed = OF_ROOT.iter().chain(OF_FAILURES).filter(|name| {
+                exposure.visibility.lists(true) && exposure.allows(name.as_bytes(), group)
+            });
+            return Ok(listed.flat_map(|name| name.bytes().chain([0])).collect());
+        };
         seat.open.fs.listxattr(seat.ino, group).await.map_err(seat.failed())
     }
 
@@ -153,7 +163,9 @@ impl Vfs for RootFs {
     }
 
     fn allows_attribute(&self, ino: Ino, name: &[u8], group: u32) -> bool {
-        let (Some(slot), inner) = Slot::split(ino) else { return true };
+        let (Some(slot), inner) = Slot::split(ino) else {
+            return self.shared.options.exposure.allows(name, group);
+        };
         // One that is not open yet has nothing to tell; 'getxattr' opens it and asks again.
         let open = self.shared.members.read().at(slot).and_then(|member| member.peek());
         open.is_none_or(|open| open.fs.allows_attribute(inner, name, group))
