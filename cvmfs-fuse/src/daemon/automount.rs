@@ -346,11 +346,13 @@ impl Opening {
         if former.is_of_predecessor() && former.since().elapsed() < FRESH {
             return;
         }
-        let blocklist = &self.settings.blocklist;
-        let checked = tokio::time::timeout(FRESHEN_LIMIT, repository.check(blocklist)).await;
-        let Ok(Ok(Some(update))) = checked else { return };
+        let checked = tokio::time::timeout(FRESHEN_LIMIT, async {
+            let blocklist = update::blocklist_now(&self.settings).await;
+            (repository.check(&blocklist).await, blocklist)
+        });
+        let Ok((Ok(Some(update)), blocklist)) = checked.await else { return };
         fs.adopt_all().await;
-        let notices = fs.switch(update, blocklist).await;
+        let notices = fs.switch(update, &blocklist).await;
         // Not waited for: the request that waits for us may hold what a notice needs.
         let kernel = kernel.clone();
         drop(tokio::spawn(async move { kernel.take_back(notices).await }));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cvmfs_core::chain::chain;
+use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::repository::Repository;
 use tokio::sync::mpsc;
 
@@ -102,6 +103,19 @@ pub(super) async fn follow(
             // Who asked may have gone.
             let _ = answer.send(outcome);
         }
+    }
+}
+
+/// Returns what is blocked now, or what was when the settings were made.
+pub(super) async fn blocklist_now(settings: &RepositorySettings) -> Blocklist {
+    let now = settings.clone();
+    match tokio::task::spawn_blocking(move || now.present_blocklist()).await {
+        Ok(Ok(present)) => present,
+        Ok(Err(failure)) => {
+            tracing::warn!(reason = failure.message, "what was blocked before stays blocked");
+            settings.blocklist.clone()
+        }
+        Err(_) => settings.blocklist.clone(),
     }
 }
 

@@ -29,16 +29,27 @@ impl RotatingFile {
         let own = current.metadata()?;
         let is_there = std::fs::metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
-        if !is_there || own.len() >= self.limit {
-            if is_there {
-                let mut old = self.path.clone().into_os_string();
-                old.push(".1");
-                std::fs::rename(&self.path, old)?;
-            }
-            current = Arc::new(open(&self.path)?);
+        if (!is_there || own.len() >= self.limit)
+            && let Some(next) = self.next(&current, is_there)?
+        {
+            current = Arc::new(next);
             self.current.store(Arc::clone(&current));
         }
         (&*current).write_all(line.as_bytes())
+    }
+
+    /// Returns the file to go on with, if not the same one: the directory may be root's, and this
+    /// server another user's since it was opened (`CVMFS_USER`). Then the old lines go, not the new ones.
+    fn next(&self, current: &File, is_there: bool) -> io::Result<Option<File>> {
+        if is_there {
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            if std::fs::rename(&self.path, old).is_err() {
+                current.set_len(0)?;
+                return Ok(None);
+            }
+        }
+        Ok(open(&self.path).ok())
     }
 }
 
@@ -72,5 +83,18 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         one.write("sixth\n").unwrap();
         assert_eq!(read(&path), "sixth\n");
+    }
+
+    #[test]
+    fn in_a_directory_of_somebody_else_new_lines_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = RotatingFile::open(&path, 10).unwrap();
+        log.write("first line\n").unwrap();
+        // Nothing can be put there.
+        std::fs::create_dir(dir.path().join("log.1")).unwrap();
+        std::fs::write(dir.path().join("log.1/x"), "").unwrap();
+        log.write("second\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "second\n");
     }
 }
