@@ -166,7 +166,7 @@ fn mount_settings(args: &MountArgs, environment: &Environment) -> Result<MountSe
     let repository = RepositorySettings::resolve(fqrn, &args.repository, environment)?;
     Ok(MountSettings {
         mountpoint,
-        options,
+        options: options.as_stated(&repository.parameters),
         auto_update: !args.no_auto_update && repository.parameters.auto_update != Some(false),
         repository,
         process: args.process.settings()?,
@@ -190,6 +190,7 @@ fn automount_settings(
         environment,
     )?;
     settings.auto_update &= !args.no_auto_update;
+    settings.options = settings.options.as_stated(&settings.model.parameters);
     Ok(settings)
 }
 

@@ -1,12 +1,13 @@
 //! As whom a server works that root starts: `CVMFS_USER`, or `-o uid=N,gid=N`.
+//!
+//! Accounts are those of this machine's files: the C library of a static program cannot ask anybody else.
 
-use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use nix::unistd::{Gid, Uid, User, geteuid};
+use nix::unistd::{Gid, Uid, geteuid};
 use rustix::fs::{Mode, OFlags};
 
 use super::options::MountOptions;
@@ -15,6 +16,13 @@ use super::parameters::Parameters;
 /// Write permission for others: the directory is shared, whoever owns it.
 const SHARED: u32 = 0o022;
 
+/// Where accounts are.
+const USERS: &str = "/etc/passwd";
+/// Where their groups are.
+const GROUPS: &str = "/etc/group";
+/// As many as Linux takes (NGROUPS_MAX), but for the group of the account itself.
+const MAX_GROUPS: usize = 65_535;
+
 /// A user who is not root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -22,8 +30,10 @@ pub struct Account {
     pub uid: u32,
     /// The number of its group.
     pub gid: u32,
-    /// Its name, if it has one: it may be in other groups as well.
-    name: Option<CString>,
+    /// Its name, if it has one.
+    name: Option<String>,
+    /// The other groups that it is in.
+    groups: Vec<u32>,
 }
 
 impl Account {
@@ -37,10 +47,7 @@ impl Account {
             return None;
         }
         let account = match (options.uid, &parameters.user) {
-            (Some(uid), _) => {
-                let found = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-                Self::of(uid, found, options.gid)
-            }
+            (Some(uid), _) => Self::numbered(uid, options.gid),
             (None, Some(text)) => Self::named(text).or_else(|| {
                 tracing::warn!(
                     CVMFS_USER = text,
@@ -65,7 +72,6 @@ impl Account {
     fn can_be_assumed(&self) -> Result<(), &'static str> {
         const CAP_SETGID: u64 = 1 << 6;
         const CAP_SETUID: u64 = 1 << 7;
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let is_mapped = |path: &str, id: u32| {
             let map = read(path);
             map.is_empty() || map.lines().any(|line| contains(line, id))
@@ -89,26 +95,34 @@ impl Account {
     }
 
     fn named(text: &str) -> Option<Self> {
-        let user = User::from_name(text).ok().flatten().or_else(|| {
-            let uid = text.parse().ok()?;
-            User::from_uid(Uid::from_raw(uid)).ok().flatten()
-        })?;
-        Some(Self::of(user.uid.as_raw(), Some(user), None))
+        let users = read(USERS);
+        let number = text.parse().ok();
+        let found = users.lines().filter_map(parse_user).find(|user| user.name == text);
+        let by_number = || users.lines().filter_map(parse_user).find(|u| Some(u.uid) == number);
+        found.or_else(by_number).map(|user| Self::of(user, None))
     }
 
-    fn of(uid: u32, found: Option<User>, gid: Option<u32>) -> Self {
-        let own = found.as_ref().map_or(uid, |user| user.gid.as_raw());
-        let name = found.and_then(|user| CString::new(user.name).ok());
-        Self { uid, gid: gid.unwrap_or(own), name }
+    fn numbered(uid: u32, gid: Option<u32>) -> Self {
+        let users = read(USERS);
+        match users.lines().filter_map(parse_user).find(|user| user.uid == uid) {
+            Some(user) => Self::of(user, gid),
+            None => Self { uid, gid: gid.unwrap_or(uid), name: None, groups: Vec::new() },
+        }
+    }
+
+    fn of(user: UserLine<'_>, gid: Option<u32>) -> Self {
+        let gid = gid.unwrap_or(user.gid);
+        let groups = groups_of(&read(GROUPS), user.name);
+        Self { uid: user.uid, gid, name: Some(user.name.to_owned()), groups }
     }
 
     /// Makes this process that user, for good: all ids, the groups of the account and no others.
     pub fn assume(&self) -> nix::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        match &self.name {
-            Some(name) => nix::unistd::initgroups(name, gid)?,
-            None => nix::unistd::setgroups(&[gid])?,
-        }
+        let others = self.groups.iter().map(|group| Gid::from_raw(*group));
+        let groups: Vec<_> =
+            [gid].into_iter().chain(others.filter(|other| *other != gid)).collect();
+        nix::unistd::setgroups(&groups)?;
         nix::unistd::setresgid(gid, gid, gid)?;
         nix::unistd::setresuid(uid, uid, uid)
     }
@@ -160,16 +174,42 @@ impl Account {
         if !geteuid().is_root() || !is_theirs {
             return None;
         }
-        let user = User::from_uid(Uid::from_raw(found.uid())).ok().flatten();
-        let account = Self::of(found.uid(), user, Some(found.gid()));
+        let account = Self::numbered(found.uid(), Some(found.gid()));
         account.can_be_assumed().is_ok().then_some(account)
     }
 
     /// Returns its name, or its number.
     pub fn shown(&self) -> String {
-        let name = self.name.as_deref().map(CStr::to_string_lossy);
-        name.map_or_else(|| self.uid.to_string(), std::borrow::Cow::into_owned)
+        self.name.clone().unwrap_or_else(|| self.uid.to_string())
     }
+}
+
+/// A line of passwd(5).
+struct UserLine<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn parse_user(line: &str) -> Option<UserLine<'_>> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|name| !name.is_empty())?;
+    let uid = fields.nth(1)?.parse().ok()?;
+    Some(UserLine { name, uid, gid: fields.next()?.parse().ok()? })
+}
+
+/// Returns the groups of group(5) that list a user, as many as the kernel takes.
+fn groups_of(table: &str, name: &str) -> Vec<u32> {
+    let lists = |line: &str| {
+        let mut fields = line.split(':');
+        let gid = fields.nth(2)?.parse().ok()?;
+        fields.next()?.split(',').any(|member| member.trim() == name).then_some(gid)
+    };
+    table.lines().filter_map(lists).take(MAX_GROUPS).collect()
 }
 
 /// Tells whether a line of user_namespaces(7) maps an id: the first inside, outside, and how many.
@@ -191,6 +231,18 @@ mod tests {
         assert!(contains("0 1000 1", 0) && !contains("0 1000 1", 1));
         assert!(contains("1 100000 65536", 65536) && !contains("1 100000 65536", 65537));
         assert!(!contains("", 0) && !contains("0 1000", 0));
+    }
+
+    #[test]
+    fn lines_of_accounts() {
+        let user = parse_user("cvmfs:x:993:990:CVMFS:/var/lib/cvmfs:/sbin/nologin").unwrap();
+        assert_eq!((user.name, user.uid, user.gid), ("cvmfs", 993, 990));
+        for line in ["", "# note", "+::::::", ":x:1:1", "cvmfs:x:-1:1", "cvmfs:x:1"] {
+            assert!(parse_user(line).is_none(), "{line}");
+        }
+        let table =
+            "fuse:x:105:a,cvmfs\nkvm:x:106:cvmfs2\ndisk:x:6:\nlog:x:7:cvmfs\nbad:x:y:cvmfs\n";
+        assert_eq!(groups_of(table, "cvmfs"), [105, 7]);
     }
 
     /// Accounts that every Debian has.

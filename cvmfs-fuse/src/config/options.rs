@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::parameters::Parameters;
+
 /// Device name in `df` and `/proc/mounts`, as upstream's mount helper gives it; scripts match it.
 pub const DEFAULT_FS_NAME: &str = "cvmfs2";
 
@@ -141,6 +143,14 @@ fn known() -> String {
 }
 
 impl MountOptions {
+    /// Follows the parameters where they overrule a default.
+    #[must_use]
+    pub fn as_stated(self, parameters: &Parameters) -> Self {
+        // The kernel checks ACLs with the mode bits, or neither.
+        let unchecked = parameters.unchecked_permissions && !parameters.enforce_acls;
+        Self { default_permissions: self.default_permissions && !unchecked, ..self }
+    }
+
     /// Applies `-o` lists in their order to the defaults.
     pub fn parse<'a>(
         lists: impl IntoIterator<Item = &'a str>,

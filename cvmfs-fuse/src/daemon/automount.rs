@@ -64,7 +64,8 @@ pub fn serve(
     };
     let account = identity::account_of(settings);
     let ground = identity::ground(settings, &origin, resolved, account.as_ref())?;
-    in_runtime(account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
+    let limits = &settings.model.parameters.process;
+    in_runtime(limits, account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
 }
 
 async fn run(

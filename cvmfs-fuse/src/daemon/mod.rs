@@ -8,6 +8,7 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `identity` | root starts, another user serves |
+//! | `process` | memory, descriptors and processors of a server |
 //! | `talking` | the control sockets of what is served |
 //! | `update`, `prune` | what the kernel is told: new revisions, and that it knows too much |
 //! | `telemetry` | figures for InfluxDB |
@@ -33,6 +34,7 @@ mod identity;
 mod letters;
 pub mod log;
 pub mod mountpoint;
+mod process;
 mod prune;
 pub mod serve;
 pub(crate) mod succession;

@@ -1,13 +1,11 @@
 //! Serves one mount in this process, from the first check to the orderly stop.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -16,10 +14,12 @@ use super::estate::{Bequest, Candidate};
 use super::identity;
 use super::log;
 use super::mountpoint::{self, Answer, Expected, Place};
+use super::process;
 use super::prune::keep_bounded;
 use super::talking;
 use super::update::{self, Kernel};
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::config::parameters::ProcessLimits;
 use crate::config::{Account, MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
 use crate::fuse::mount::{self, UnmountError};
@@ -36,19 +36,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
 /// Threads for inflating, hashing and writing; each keeps some memory of its own.
 const MAX_BLOCKING_THREADS: usize = 8;
-/// Open files we ask for, as upstream's default CVMFS_NFILES; each file in use holds one.
-const OPEN_FILES: u64 = 131_072;
-/// Parts of the heap: one for the workers, one for those that fetch. Small pieces are kept by each thread
-/// anyway, so more of them were not faster.
-const MAX_ARENAS: libc::c_int = 2;
-/// Pieces above this are mapped, and given back at once. Above the buffers of reads, which are used again.
-const MAPPED_ABOVE: libc::c_int = 2 << 20;
-/// What the end of the heap may keep.
-const MAX_FREE: libc::c_int = 512 << 10;
 /// How long the number of repeated messages may be overdue.
 const LOG_PACE: Duration = Duration::from_secs(5);
-/// What `ps` shows, and by which `umount` knows us; background processes start as /proc/self/exe.
-const PROCESS_NAME: &CStr = c"cvmfs-fuse";
 
 /// How a server came to serve.
 #[derive(Debug)]
@@ -83,7 +72,8 @@ pub fn serve(
     };
     let account = identity::account_of(settings);
     let ground = identity::ground(settings, &origin, resolved, account.as_ref())?;
-    in_runtime(account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
+    let limits = &settings.repository.parameters.process;
+    in_runtime(limits, account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
 }
 
 /// Returns where to mount, which a successor will be told; `None` if what is expected there is
@@ -104,10 +94,11 @@ pub(super) fn place(
 
 /// Does the work of a server, as the account if there is one.
 pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
+    limits: &ProcessLimits,
     account: Option<&Account>,
     work: impl FnOnce(Handle) -> F,
 ) -> Result<(), Failure> {
-    prepare_process();
+    process::prepare(limits);
     account.map_or(Ok(()), identity::assume)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
@@ -136,40 +127,6 @@ pub(super) fn told(report: io::Result<()>) -> Result<(), Failure> {
     report.map_err(|error| {
         Failure::caused(ExitStatus::Unknown, "nobody waits for this mount any more", &error)
     })
-}
-
-/// Lets the C library's allocator keep less. By default each thread has a part of its own, and none gives
-/// back what is free once a buffer as large as those of fuser's workers (16 MiB) has come and gone.
-#[cfg(target_env = "gnu")]
-fn limit_heap() {
-    // SAFETY: these only set numbers of the allocator, before this process has other threads.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, MAX_ARENAS);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_ABOVE);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, MAX_FREE);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn limit_heap() {}
-
-/// Settings of the whole process; what is refused is not needed.
-fn prepare_process() {
-    limit_heap();
-    if let Err(error) = nix::sys::prctl::set_name(PROCESS_NAME) {
-        tracing::debug!(%error, "cannot set the process name");
-    }
-    // fuser's workers each have a 16 MiB buffer of which they touch the first page; a huge page
-    // would make 2 MiB of that resident.
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "huge pages stay enabled");
-    }
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard.min(OPEN_FILES)
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard.min(OPEN_FILES), hard)
-    {
-        tracing::warn!(%error, soft, "cannot raise the limit of open files");
-    }
 }
 
 async fn run(

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use super::table::{By, Need, Parameter, none};
 use super::values::{most_inodes, switch, user_number};
 
+/// Below this no repository can be opened: catalogs, connections and workers need some.
+const LEAST_FILES: u64 = 256;
+
 /// Section 3 of spec/config.md, in the order of help.
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -183,18 +186,62 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         help: "as whom the server works that root starts [root]",
         by: By::Set(|p, v| (!v.trim().is_empty()).then(|| p.user = Some(v.trim().to_owned()))),
     },
-    none("CVMFS_NFILES", Need::Must, "the limit of descriptors is raised as far as it may be"),
+    Parameter {
+        name: "CVMFS_CHECK_PERMISSIONS",
+        form: "yes|no",
+        default: "yes",
+        need: Need::Must,
+        harmless: false,
+        help: "the kernel checks mode bits; no: whoever may enter may read everything",
+        by: By::Set(|p, v| switch(v).map(|v| p.unchecked_permissions = !v)),
+    },
+    Parameter {
+        name: "CVMFS_NFILES",
+        form: "COUNT",
+        default: "",
+        need: Need::Must,
+        harmless: false,
+        help: "files that the server may have open, as far as the system allows [131072]",
+        by: By::Set(|p, v| {
+            let count = v.parse().ok().filter(|count| *count >= LEAST_FILES)?;
+            p.process.open_files = Some(count);
+            Some(())
+        }),
+    },
+    Parameter {
+        name: "CVMFS_OOM_SCORE_ADJ",
+        form: "NUMBER",
+        default: "",
+        need: Need::Rare,
+        harmless: false,
+        help: "from -1000 to 1000: how early the server goes when memory is short; below 0 takes root",
+        by: By::Set(|p, v| {
+            let score = v.parse().ok().filter(|score| (-1000..=1000).contains(score))?;
+            p.process.oom_score = Some(score);
+            Some(())
+        }),
+    },
+    Parameter {
+        name: "CVMFS_CPU_AFFINITY",
+        form: "CPU[,CPU...]",
+        default: "",
+        need: Need::Rare,
+        harmless: false,
+        help: "processors that the server may use",
+        by: By::Set(|p, v| {
+            let numbers = v.split(',').map(|number| number.trim().parse().ok());
+            p.process.processors = numbers.collect::<Option<Vec<usize>>>()?;
+            Some(())
+        }),
+    },
     none("CVMFS_FUSE_NOTIFY_INVALIDATION", Need::Rare, "the kernel is always told of changes"),
     none("CVMFS_FUSE3_MAX_THREADS", Need::Rare, "threads follow the cores"),
     none("CVMFS_FUSE3_IDLE_THREADS", Need::Rare, "threads follow the cores"),
-    none("CVMFS_CHECK_PERMISSIONS", Need::Must, "the kernel always checks them"),
     none("CVMFS_RELOAD_SOCKETS", Need::Must, "'cvmfs-fuse upgrade' needs no socket"),
     none("CVMFS_BASE_ENV", Need::Rare, "it only guards the packaged files"),
     none("CVMFS_CONFIG_REPO_DEFAULT_ENV", Need::Must, "it only guards the packaged files")
         .harmless(),
     none("CVMFS_SYSTEMD_NOKILL", Need::Rare, "not supported"),
-    none("CVMFS_OOM_SCORE_ADJ", Need::Rare, "not supported"),
-    none("CVMFS_CPU_AFFINITY", Need::Rare, "not supported; use taskset or the unit's CPUAffinity"),
     none("CVMFS_SUID", Need::Common, "mounts are always nosuid"),
     none("CVMFS_MOUNT_RW", Need::Rare, "mounts are always read-only"),
     none("CVMFS_ARCH", Need::Rare, "set by the program"),

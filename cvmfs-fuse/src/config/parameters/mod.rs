@@ -97,6 +97,10 @@ pub struct Parameters {
     pub talk_owner: Option<u32>,
     /// As whom the server works if root starts it: a name of /etc/passwd, or a number.
     pub user: Option<String>,
+    /// What is set for the server as a process.
+    pub process: ProcessLimits,
+    /// Mode bits are not looked at.
+    pub unchecked_permissions: bool,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
     /// Inodes that the kernel may know.
@@ -109,6 +113,17 @@ pub struct Parameters {
     pub telemetry: Telemetry,
     /// Where messages go.
     pub logging: Logging,
+}
+
+/// What is set for a server as a process; `None` and nothing leave it as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// Files that it may have open.
+    pub open_files: Option<u64>,
+    /// How early the kernel ends it when memory is short (proc(5), `oom_score_adj`).
+    pub oom_score: Option<i16>,
+    /// The processors that it may use.
+    pub processors: Vec<usize>,
 }
 
 /// Inodes of a repository that the kernel may know; `None` for any number.
@@ -183,6 +198,10 @@ mod tests {
     fn every_parameter_takes_effect_and_names_its_form() {
         let texts = [
             "CVMFS_USER=daemon",
+            "CVMFS_NFILES=9000",
+            "CVMFS_OOM_SCORE_ADJ=-500",
+            "CVMFS_CPU_AFFINITY=0,1",
+            "CVMFS_CHECK_PERMISSIONS=no",
             "CVMFS_TIMEOUT=2",
             "CVMFS_MAX_RETRIES=0",
             "CVMFS_PROXY_SHARD=On",
