@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use fixtures::peers::{Authority, Nginx, Squid, Trouble};
@@ -83,6 +84,40 @@ fn over_tls_with_http_2_and_only_with_a_known_authority() {
         let failure = spec(&published, &servers).try_start().err().unwrap();
         assert_eq!(failure.code, Some(16), "{failure}");
         assert!(failure.stderr.to_lowercase().contains("certificate"), "{failure}");
+    });
+}
+
+#[test]
+fn the_authorities_of_the_system_are_read_for_https_only() {
+    deadline(LIMIT, || {
+        let published = published();
+        let authority = Authority::new();
+        let tls = Nginx::serving_tls(published.root(), &authority).unwrap();
+        let plain = Nginx::serving(published.root()).unwrap();
+        // Whoever opens it waits for somebody to write.
+        let authorities = published.root().join("authorities");
+        nix::unistd::mkfifo(&authorities, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let asking = |servers: &str| spec(&published, servers).env("SSL_CERT_FILE", &authorities);
+        let mount = asking(&plain.base(FQRN)).start();
+        assert_good(&mount, "cold");
+        let is_read = || {
+            let mut writing = std::fs::OpenOptions::new();
+            writing.write(true).custom_flags(libc::O_NONBLOCK).open(&authorities).is_ok()
+        };
+        assert!(!is_read());
+        // This one does wait, and finds nobody to trust.
+        let servers = tls.base(FQRN);
+        let was_read = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mounting = scope.spawn(|| asking(&servers).try_start().err().unwrap());
+            wait_until(LIMIT, "the mount ends", || {
+                was_read.fetch_or(is_read(), std::sync::atomic::Ordering::Relaxed);
+                mounting.is_finished()
+            })
+            .unwrap();
+            assert_eq!(mounting.join().unwrap().code, Some(16));
+        });
+        assert!(was_read.into_inner());
     });
 }
 
