@@ -153,6 +153,7 @@ owner /var/lib/cvmfs
                 "added user cvmfs to group fuse",
                 "made directory /cvmfs",
                 "made directory /var/lib/cvmfs-fuse",
+                "wrote /etc/cvmfs/config.sh: functions for scripts",
                 "made link /etc/auto.cvmfs to /usr/bin/cvmfs-fuse",
                 "wrote /etc/auto.master.d/cvmfs.autofs: /cvmfs /etc/auto.cvmfs",
                 "wrote /etc/systemd/system/autofs.service.d/cvmfs.conf: mounts go on while autofs restarts",
@@ -215,6 +216,7 @@ owner /var/lib/cvmfs
                 "-- noautofs",
                 "made directory /cvmfs",
                 "made directory /var/lib/cvmfs-fuse",
+                "wrote /etc/cvmfs/config.sh: functions for scripts",
                 "no map",
                 "root root 755",
                 "-- nocfgmod",
@@ -252,6 +254,7 @@ touch /srv/cache/file
 chown 4711:4712 /srv/cache
 echo '#!/bin/sh' >/etc/auto.cvmfs
 echo '/cvmfs /etc/auto.cvmfs --timeout=60' >/etc/auto.master
+echo '# ours' >/etc/cvmfs/config.sh
 useradd --system --user-group --home-dir /home/cvmfs cvmfs
 cp -a /etc/passwd /etc/auto.cvmfs /etc/auto.master /run
 setup nostart
@@ -260,6 +263,7 @@ stat -c '%u %g' /srv/cache
 ls /etc/auto.master.d
 cmp /etc/passwd /run/passwd; cmp /etc/auto.cvmfs /run/auto.cvmfs; cmp /etc/auto.master /run/auto.master
 [ ! -e /var/lib/cvmfs-fuse ]
+grep -qx '# ours' /etc/cvmfs/config.sh
 "#,
         );
         assert_lines(
@@ -306,6 +310,7 @@ ls -d /etc/auto* 2>/dev/null || echo no files
                 "gave /var/lib/cvmfs to user ID",
                 "vomsfs vomsfs 755",
                 "vomsfs",
+                "wrote /etc/cvmfs/config.sh: functions for scripts",
                 "made link /etc/auto.cvmfs to /usr/bin/cvmfs-fuse",
                 "wrote /etc/auto.master.d/cvmfs.autofs: /cvmfs /etc/auto.cvmfs",
                 hint,
@@ -356,6 +361,7 @@ sed 's/-s .*nologin/-s nologin/' /run/called
                 "made directory /cvmfs",
                 "made directory /var/lib/cvmfs",
                 "gave /var/lib/cvmfs to user 701",
+                "wrote /etc/cvmfs/config.sh: functions for scripts",
                 "autofs is not installed: 'cvmfs-fuse automount' shows all repositories below /cvmfs without it",
                 "all is set up already",
                 "701 700",
@@ -422,6 +428,7 @@ setup nouser
             wrong("/cvmfs is in the way; move it, or set CVMFS_MOUNT_DIR to a directory"),
             "made directory /cvmfs".into(),
             "made directory /var/lib/cvmfs-fuse".into(),
+            "wrote /etc/cvmfs/config.sh: functions for scripts".into(),
             "made link /etc/auto.cvmfs to /usr/bin/cvmfs-fuse".into(),
             wrong(
                 "autofs does not read /etc/auto.master.d; add the line '+dir:/etc/auto.master.d' to \

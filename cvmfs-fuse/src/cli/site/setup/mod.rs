@@ -39,6 +39,9 @@ const USER: &str = "cvmfs";
 /// By this name mount(8) calls this program for autofs; packages bring it.
 const HELPER: &str = "mount.cvmfs";
 
+/// Functions for the shell, as the packages have them.
+const LIBRARY: &str = include_str!("../../../../../packaging/config.sh");
+
 /// What is not to be done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Without {
@@ -115,6 +118,9 @@ fn prepare(
     // is our cache itself, and a server trusts what is its own user's.
     let owner = account.filter(|_| configuration.text("CVMFS_CACHE_BASE").is_some());
     directory::for_caches(&cache, owner, &mut said)?;
+    if !without.configuration {
+        library(&Path::new(ETC).join("cvmfs"), &mut said)?;
+    }
     if !without.autofs {
         by_autofs(without, &mounts, &mut said)?;
     }
@@ -122,6 +128,17 @@ fn prepare(
         said.note("all is set up already")?;
     }
     Ok(())
+}
+
+/// The functions that checks and scripts of sites source, where they look for them.
+fn library(directory: &Path, said: &mut Said) -> Result<(), SetupError> {
+    let path = directory.join("config.sh");
+    let failed = |source| SetupError::Write { path: path.clone(), source };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    match autofs::write_new(&path, LIBRARY).map_err(failed)? {
+        true => said.done(&format!("wrote {}: functions for scripts", show(&path))),
+        false => Ok(()),
+    }
 }
 
 fn by_autofs(without: Without, mounts: &Path, said: &mut Said) -> Result<(), SetupError> {
