@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::{Gid, Uid, geteuid};
 use rustix::fs::{Mode, OFlags};
@@ -49,10 +50,12 @@ impl Account {
         let account = match (options.uid, &parameters.user) {
             (Some(uid), _) => Self::numbered(uid, options.gid),
             (None, Some(text)) => Self::named(text).or_else(|| {
-                tracing::warn!(
-                    CVMFS_USER = text,
-                    "there is no such account, so root serves; make it with: useradd --system {text}"
-                );
+                if is_first_time() {
+                    tracing::warn!(
+                        CVMFS_USER = text,
+                        "there is no such account, so root serves; make it with: useradd --system {text}"
+                    );
+                }
                 None
             })?,
             (None, None) => return None,
@@ -61,7 +64,9 @@ impl Account {
             return None;
         }
         if let Err(reason) = account.can_be_assumed() {
-            tracing::warn!(user = account.shown(), "root serves in its place: {reason}");
+            if is_first_time() {
+                tracing::warn!(user = account.shown(), "root serves in its place: {reason}");
+            }
             return None;
         }
         Some(account)
@@ -182,6 +187,12 @@ impl Account {
     pub fn shown(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.uid.to_string())
     }
+}
+
+/// A process asks several times, and it is said once.
+fn is_first_time() -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    !SAID.swap(true, Ordering::Relaxed)
 }
 
 /// A line of passwd(5).
