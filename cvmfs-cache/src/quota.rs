@@ -5,8 +5,13 @@ use std::str::FromStr;
 
 /// Share of the partition that an automatic quota takes.
 const AUTO_SHARE: u64 = 2; // a half
-/// Part of what an automatic quota could take that is left to others: a tenth of the partition.
+/// What an automatic quota leaves to others: a tenth of the partition,
 const SPARE_SHARE: u64 = 10;
+/// or this much of a large one, which may well be fuller than that for years.
+const MAX_SPARE: u64 = 10 << 30;
+/// Part of the room that it takes even where less is left: without any cache, nothing works offline and
+/// everything is fetched over and over.
+const LEAST_SHARE: u64 = 4;
 /// Largest percentage of a partition: a file system that is quite full fails its other users.
 const MAX_PERCENT: u8 = 99;
 /// Part of the quota that is free after eviction, so that the next object finds room at once.
@@ -134,8 +139,9 @@ impl Quota {
             Self::Percent(percent) => size? / 100 * u64::from(percent),
             Self::Auto | Self::Stored => {
                 let Partition { size, free } = partition?;
-                let spare = free.saturating_add(used).saturating_sub(size / SPARE_SHARE);
-                (size / AUTO_SHARE).min(spare)
+                let room = free.saturating_add(used);
+                let spare = room.saturating_sub((size / SPARE_SHARE).min(MAX_SPARE));
+                (size / AUTO_SHARE).min(spare.max(room / LEAST_SHARE))
             }
         };
         let quota = quota.max(1);
@@ -179,6 +185,14 @@ mod tests {
         assert_eq!(quota(Quota::Percent(80), 0), Some(800));
         assert_eq!(quota(Quota::Auto, 0), Some(200), "others need a tenth");
         assert_eq!(quota(Quota::Auto, 600), Some(500), "no more than a half");
+        let full = Some(Partition { size: 1000, free: 60 });
+        assert_eq!(Quota::Auto.limits(full, 20).unwrap().quota, 20, "a quarter of what there is");
+        let large = Some(Partition { size: 2000 << 30, free: 100 << 30 });
+        assert_eq!(
+            Quota::Auto.limits(large, 0).unwrap().quota,
+            90 << 30,
+            "less than a tenth is free"
+        );
         assert_eq!(quota(Quota::Unlimited, 0), None);
         let cut = Quota::Bytes(5000).limits(partition, 0).unwrap();
         assert_eq!(cut, Limits { quota: 990, low_water: 891, high_water: 941, cut: true });

@@ -29,7 +29,7 @@ pub struct CacheFlags {
     ///
     /// The least recently used objects go when it is reached. The last one given for a directory
     /// counts for all that give none; at first that is auto, which takes a half of the partition
-    /// at most and leaves a tenth of it free.
+    /// at most and leaves a tenth of it free, or 10 GiB; where less is free, a quarter of that.
     #[arg(long, value_name = "SIZE")]
     pub quota: Option<String>,
 
