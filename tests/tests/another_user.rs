@@ -4,7 +4,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -137,13 +137,18 @@ fn upstreams_client_is_who_started_it_unless_it_is_told_otherwise() {
         assert_serves(0, &root);
         site.umount();
         // The cache is root's now, which is said before anything is mounted.
-        let refused = site.tool("mount.cvmfs", &[fqrn, &m]);
+        let scratch = site.path("tmp");
+        std::fs::create_dir(&scratch).unwrap();
+        std::fs::set_permissions(&scratch, std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let mut command = Command::new(site.path("bin/mount.cvmfs"));
+        command.env("CVMFS_FUSE_CONFIG_DIR", site.path("etc")).env("TMPDIR", &scratch);
+        let refused = command.args([fqrn, &m]).output().unwrap();
         assert_eq!(refused.status.code(), Some(9), "{}", shown(&refused));
         assert!(said(&refused).contains("chown -R 1 "), "{}", shown(&refused));
         assert!(MountInfo::of(&root).is_none());
         // Nor is the log of such a mount in the place of root.
-        let scratch = std::fs::metadata(std::env::temp_dir().join("cvmfs-fuse-0"));
-        assert!(scratch.map_or(0, |found| found.uid()) == 0);
+        assert_eq!(owner(&scratch.join("cvmfs-fuse-1")), DAEMON);
+        assert!(!scratch.join("cvmfs-fuse-0").exists());
         std::fs::remove_dir_all(site.path("var/cvmfs-fuse")).unwrap();
         std::fs::create_dir(site.path("var/cvmfs-fuse")).unwrap();
         std::os::unix::fs::chown(site.path("var/cvmfs-fuse"), Some(2), Some(2)).unwrap();

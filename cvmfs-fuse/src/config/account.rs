@@ -99,7 +99,8 @@ impl Account {
         }
     }
 
-    fn named(text: &str) -> Option<Self> {
+    /// Finds an account by its name, or by its number.
+    pub(super) fn named(text: &str) -> Option<Self> {
         let users = read(USERS);
         let number = text.parse().ok();
         let found = users.lines().filter_map(parse_user).find(|user| user.name == text);
@@ -121,12 +122,15 @@ impl Account {
         Self { uid: user.uid, gid, name: Some(user.name.to_owned()), groups }
     }
 
+    fn all_groups(&self) -> impl Iterator<Item = u32> {
+        let others = self.groups.iter().copied().filter(|other| *other != self.gid);
+        std::iter::once(self.gid).chain(others)
+    }
+
     /// Makes this process that user, for good: all ids, the groups of the account and no others.
     pub fn assume(&self) -> nix::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        let others = self.groups.iter().map(|group| Gid::from_raw(*group));
-        let groups: Vec<_> =
-            [gid].into_iter().chain(others.filter(|other| *other != gid)).collect();
+        let groups: Vec<_> = self.all_groups().map(Gid::from_raw).collect();
         nix::unistd::setgroups(&groups)?;
         nix::unistd::setresgid(gid, gid, gid)?;
         nix::unistd::setresuid(uid, uid, uid)
@@ -136,7 +140,8 @@ impl Account {
     pub fn assume_in_thread(&self) -> io::Result<()> {
         let (uid, gid) =
             (rustix::process::Uid::from_raw(self.uid), rustix::process::Gid::from_raw(self.gid));
-        rustix::thread::set_thread_groups(&[gid])?;
+        let groups: Vec<_> = self.all_groups().map(rustix::process::Gid::from_raw).collect();
+        rustix::thread::set_thread_groups(&groups)?;
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
         Ok(())

@@ -1,11 +1,12 @@
 //! The end of a mount that nobody serves: its users get errors instead of waiting.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::fuse::handover::Mount;
-use crate::fuse::mount;
+use crate::fuse::mount::{self, UnmountError};
 use crate::fuse::mountinfo;
 
 /// Whether a connection has ended: unmounted, or aborted.
@@ -34,15 +35,11 @@ pub(super) fn end(mount: Mount, force: bool) {
     }
 }
 
-/// Detaches a mount whose server goes on for those who are in it, if it is still the topmost one.
-pub(super) fn detach(mount: &Mount) {
-    match mountinfo::topmost_at(&mount.mountpoint) {
-        Ok(Some(top)) if mount.device.as_ref().is_none_or(|ours| *ours == top.device) => {
-            if let Err(error) = mount::unmount(&mount.mountpoint, true) {
-                tracing::warn!(%error, "cannot unmount");
-            }
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "cannot read the mount table"),
+/// Detaches a mount whose server goes on for those who are in it. What somebody mounted over it is not ours
+/// to remove.
+pub(super) fn detach(mountpoint: &Path, device: Option<&str>) -> Result<(), UnmountError> {
+    match (mountinfo::topmost_at(mountpoint), device) {
+        (Ok(top), Some(ours)) if top.as_ref().is_none_or(|top| top.device != ours) => Ok(()),
+        _ => mount::unmount(mountpoint, true),
     }
 }

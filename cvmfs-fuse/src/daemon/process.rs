@@ -31,7 +31,7 @@ pub(super) fn prepare(limits: &ProcessLimits) {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::debug!(%error, "huge pages stay enabled");
     }
-    open_files(limits.open_files.unwrap_or(OPEN_FILES));
+    open_files(limits.open_files);
     if let Some(score) = limits.oom_score
         && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
     {
@@ -59,13 +59,16 @@ fn limit_heap() {
 #[cfg(not(target_env = "gnu"))]
 fn limit_heap() {}
 
-/// As many as wanted, where the system allows it: root may raise its own bound.
-fn open_files(wanted: u64) {
+/// As many as wanted, where the system allows it. Only what a site asks for raises root's own bound: whoever
+/// starts a container may have set it on purpose.
+fn open_files(stated: Option<u64>) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    if wanted > hard && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+    if let Some(stated) = stated.filter(|stated| *stated > hard)
+        && setrlimit(Resource::RLIMIT_NOFILE, stated, stated).is_ok()
+    {
         return;
     }
-    let reachable = wanted.min(hard);
+    let reachable = stated.unwrap_or(OPEN_FILES).min(hard);
     if soft < reachable
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, reachable, hard)
     {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::abort;
 use super::begin::{self, Begun, Shown};
 use super::estate::{Bequest, Candidate};
 use super::identity;
@@ -22,7 +23,7 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::parameters::ProcessLimits;
 use crate::config::{Account, MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
-use crate::fuse::mount::{self, UnmountError};
+use crate::fuse::mount::UnmountError;
 use crate::fuse::mounter::Ground;
 use crate::fuse::mountinfo::show;
 use crate::fuse::notify::Notifier;
@@ -290,14 +291,7 @@ async fn stop_orderly(
 async fn detach(mount: &ServedMount, bequest: &Bequest) {
     let path = mount.mountpoint.clone();
     let device = mount.device.clone();
-    let result = tokio::task::spawn_blocking(move || {
-        // Somebody may have mounted over ours; that is not ours to remove.
-        match (crate::fuse::mountinfo::topmost_at(&path), device) {
-            (Ok(top), Some(ours)) if top.as_ref().is_none_or(|top| top.device != ours) => Ok(()),
-            _ => mount::unmount(&path, true),
-        }
-    })
-    .await;
+    let result = tokio::task::spawn_blocking(move || abort::detach(&path, device.as_deref())).await;
     match result {
         Ok(Ok(()) | Err(UnmountError::NotMounted)) => {}
         // Whoever started us may still be root.

@@ -75,8 +75,13 @@ impl Mounter {
     /// Lets it mount, and returns the connection.
     pub fn mount(mut self) -> Result<OwnedFd, MountError> {
         let outcome = ask(self.line.as_fd());
-        // It ends by itself after its answer, and now in any case.
+        // It ends by itself after its answer; one that gave none in time is not waited for.
         drop(self.line);
+        if outcome.is_err()
+            && let Err(error) = self.process.kill()
+        {
+            tracing::debug!(%error, "cannot end the process that mounts");
+        }
         if let Err(error) = self.process.wait() {
             tracing::debug!(%error, "the process that mounted is not ours any more");
         }

@@ -103,7 +103,7 @@ fn account(configuration: &Configuration) -> Option<Finding> {
     if user_number(user).is_some() {
         return None;
     }
-    let text = format!("{NAME}={user} is not in /etc/passwd (cvmfs2 needs it, we do not)");
+    let text = format!("{NAME}={user} is not in /etc/passwd and root serves in its place");
     about(configuration, NAME, warning(text, "make the account, or take the line away"))
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::MostInodes;
+use crate::config::Account;
 
 /// A number of seconds.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
@@ -32,9 +33,5 @@ pub(crate) fn user_number(text: &str) -> Option<u32> {
     if let Ok(number) = text.parse() {
         return Some(number);
     }
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    })
+    Account::named(text).map(|account| account.uid)
 }

@@ -44,9 +44,14 @@ impl RotatingFile {
         if is_there {
             let mut old = self.path.clone().into_os_string();
             old.push(".1");
-            if std::fs::rename(&self.path, old).is_err() {
-                current.set_len(0)?;
-                return Ok(None);
+            match std::fs::rename(&self.path, old) {
+                Ok(()) => {}
+                // Another process has just put it aside.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => {
+                    current.set_len(0)?;
+                    return Ok(None);
+                }
             }
         }
         Ok(open(&self.path).ok())
@@ -83,6 +88,19 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         one.write("sixth\n").unwrap();
         assert_eq!(read(&path), "sixth\n");
+    }
+
+    #[test]
+    fn what_another_process_put_aside_is_not_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("log"), dir.path().join("log.1"));
+        let log = RotatingFile::open(&path, 10).unwrap();
+        log.write("first line\n").unwrap();
+        let current = log.current.load_full();
+        // Between our look and our attempt.
+        std::fs::rename(&path, &aside).unwrap();
+        assert!(log.next(&current, true).unwrap().is_some());
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), "first line\n");
     }
 
     #[test]

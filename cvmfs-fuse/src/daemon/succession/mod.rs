@@ -274,7 +274,11 @@ impl Succession {
         let served = server.serving;
         more |= server.listen(|word, descriptors| {
             if word == Word::Detach {
-                holdings.mount.as_ref().inspect(|mount| abort::detach(mount));
+                if let Some(mount) = &holdings.mount
+                    && let Err(error) = abort::detach(&mount.mountpoint, mount.device.as_deref())
+                {
+                    tracing::warn!(%error, "cannot unmount");
+                }
                 return true;
             }
             let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
