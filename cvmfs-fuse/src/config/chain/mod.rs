@@ -9,9 +9,11 @@
 //! | `own` | our own file, as TOML |
 //! | `distant` | the files of a configuration repository that is not mounted |
 //! | `shared` | the blocklist of a configuration repository |
+//! | `autofs` | a configuration repository that is mounted when it is used |
 //! | [`complete`] | values to what was not said by flags |
 //! | [`check`] | what is wrong with it, and what to do |
 
+mod autofs;
 pub mod check;
 mod commands;
 pub mod complete;
@@ -27,6 +29,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::fqrn::Fqrn;
@@ -45,6 +48,9 @@ pub(crate) const MOUNT_DIR: &str = "/cvmfs";
 const CONFIG_REPOSITORY: &str = "CVMFS_CONFIG_REPOSITORY";
 /// Files of one directory that are read: real ones have ten.
 const MAX_SNIPPETS: usize = 256;
+
+/// Longest wait for the directory of a configuration repository: a cold one is mounted meanwhile.
+const REACH_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the files of this machine say about a repository, or about none.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +108,9 @@ impl Configuration {
         let place = wanted.as_ref().map(|name| Path::new(&mounts).join(name).join("etc/cvmfs"));
         // Asked once: a mount that hangs must not be waited for at each file.
         let mounted = place.as_deref().filter(|_| environment.reads_config_repository);
+        if let Some(place) = mounted {
+            autofs::mount(Path::new(&mounts), place, REACH_LIMIT);
+        }
         let mut elsewhere = mounted.and_then(reachable);
         let (mut copy, mut missing_repository) = (None, None);
         if let (Some(name), None) = (&wanted, &elsewhere) {
@@ -270,8 +279,6 @@ fn snippets(directory: &Path) -> Vec<PathBuf> {
 
 /// Returns the true path of a directory, if somebody answers for it in time.
 fn reachable(directory: &Path) -> Option<PathBuf> {
-    /// A cold configuration repository is mounted meanwhile.
-    const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
     let (tell, told) = std::sync::mpsc::channel();
     let directory = directory.to_owned();
     // Left behind if nobody answers.
@@ -281,7 +288,7 @@ fn reachable(directory: &Path) -> Option<PathBuf> {
             let _ = tell.send(directory.canonicalize());
         })
         .ok()?;
-    told.recv_timeout(LIMIT).ok()?.ok()
+    told.recv_timeout(REACH_LIMIT).ok()?.ok()
 }
 
 /// Tells whether a configuration repository may set this: what the table of parameters says, and

@@ -170,6 +170,11 @@ impl Succession {
         self.holdings.mount.is_some()
     }
 
+    /// Tells whether a server answers the requests of the mount.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.serving)
+    }
+
     /// Asks the server to stop; without a signal it was asked already.
     pub(crate) fn stop(&mut self, signal: Option<Signal>) {
         self.stopping.get_or_insert_with(Instant::now);
