@@ -9,6 +9,7 @@
 //! | [`talk`] | what a live mount tells about itself, and what it can be told to do |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
+//! | [`inherited`] | signals, limits and umask of whoever started a process |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
 //! | [`doctor`] | what stands in the way of a mount, and what to do about it |
 //! | [`mirrors`] | the servers of a repository compared, as table, CSV and page |
@@ -25,6 +26,7 @@ pub mod demo;
 pub mod doctor;
 pub mod fs;
 pub mod fuse;
+pub mod inherited;
 pub mod mirrors;
 pub mod prefetch;
 pub mod talk;

@@ -69,6 +69,7 @@ const RUNTIME_THREADS: usize = 2;
 
 /// Parses the arguments of the process and runs one subcommand.
 pub fn main() -> ExitCode {
+    crate::inherited::adjust();
     let line = match called::command_line(std::env::args_os()) {
         Called::Line(line) => line,
         Called::Say(text, code) => {

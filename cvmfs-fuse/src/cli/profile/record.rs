@@ -5,12 +5,14 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use rustix::io::Errno;
 
 use super::{Kept, write};
+use crate::inherited;
 use crate::cli::args::ProfileRecordArgs;
 use crate::cli::complain;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -44,7 +46,11 @@ pub(in crate::cli) fn run(
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Failure::new(ExitStatus::Options, "no command"));
     };
-    let ended = match Command::new(program).args(arguments).status() {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: between fork and exec only system calls are made, and no memory is allocated.
+    unsafe { command.pre_exec(inherited::restore) };
+    let ended = match command.status() {
         Ok(ended) => ended,
         Err(error) => {
             let code = match error.kind() {
