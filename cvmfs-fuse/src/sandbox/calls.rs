@@ -8,7 +8,7 @@ use libc::c_long;
 /// One call, for arguments that pass all tests; without tests for any.
 #[derive(Debug, Clone)]
 pub struct Call {
-    pub(super) number: i64,
+    pub(super) number: c_long,
     pub(super) arguments: Vec<Argument>,
 }
 
@@ -350,7 +350,7 @@ fn plain(numbers: &'static [c_long]) -> impl Iterator<Item = Call> {
 
 fn call(number: c_long, tests: &[(u8, Test)]) -> Call {
     let arguments = tests.iter().map(|&(index, test)| Argument { index, test }).collect();
-    Call { number: i64::from(number), arguments }
+    Call { number, arguments }
 }
 
 fn is(index: u8, value: libc::c_int) -> (u8, Test) {

@@ -113,6 +113,7 @@ fn try_what(what: &str) -> i32 {
 /// The child.
 #[test]
 #[ignore = "started by others"]
+#[allow(clippy::disallowed_methods, reason = "libtest leaves no other way to tell a child")]
 fn inside() {
     let Ok(what) = std::env::var(ATTEMPT) else { return };
     Confinement { keep: CapabilitySet::empty(), calls: CallFilter::Required }.enter().unwrap();
