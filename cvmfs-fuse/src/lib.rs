@@ -8,6 +8,7 @@
 //! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
 //! | [`talk`] | what a live mount tells about itself, and what it can be told to do |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
+//! | [`sandbox`] | capabilities and system calls that a server keeps |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
 //! | [`doctor`] | what stands in the way of a mount, and what to do about it |
@@ -27,4 +28,5 @@ pub mod fs;
 pub mod fuse;
 pub mod mirrors;
 pub mod prefetch;
+pub mod sandbox;
 pub mod talk;

@@ -156,6 +156,14 @@ pub enum Command {
         /// Resolved
         mountpoint: PathBuf,
     },
+    /// For the program itself: drops what the kernel knows of a mount and nobody uses
+    #[command(hide = true, name = crate::daemon::shrinker::COMMAND)]
+    Shrinker {
+        /// As in /proc/self/mountinfo
+        device: String,
+        /// Resolved
+        mountpoint: PathBuf,
+    },
     /// For 'cvmfs_config': what is not one of the others
     #[command(hide = true, name = "cvmfs_config", subcommand)]
     Site(SiteCommand),

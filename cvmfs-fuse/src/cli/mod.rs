@@ -125,6 +125,9 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Mounter { options, mountpoint } => {
             crate::fuse::mounter::serve(options, mountpoint)
         }
+        Command::Shrinker { device, mountpoint } => {
+            crate::daemon::shrinker::serve(device, mountpoint)
+        }
         Command::Umount(args) => umount(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::Hold(args) => hold::run(args),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fuse::premounted;
+use crate::sandbox::capabilities;
 
 /// Start of the mount until it is usable. The network has tighter limits for each attempt; this
 /// one covers a long list of servers that are all slow.
@@ -291,7 +293,8 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
         Origin::First(Bequest::to(socket).map_err(refused)?)
     };
     let mut parent = process.ready_fd.map(Parent::adopt).transpose()?;
-    if let Some(Err(error)) = parent.as_ref().map(Parent::stop_with_it) {
+    let drops = identity::account_of(service).is_none();
+    if let Some(Err(error)) = parent.as_ref().map(|parent| parent.stop_with_it(drops)) {
         tracing::warn!(%error, "cannot watch the parent");
     }
     let outcome = service.serve(origin, |usable| match parent.take() {
@@ -337,10 +340,18 @@ impl Parent {
 
     /// Stops this process like SIGTERM if the parent ends first (Ctrl-C while it waits): nobody
     /// would know of the mount.
-    fn stop_with_it(&self) -> io::Result<()> {
+    ///
+    /// The thread begins before the sandbox is entered, so it `drops` what it has; not where the whole process
+    /// becomes another user, which all threads must be able to.
+    fn stop_with_it(&self, drops: bool) -> io::Result<()> {
         let pipe = self.pipe.try_clone()?;
         let told = Arc::clone(&self.told);
+        let (sent, dropped) = mpsc::channel();
         thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
+            let _ = sent.send(match drops {
+                true => capabilities::drop_in_this_thread(),
+                false => Ok(()),
+            });
             // No event is asked for: what remains is the error that the reader is gone.
             let mut descriptors = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
             while poll(&mut descriptors, PollTimeout::NONE) == Err(Errno::EINTR) {}
@@ -349,7 +360,7 @@ impl Parent {
                 let _ = kill(getpid(), Signal::SIGTERM);
             }
         })?;
-        Ok(())
+        dropped.recv().unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
     fn tell(mut self, report: &Report) -> io::Result<()> {

@@ -185,6 +185,12 @@ impl Bequest {
         self.leave(&Word::Detach, &[])
     }
 
+    /// Asks the supervisor to make the kernel drop what it knows of the mount and nobody uses; tells whether it
+    /// hears that.
+    pub fn shrink(&self) -> bool {
+        self.leave(&Word::Shrink, &[])
+    }
+
     /// Without its supervisor a mount works and dies with its server.
     fn leave(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) -> bool {
         let Some(line) = &self.0 else { return false };

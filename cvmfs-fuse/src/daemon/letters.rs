@@ -11,6 +11,7 @@
 //! | `Complete` | supervisor | | to a successor: now it is the server |
 //! | `Serving` | server | | it answers requests |
 //! | `Detach` | server | | nobody new is to find the mount; it may not do that itself |
+//! | `Shrink` | server | | the kernel is to drop what it knows and nobody uses; it may not do that itself |
 //! | `Deposit` | supervisor | | to a holder: I look after this mount; is there an estate? |
 //! | `Refused` | holder | | not that one, not now |
 //! | `Released` | supervisor | | to a holder: the mount has ended |
@@ -69,6 +70,8 @@ pub(super) enum Word {
     Serving { version: String },
     /// Nobody new is to find the mount, and the server, which is not root, may not detach it.
     Detach,
+    /// The kernel is to drop the unused entries of the mount, for kernels that the server cannot tell which.
+    Shrink,
     /// To a holder, first of all. With `claim` it says what it has of this mount; else what it has
     /// is outdated.
     Deposit { name: String, mountpoint: PathBuf, claim: bool },

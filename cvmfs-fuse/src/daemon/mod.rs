@@ -8,6 +8,8 @@
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
 //! | `identity` | root starts, another user serves |
+//! | `confinement` | what a server of these settings keeps of its rights |
+//! | `shrinker` | what a supervisor does for servers on older kernels |
 //! | `process` | memory, descriptors and processors of a server |
 //! | `talking` | the control sockets of what is served |
 //! | `update`, `prune` | what the kernel is told: new revisions, and that it knows too much |
@@ -26,6 +28,7 @@ pub mod automount;
 pub mod background;
 mod begin;
 pub(crate) mod child;
+mod confinement;
 pub mod control;
 mod crash;
 pub mod estate;
@@ -37,6 +40,7 @@ pub mod mountpoint;
 mod process;
 mod prune;
 pub mod serve;
+pub mod shrinker;
 pub(crate) mod succession;
 pub mod supervisor;
 mod talking;

@@ -26,6 +26,7 @@ use super::estate::Holdings;
 use super::holder::Deposit;
 use super::succession::{Outcome, Succession, shown};
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::sandbox::capabilities;
 
 /// `SI_KERNEL` of sigaction(2): a terminal sent it, to all processes of the group.
 const FROM_KERNEL: i32 = 0x80;
@@ -45,6 +46,9 @@ pub(super) fn run(
     claimed: Option<(Deposit, Holdings)>,
 ) -> Result<ExitStatus, Failure> {
     let trouble = |what: &str, error: io::Error| Failure::caused(ExitStatus::Unknown, what, &error);
+    if let Err(error) = capabilities::supervise() {
+        tracing::warn!(%error, "the supervisor keeps capabilities that it does not need");
+    }
     let (signals, mask) = listen().map_err(|error| trouble("cannot listen to signals", error))?;
     let ready = match place {
         Place::Background(ready) => Some(ready),

@@ -209,4 +209,4 @@ pub trait Vfs: Send + Sync + 'static {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,7 @@ use super::*;
 
 mod damage;
 
-async fn serve(published: &Published) -> RepoFs {
+pub(crate) async fn serve(published: &Published) -> RepoFs {
     let repository = open(published, Arc::new(MemoryCache::default())).await;
     RepoFs::new(repository, RepoFsOptions::default())
 }

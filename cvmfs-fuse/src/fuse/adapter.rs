@@ -34,6 +34,9 @@ use crate::fs::{FsError, Vfs};
 /// this standing still.
 const REQUESTS: &str = "user.requests";
 
+/// Most bytes of an answer to a read. The kernel asks for 1 MiB at most, and could not be sent more than this.
+const MAX_READ: u32 = 16 << 20;
+
 /// A filesystem, as fuser wants it.
 #[derive(Debug)]
 pub struct Adapter<V> {
@@ -272,6 +275,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         reply: ReplyData,
     ) {
         let (operation, shared) = self.begin("read", req, ino);
+        let size = size.min(MAX_READ);
         self.dispatcher.run(operation, async move {
             match operation
                 .unless_interrupted(shared.vfs.read(ino.0, operation.pid, offset, size))

@@ -19,6 +19,10 @@ use super::greeting::Terms;
 
 /// The kernel refuses reads into less than this (FUSE_MIN_READ_BUFFER); INIT is far shorter.
 const READ_LEN: usize = 8192;
+/// Bytes of `struct fuse_in_header`.
+const REQUEST_HEAD: usize = 40;
+/// Code of the first request (FUSE_INIT).
+const OPCODE_INIT: u32 = 26;
 /// Code of the notification that asks for requests to be sent again (FUSE_NOTIFY_RESEND, 6.9).
 const NOTIFY_RESEND: i32 = 7;
 
@@ -33,6 +37,14 @@ impl Greeting {
     /// Tells whether the kernel was promised to be given files that it reads by itself.
     pub fn passes_through(&self) -> bool {
         self.terms().is_some_and(|terms| terms.pass_through())
+    }
+
+    /// Tells whether the request is one message that says its own length, and INIT: fuser trusts that.
+    fn is_sensible(&self) -> bool {
+        let number = |at: usize| Some(u32::from_le_bytes(*self.request.get(at..)?.first_chunk()?));
+        let len = number(0).and_then(|len| usize::try_from(len).ok());
+        let fits = (REQUEST_HEAD..=READ_LEN).contains(&self.request.len());
+        fits && len == Some(self.request.len()) && number(4) == Some(OPCODE_INIT)
     }
 
     pub(super) fn terms(&self) -> Option<Terms> {
@@ -71,6 +83,7 @@ pub fn connect<F: fuser::Filesystem>(
         None,
     )?;
     let request = match kept {
+        Some(kept) if !kept.is_sensible() => return Err(io::ErrorKind::InvalidData.into()),
         Some(kept) => kept.request.clone(),
         None => receive(connection.as_fd())?,
     };
@@ -113,4 +126,30 @@ fn replace(place: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
     // and writes it with plain system calls, and nobody does so before the session runs.
     let done = unsafe { libc::dup3(new.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_greeting_of_the_kernel_is_repeated() {
+        let greeting = |len: u32, opcode: u32, bytes: usize| {
+            let mut request = [len.to_le_bytes(), opcode.to_le_bytes()].concat();
+            request.resize(bytes, 0);
+            Greeting { request, reply: Vec::new() }.is_sensible()
+        };
+        assert!(greeting(104, OPCODE_INIT, 104));
+        for (len, opcode, bytes) in [
+            (104, OPCODE_INIT, 103),
+            (0, OPCODE_INIT, 104),
+            (u32::MAX, OPCODE_INIT, 104),
+            (39, OPCODE_INIT, 39),
+            (8, OPCODE_INIT, 8),
+            (104, 1, 104),
+            (60_000, OPCODE_INIT, 60_000),
+        ] {
+            assert!(!greeting(len, opcode, bytes), "{len} {opcode} {bytes}");
+        }
+    }
 }

@@ -12,7 +12,7 @@
 //! | [`failure`] | the one place that logs and counts failed requests |
 //! | [`mountinfo`] | which mounts there are |
 //! | [`mount`] | mount(2), or fusermount for users; unmounting |
-//! | [`mounter`] | a process that mounts for a server which is not root |
+//! | [`mounter`] | a process that mounts for a server, which may not |
 //! | [`notify`] | what we say to the kernel unasked |
 //! | [`premounted`] | `/dev/fd/N`: somebody else has mounted |
 //! | [`session`] | capabilities, worker threads, a mount's life |
@@ -31,6 +31,8 @@ pub mod dispatch;
 pub mod failure;
 mod greeting;
 pub mod handover;
+#[cfg(test)]
+mod hostile;
 mod interrupt;
 pub mod mount;
 pub mod mounter;

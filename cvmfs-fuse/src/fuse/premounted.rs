@@ -35,12 +35,22 @@ pub fn connection(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: it was made just now and belongs to nobody else.
     let copy = unsafe { OwnedFd::from_raw_fd(copy) };
-    let found = rustix::fs::fstat(&copy)?;
+    assert_kernel(&copy)?;
+    Ok(copy)
+}
+
+/// Makes sure that the kernel is at the other end of a connection which somebody else opened: requests are only
+/// parsed by what trusts their lengths. Only root can make a device node, and only the kernel serves it.
+///
+/// # Errors
+/// If it is something else.
+pub(super) fn assert_kernel(connection: &OwnedFd) -> io::Result<()> {
+    let found = rustix::fs::fstat(connection)?;
     let device = (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev));
     if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice || device != FUSE {
         return Err(io::Error::other("it is not /dev/fuse"));
     }
-    Ok(copy)
+    Ok(())
 }
 
 /// Returns the number of the mounted device, as in [`mountinfo::MountEntry`], where the kernel tells.

@@ -27,6 +27,7 @@ use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Time
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fs::exposure::Visibility;
 use crate::fs::inode::limit::MAX_KNOWN;
+use crate::sandbox::CallFilter;
 use logging::Logging;
 use table::By;
 use telemetry::Telemetry;
@@ -124,6 +125,8 @@ pub struct ProcessLimits {
     pub oom_score: Option<i16>,
     /// The processors that it may use.
     pub processors: Vec<usize>,
+    /// Which of its system calls the kernel refuses.
+    pub calls: CallFilter,
 }
 
 /// Inodes of a repository that the kernel may know; `None` for any number.

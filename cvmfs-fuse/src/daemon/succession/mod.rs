@@ -35,6 +35,7 @@ use super::control::Control;
 use super::estate::Holdings;
 use super::holder::Deposit;
 use super::letters::Word;
+use super::shrinker::Shrinker;
 use crate::cli::exit::Failure;
 use limits::{Limits, Next};
 use upgrade::Upgrade;
@@ -70,6 +71,8 @@ pub(crate) struct Succession {
     control: Option<Control>,
     /// Somebody else who holds the mount.
     deposit: Option<Deposit>,
+    /// Drops for the server what the kernel knows and nobody uses.
+    shrinker: Shrinker,
     /// When the next one is started.
     pausing: Option<Instant>,
     /// The last server died without having been asked to.
@@ -107,6 +110,7 @@ impl Succession {
             upgrade: None,
             control: None,
             deposit,
+            shrinker: Shrinker::default(),
             pausing: None,
             died: false,
             short_lives: 0,
@@ -226,6 +230,9 @@ impl Succession {
     pub(crate) fn ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
         // What it said last counts.
         while self.listen() {}
+        if self.shrinker.ended(pid) {
+            return true;
+        }
         if let Some(candidate) = self.candidate.take_if(|candidate| candidate.pid == pid) {
             self.candidate_ended(&candidate, status);
             return true;
@@ -269,7 +276,7 @@ impl Succession {
         if let Some(candidate) = &mut self.candidate {
             more |= candidate.listen(|_, _| false);
         }
-        let Self { server, candidate, holdings, deposit, .. } = self;
+        let Self { server, candidate, holdings, deposit, shrinker, .. } = self;
         let Some(server) = server else { return more };
         let served = server.serving;
         more |= server.listen(|word, descriptors| {
@@ -278,6 +285,12 @@ impl Succession {
                     && let Err(error) = abort::detach(&mount.mountpoint, mount.device.as_deref())
                 {
                     tracing::warn!(%error, "cannot unmount");
+                }
+                return true;
+            }
+            if word == Word::Shrink {
+                if let Some(mount) = &holdings.mount {
+                    shrinker.shrink(&mount.mountpoint, mount.device.as_deref());
                 }
                 return true;
             }
