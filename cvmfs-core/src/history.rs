@@ -98,11 +98,7 @@ pub struct History {
 
 impl History {
     /// Opens a history object, which must be of the repository `fqrn`.
-    pub fn open(
-        object: &CachedObject,
-        fqrn: &Fqrn,
-        budget: &Budget,
-    ) -> Result<Self, HistoryError> {
+    pub fn open(object: &CachedObject, fqrn: &Fqrn, budget: &Budget) -> Result<Self, HistoryError> {
         let database = open_database(object, &tables::HISTORY, budget)?;
         let (found, schema_revision) = database.ask(budget, read_properties)?;
         if found != fqrn.as_str() {
@@ -129,8 +125,7 @@ impl History {
     /// Finds the newest revision of the trunk that was published at `date` (Unix seconds) or before.
     pub fn by_date(&self, date: i64, budget: &Budget) -> Result<Option<Tag>, HistoryError> {
         let trunk = if self.has_branch { "AND branch = ''" } else { "" };
-        let sql =
-            format!("SELECT {} FROM tags WHERE timestamp <= ?1 {trunk}", self.columns());
+        let sql = format!("SELECT {} FROM tags WHERE timestamp <= ?1 {trunk}", self.columns());
         // Compared here: SQLite would sort all of them.
         let mut newest: Option<RawTag> = None;
         self.each(&sql, params![date], budget, |tag| {

@@ -320,8 +320,8 @@ impl Repository {
     /// `blocklist` is the present one; its file may have changed.
     pub async fn check(&self, blocklist: &Blocklist) -> Result<Option<Update>, RepositoryError> {
         let found = tokio::time::timeout(LONGEST_LOOK, self.find_update(blocklist)).await;
-        let outcome = found
-            .unwrap_or_else(|_| Err(RepositoryError::Late { fqrn: self.config.fqrn.clone() }));
+        let outcome =
+            found.unwrap_or_else(|_| Err(RepositoryError::Late { fqrn: self.config.fqrn.clone() }));
         match &outcome {
             Ok(None) => self.set_stale(None),
             Ok(Some(_)) => {}

@@ -94,7 +94,8 @@ impl Revision {
         };
         let root =
             NestedReference { attachment: Attachment::root(), hash: root.hash, size: root.size };
-        let catalog = load(&fetcher, &root, place.clone(), &variables, catalogs.evaluator()).await?;
+        let catalog =
+            load(&fetcher, &root, place.clone(), &variables, catalogs.evaluator()).await?;
         Ok(Self {
             fqrn,
             fetcher,

@@ -19,17 +19,28 @@ fn catalog() {
     let object = CachedObject::from_memory(Bytes::from_static(bytes));
     let hash = ContentHash::of(HashAlgorithm::Sha1, bytes);
     let attachment = Attachment::root();
-    let catalog = Catalog::open(object, hash, attachment, SymlinkVariables::new(), &Budget::long()).unwrap();
+    let catalog =
+        Catalog::open(object, hash, attachment, SymlinkVariables::new(), &Budget::long()).unwrap();
     let path = |text: &str| RepoPath::parse(text.as_bytes()).unwrap();
 
-    let mut names: Vec<_> =
-        catalog.list(&RepoPath::root(), MAX_LISTING, &Budget::long()).unwrap().into_iter().map(|entry| entry.name).collect();
+    let mut names: Vec<_> = catalog
+        .list(&RepoPath::root(), MAX_LISTING, &Budget::long())
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect();
     names.sort();
     assert_eq!(names, [b"c", b"d", b"f", b"h", b"l", b"n"].map(|name| Box::from(&name[..])));
     assert_eq!(catalog.skipped_rows(), 0);
-    assert_eq!(catalog.xattrs(&path("/f"), &Budget::long()).unwrap().get(b"user.foo"), Some(&b"bar"[..]));
+    assert_eq!(
+        catalog.xattrs(&path("/f"), &Budget::long()).unwrap().get(b"user.foo"),
+        Some(&b"bar"[..])
+    );
     assert_eq!(&*catalog.lookup(&path("/l"), &Budget::long()).unwrap().unwrap().symlink, b"a");
-    assert!(matches!(catalog.lookup(&path("/c"), &Budget::long()).unwrap().unwrap().content, Content::Chunked(_)));
+    assert!(matches!(
+        catalog.lookup(&path("/c"), &Budget::long()).unwrap().unwrap().content,
+        Content::Chunked(_)
+    ));
     let chunks = catalog.chunks(&path("/c"), &Budget::long()).unwrap();
     assert_eq!(chunks.iter().map(|chunk| chunk.size).collect::<Vec<_>>(), [10, 20]);
     assert_eq!(catalog.nested_at(&path("/n"), &Budget::long()).unwrap().unwrap().size, Some(6000));

@@ -59,7 +59,11 @@ pub(super) fn each(
         }
         count += 1;
         let compression = style.compression;
-        take(Chunk { offset, size, object: ObjectId { hash, kind: ObjectKind::Chunk, compression } });
+        take(Chunk {
+            offset,
+            size,
+            object: ObjectId { hash, kind: ObjectKind::Chunk, compression },
+        });
     }
     if count == 0 {
         return Ok(Err("no chunks"));

@@ -15,6 +15,7 @@
 //! A catalog is immutable. Its connections live in a pool: a query takes one out, so that no lock
 //! is held while SQLite reads the disk.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -39,18 +40,18 @@ pub(crate) mod tables;
 pub mod xattr;
 
 use budget::Budget;
-use entry::{DecodeFailure, RowContext};
 pub use entry::{
     Chunk, ChunkStyle, Content, DirectoryEntry, EntryIdentity, EntryKind, MAX_XATTR_LEN, RowFault,
 };
+use entry::{DecodeFailure, RowContext};
 pub use error::CatalogError;
 pub use properties::{Counters, Properties, Totals};
 use properties::{nothing_counted, read_counters, read_properties, read_totals};
 use row::RawRow;
-use schema::Schema;
-use tables::PARENT_INDEX;
-use sql::{Database, is_interrupted, open_database};
+use schema::{Found, Schema};
+use sql::{Database, is_interrupted, open_database, open_judged};
 use symlink::SymlinkVariables;
+use tables::PARENT_INDEX;
 use xattr::{XattrError, Xattrs};
 
 /// Cap on the size of a catalog whose size nobody states; the largest published ones have
@@ -117,6 +118,7 @@ pub struct Catalog {
     hash: ContentHash,
     has_xattr: bool,
     has_statistics: bool,
+    found: Arc<Found>,
     statements: Statements,
     properties: Properties,
     counters: Counters,
@@ -173,14 +175,17 @@ impl Catalog {
             object.read_ahead(READ_AHEAD);
         }
         let database = open_database(&object, &tables::CATALOG, budget)?;
-        let answered = database.ask(budget, |connection| {
+        let answered = database.ask(budget, |connection| -> Result<_, CatalogError> {
             let (properties, version) = read_properties(connection)?;
             let schema = Schema::read(database.found(), version)?;
             let statements = Statements::new(&schema);
             let has_nested =
                 connection.query_row(&statements.nested, [], |_| Ok(())).optional()?.is_some();
-            let counters =
-                if schema.has_statistics { read_counters(connection)? } else { Counters::default() };
+            let counters = if schema.has_statistics {
+                read_counters(connection)?
+            } else {
+                Counters::default()
+            };
             Ok((properties, schema, statements, has_nested, counters))
         });
         let (properties, schema, statements, has_nested, counters) =
@@ -205,6 +210,7 @@ impl Catalog {
             hash,
             has_xattr: schema.has_xattr,
             has_statistics: schema.has_statistics,
+            found: Arc::clone(database.found()),
             statements,
             properties,
             counters,
@@ -312,12 +318,13 @@ impl Catalog {
             let mut statement = connection.prepare_cached(&self.statements.page)?;
             let mut rows = statement.query((key.first, key.second, after))?;
             let mut page = Page::default();
-            let mut names = std::collections::HashSet::new();
+            let mut digests = std::collections::HashSet::new();
             let (mut bytes, mut last) = (0, after);
             for count in 0.. {
                 let Some(row) = rows.next()? else { return Ok(page) };
                 let number = row.get::<_, i64>(row::COLUMNS)?;
-                let Some(number) = u32::try_from(number).ok().filter(|n| *n <= MAX_ROW_NUMBER) else {
+                let Some(number) = u32::try_from(number).ok().filter(|n| *n <= MAX_ROW_NUMBER)
+                else {
                     // All that follow are larger.
                     self.skip(directory, RowFault::Number);
                     return Ok(page);
@@ -331,7 +338,9 @@ impl Catalog {
                     page.next = Some(last);
                     return Ok(page);
                 }
-                let entry = match self.child(connection, &inside, RawRow::read(row)?, budget) {
+                let raw = RawRow::read(row)?;
+                let digest = raw.as_ref().map(|raw| raw.path);
+                let entry = match self.child(connection, &inside, raw, budget) {
                     Ok(entry) => entry,
                     // Its chunks are many: the next page begins with them.
                     Err(CatalogError::Unfinished) if count > 0 => {
@@ -342,7 +351,8 @@ impl Catalog {
                 };
                 last = number;
                 let Some(entry) = entry else { continue };
-                if names.insert(entry.name.clone()) {
+                // The digest is that of the name.
+                if digests.insert(digest) {
                     bytes += entry.weight();
                     page.entries.push((number, entry));
                 } else {
@@ -521,7 +531,7 @@ impl Catalog {
         let pooled = self.idle.lock().pop();
         let database = match pooled {
             Some(database) => database,
-            None => open_database(&self.object, &tables::CATALOG, budget)?,
+            None => open_judged(&self.object, &tables::CATALOG, Some(&self.found), budget)?,
         };
         let result = database.ask(budget, query).map_err(|error| explain(error, budget));
         // What failed may fail again; what only took long need not be opened again.

@@ -49,7 +49,7 @@ impl Schema {
 
 /// The described tables that a database has, with all their columns.
 #[derive(Debug, Clone, Default)]
-pub struct Found(Vec<(&'static str, Vec<String>)>);
+pub(crate) struct Found(Vec<(&'static str, Vec<String>)>);
 
 impl Found {
     fn has_table(&self, table: &str) -> bool {
@@ -158,7 +158,8 @@ fn judge_indexes(connection: &Connection, table: &Table) -> Result<(), CatalogEr
     let mut keys = Vec::new();
     for name in indexes {
         let quoted = name.replace('"', "\"\"");
-        let mut statement = connection.prepare(&format!("PRAGMA main.index_xinfo(\"{quoted}\")"))?;
+        let mut statement =
+            connection.prepare(&format!("PRAGMA main.index_xinfo(\"{quoted}\")"))?;
         let mut rows = statement.query([])?;
         let mut key = Vec::new();
         while let Some(row) = rows.next()? {
@@ -181,7 +182,10 @@ fn judge_indexes(connection: &Connection, table: &Table) -> Result<(), CatalogEr
 fn is_index(needed: &Index, name: &str, key: &[String]) -> bool {
     needed.name.is_none_or(|needed| needed.eq_ignore_ascii_case(name))
         && key.len() >= needed.columns.len()
-        && key.iter().zip(needed.columns).all(|(column, needed)| column.eq_ignore_ascii_case(needed))
+        && key
+            .iter()
+            .zip(needed.columns)
+            .all(|(column, needed)| column.eq_ignore_ascii_case(needed))
 }
 
 fn forbidden(kind: &str, name: &str) -> CatalogError {
@@ -194,7 +198,9 @@ fn forbidden(kind: &str, name: &str) -> CatalogError {
 /// Returns a column as text, empty for NULL and for anything else.
 fn text(row: &Row<'_>, column: impl rusqlite::RowIndex) -> rusqlite::Result<String> {
     let value = row.get_ref(column)?;
-    Ok(value.as_bytes_or_null().ok().flatten().map_or_else(String::new, |bytes| {
-        String::from_utf8_lossy(bytes).into_owned()
-    }))
+    Ok(value
+        .as_bytes_or_null()
+        .ok()
+        .flatten()
+        .map_or_else(String::new, |bytes| String::from_utf8_lossy(bytes).into_owned()))
 }

@@ -59,7 +59,7 @@ const SCHEMA_TABLES: [&str; 2] = ["sqlite_master", "sqlite_schema"];
 pub struct Database {
     opened: Opened,
     meter: Arc<Meter>,
-    found: Found,
+    found: Arc<Found>,
 }
 
 /// A connection and what it reads. Fields are dropped in this order.
@@ -71,7 +71,7 @@ struct Opened {
 
 impl Database {
     /// Asks one question.
-    pub fn ask<T, E: From<CatalogError>>(
+    pub fn ask<T, E>(
         &self,
         budget: &Budget,
         question: impl FnOnce(&Connection) -> Result<T, E>,
@@ -83,7 +83,7 @@ impl Database {
     }
 
     /// Returns which of the described tables and columns the database has.
-    pub(crate) fn found(&self) -> &Found {
+    pub(crate) fn found(&self) -> &Arc<Found> {
         &self.found
     }
 }
@@ -101,6 +101,17 @@ pub fn open_database(
     tables: &'static [Table],
     budget: &Budget,
 ) -> Result<Database, CatalogError> {
+    open_judged(object, tables, None, budget)
+}
+
+/// Opens one more connection to an object; `found` is what was found in it when it was opened first. A verified object
+/// does not change, so its schema is not judged again.
+pub(super) fn open_judged(
+    object: &CachedObject,
+    tables: &'static [Table],
+    found: Option<&Arc<Found>>,
+    budget: &Budget,
+) -> Result<Database, CatalogError> {
     let mut opened = match object.path() {
         Some(path) => open_there(object, || is_still_there(path, object), || open_file(path))?,
         None => open_bytes(object)?,
@@ -108,11 +119,12 @@ pub fn open_database(
     let meter = Arc::new(Meter::new());
     let budget = budget.opening();
     meter.begin(&budget, || opened.connection.get_interrupt_handle());
-    let found = harden(&mut opened.connection, &meter, tables).map_err(|error| match error {
-        // No schema of ours takes that many steps, whoever waits.
-        CatalogError::Sqlite(error) if is_interrupted(&error) => CatalogError::TimeLimit,
-        error => error,
-    });
+    let found =
+        harden(&mut opened.connection, &meter, tables, found).map_err(|error| match error {
+            // No schema of ours takes that many steps, whoever waits.
+            CatalogError::Sqlite(error) if is_interrupted(&error) => CatalogError::TimeLimit,
+            error => error,
+        });
     meter.finish();
     Ok(Database { opened, meter, found: found? })
 }
@@ -185,7 +197,8 @@ fn harden(
     connection: &mut Connection,
     meter: &Arc<Meter>,
     tables: &'static [Table],
-) -> Result<Found, CatalogError> {
+    found: Option<&Arc<Found>>,
+) -> Result<Arc<Found>, CatalogError> {
     // Nothing of the file is read before all of these hold.
     for (config, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
@@ -214,7 +227,8 @@ fn harden(
         connection.set_limit(limit, value)?;
     }
     // SAFETY: the handle is that of an open connection, which nobody else has, and a null list keeps no module.
-    let dropped = unsafe { rusqlite::ffi::sqlite3_drop_modules(connection.handle(), ptr::null_mut()) };
+    let dropped =
+        unsafe { rusqlite::ffi::sqlite3_drop_modules(connection.handle(), ptr::null_mut()) };
     if dropped != rusqlite::ffi::SQLITE_OK {
         return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(dropped), None).into());
     }
@@ -232,7 +246,10 @@ fn harden(
         "PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; \
          PRAGMA query_only=ON; PRAGMA cache_size=-{PAGE_CACHE_KIB};"
     ))?;
-    let found = judge(connection, tables)?;
+    let found = match found {
+        Some(found) => Arc::clone(found),
+        None => Arc::new(judge(connection, tables)?),
+    };
     is_opening.store(false, Ordering::Relaxed);
     Ok(found)
 }

@@ -41,7 +41,8 @@ fn genuine_tags() {
     assert_eq!(third, expected);
     assert_eq!(history.by_name("fourth", &Budget::long()).unwrap(), None);
     assert_eq!(history.by_name("' OR ''='", &Budget::long()).unwrap(), None);
-    let names: Vec<String> = history.tags(&Budget::long()).unwrap().into_iter().map(|tag| tag.name).collect();
+    let names: Vec<String> =
+        history.tags(&Budget::long()).unwrap().into_iter().map(|tag| tag.name).collect();
     let all =
         ["third", "trunk", "second", "trunk-previous", "first", "generic-2026-11-23T19:37:16Z"];
     assert_eq!(names, all);
@@ -96,10 +97,14 @@ fn old_schema_revisions() {
 
 #[test]
 fn hostile_databases() {
-    let error =
-        History::open(&CachedObject::from_memory(Bytes::from_static(b"no database")), &fqrn("a.b"), &Budget::long());
+    let error = History::open(
+        &CachedObject::from_memory(Bytes::from_static(b"no database")),
+        &fqrn("a.b"),
+        &Budget::long(),
+    );
     assert!(error.is_err());
-    let error = History::open(&CachedObject::from_memory(Bytes::new()), &fqrn("a.b"), &Budget::long());
+    let error =
+        History::open(&CachedObject::from_memory(Bytes::new()), &fqrn("a.b"), &Budget::long());
     assert!(error.is_err());
 
     let tags = "CREATE TABLE properties (key TEXT, value TEXT);
@@ -118,7 +123,11 @@ fn hostile_databases() {
         (format!("'t', '{HASH}', 1, 0, 0, x'ff', 0"), "cannot read the tag database"),
     ] {
         let history = made(&format!("{tags} INSERT INTO tags VALUES ({row});")).unwrap();
-        assert_eq!(history.by_name("t", &Budget::long()).unwrap_err().to_string(), message, "{row}");
+        assert_eq!(
+            history.by_name("t", &Budget::long()).unwrap_err().to_string(),
+            message,
+            "{row}"
+        );
         assert!(history.tags(&Budget::long()).is_err(), "{row}");
     }
     let history = made(
@@ -126,7 +135,10 @@ fn hostile_databases() {
         INSERT INTO properties VALUES ('fqrn', 'a.b');",
     )
     .unwrap();
-    assert_eq!(history.by_name("t", &Budget::long()).unwrap_err().to_string(), "cannot read the tag database");
+    assert_eq!(
+        history.by_name("t", &Budget::long()).unwrap_err().to_string(),
+        "cannot read the tag database"
+    );
 }
 
 #[test]
@@ -153,8 +165,10 @@ fn h5_a_tag_database_that_is_a_program_is_refused() {
         ),
         (
             "statistics",
-            format!("{properties} CREATE TABLE tags ({tags}); CREATE INDEX i ON tags (name);
-                     INSERT INTO tags (name) VALUES ('t'); ANALYZE;"),
+            format!(
+                "{properties} CREATE TABLE tags ({tags}); CREATE INDEX i ON tags (name);
+                     INSERT INTO tags (name) VALUES ('t'); ANALYZE;"
+            ),
         ),
     ] {
         let refused = made(&statements);

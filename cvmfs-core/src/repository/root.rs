@@ -34,9 +34,11 @@ pub(super) async fn root_catalog(
         }
         (Pin::Tag(name), Some(manifest)) => {
             let name_of = name.clone();
-            history(config, fetcher, manifest, move |history, budget| history.by_name(&name_of, budget))
-                .await?
-                .ok_or_else(|| RepositoryError::NoSuchTag { fqrn: fqrn(), tag: name.clone() })?
+            history(config, fetcher, manifest, move |history, budget| {
+                history.by_name(&name_of, budget)
+            })
+            .await?
+            .ok_or_else(|| RepositoryError::NoSuchTag { fqrn: fqrn(), tag: name.clone() })?
         }
         (Pin::Date(date), Some(manifest)) => {
             let date = *date;

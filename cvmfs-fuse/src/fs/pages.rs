@@ -189,7 +189,8 @@ impl Drop for Waiting<'_> {
             return;
         };
         // Done, or only the list and this one have it.
-        let is_last = listed.peek().is_some() || listed.strong_count().is_none_or(|count| count <= 2);
+        let is_last =
+            listed.peek().is_some() || listed.strong_count().is_none_or(|count| count <= 2);
         let done = if is_last { all.remove(&self.key) } else { None };
         drop(all);
         drop(done);

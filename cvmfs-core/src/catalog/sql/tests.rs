@@ -58,12 +58,12 @@ fn open(object: &CachedObject) -> Result<Database, CatalogError> {
 #[test]
 fn h5_schemas_that_are_programs_are_refused_however_they_are_written() {
     let program = "instr(hex(zeroblob(4000000)), hex(zeroblob(2000000)) || 'x')";
-    let chunks = |definition: &str| format!("DROP TABLE chunks; CREATE TABLE chunks ({definition});");
+    let chunks =
+        |definition: &str| format!("DROP TABLE chunks; CREATE TABLE chunks ({definition});");
     let columns = "md5path_1 INTEGER, md5path_2 INTEGER, offset INTEGER, size INTEGER";
     let key = "PRIMARY KEY (md5path_1, md5path_2, offset, size)";
-    let virtual_chunks = |sql: &str| {
-        format!("DROP TABLE chunks; {}", schema_row("table", "chunks", 0, sql))
-    };
+    let virtual_chunks =
+        |sql: &str| format!("DROP TABLE chunks; {}", schema_row("table", "chunks", 0, sql));
     for (what, statements) in [
         ("two spaces", virtual_chunks("CREATE  VIRTUAL TABLE chunks USING fts5(offset)")),
         ("a comment", virtual_chunks("CREATE/**/VIRTUAL TABLE chunks USING fts4(offset)")),
@@ -168,7 +168,9 @@ fn h5_sqlite_is_built_without_what_reads_files_as_programs() {
         rows.map(Result::unwrap).collect()
     };
     let options = list("PRAGMA compile_options");
-    for part in ["FTS3", "FTS4", "FTS5", "RTREE", "GEOPOLY", "STAT4", "DBSTAT_VTAB", "LOAD_EXTENSION"] {
+    for part in
+        ["FTS3", "FTS4", "FTS5", "RTREE", "GEOPOLY", "STAT4", "DBSTAT_VTAB", "LOAD_EXTENSION"]
+    {
         let name = format!("ENABLE_{part}");
         assert!(!options.iter().any(|option| option.starts_with(&name)), "{options:?}");
     }
@@ -180,8 +182,8 @@ fn h5_sqlite_is_built_without_what_reads_files_as_programs() {
         assert!(!functions.iter().any(|name| name.starts_with(part)), "{part}");
     }
     // Keys of an index are compared in one piece, whatever a catalog says how long they are.
-    let error = connection.query_row("SELECT zeroblob(4200000)", [], |_| Ok(())).and_then(|()| {
-        connection.query_row("SELECT hex(zeroblob(4200000))", [], |_| Ok(()))
-    });
+    let error = connection
+        .query_row("SELECT zeroblob(4200000)", [], |_| Ok(()))
+        .and_then(|()| connection.query_row("SELECT hex(zeroblob(4200000))", [], |_| Ok(())));
     assert_eq!(error.unwrap_err().sqlite_error_code(), Some(ErrorCode::OutOfMemory));
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
+use cvmfs_core::revision::RevisionError;
 use futures_util::FutureExt as _;
 
 use super::RepoFs;
@@ -45,7 +46,7 @@ impl RepoFs {
                 let (revision, path) = (Arc::clone(&reading.revision), reading.path.clone());
                 async move {
                     let page = revision.page(&path, row).await?;
-                    Ok(Arc::new(Page::new(row, page, revision)))
+                    Ok::<_, RevisionError>(Arc::new(Page::new(row, page, revision)))
                 }
                 .boxed()
             };
