@@ -13,6 +13,7 @@ const NEEDED: [&str; 6] = [
     "-DSQLITE_MAX_ALLOCATION_SIZE=4194304",
 ];
 
+#[allow(clippy::disallowed_methods, reason = "the only way in which Cargo tells a build script")]
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=LIBSQLITE3_FLAGS");

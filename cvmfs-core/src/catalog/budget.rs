@@ -86,6 +86,11 @@ impl Budget {
         if Instant::now() <= self.loop_end && !self.is_ended() { Ok(()) } else { Err(self.spent()) }
     }
 
+    /// Tells whether others wait for the thread.
+    pub(super) fn is_brief(&self) -> bool {
+        self.is_brief
+    }
+
     /// Tells whether a loop that another question can continue should stop here.
     pub(super) fn is_slice_over(&self) -> bool {
         Instant::now() > self.slice_end

@@ -40,6 +40,8 @@ const MAX_SQL_LEN: i32 = 4096;
 /// Page cache of a connection: the upper pages of its trees. The kernel's page cache stands behind
 /// it, and there may be hundreds of connections.
 const PAGE_CACHE_KIB: i32 = 128;
+/// Largest file that is read into memory where others wait.
+const MAX_COPY: u64 = 1 << 20;
 /// Pragmas that are used while a database is opened.
 const PRAGMAS: [&str; 9] = [
     "cell_size_check",
@@ -113,8 +115,10 @@ pub(super) fn open_judged(
     budget: &Budget,
 ) -> Result<Database, CatalogError> {
     let mut opened = match object.path() {
-        Some(path) => open_there(object, || is_still_there(path, object), || open_file(path))?,
-        None => open_bytes(object)?,
+        Some(path) => {
+            open_there(object, || is_still_there(path, object), || open_file(path), budget)?
+        }
+        None => open_bytes(object, budget)?,
     };
     let meter = Arc::new(Meter::new());
     let budget = budget.opening();
@@ -140,15 +144,16 @@ fn open_there(
     object: &CachedObject,
     is_still_there: impl Fn() -> bool,
     open_file: impl FnOnce() -> Result<Connection, CatalogError>,
+    budget: &Budget,
 ) -> Result<Opened, CatalogError> {
     if !is_still_there() {
-        return open_bytes(object);
+        return open_bytes(object, budget);
     }
     let opened = open_file();
     if is_still_there() {
         Ok(Opened { connection: opened?, _bytes: None })
     } else {
-        open_bytes(object)
+        open_bytes(object, budget)
     }
 }
 
@@ -181,7 +186,10 @@ fn open_file(path: &Path) -> Result<Connection, CatalogError> {
 }
 
 /// Opens bytes in memory where they are: a copy by SQLite would be one large allocation.
-fn open_bytes(object: &CachedObject) -> Result<Opened, CatalogError> {
+fn open_bytes(object: &CachedObject, budget: &Budget) -> Result<Opened, CatalogError> {
+    if object.file().is_some() && object.len() > MAX_COPY && budget.is_brief() {
+        return Err(CatalogError::Unfinished);
+    }
     let bytes = object.read_all(super::MAX_CATALOG_SIZE).map_err(CatalogError::Read)?;
     let mut connection = Connection::open_in_memory()?;
     // SAFETY: the bytes do not move and do not change, since `Bytes` is immutable and shared by reference. They

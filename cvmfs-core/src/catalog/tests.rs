@@ -1,19 +1,29 @@
 //! Catalogs whose rows are many, large or out of order.
 
-use fixtures::publish::TestRepo;
+use fixtures::publish::{Published, TestRepo};
 
 use super::*;
+use crate::decode::{SizeBound, decode_all};
+use crate::object::{ObjectId, ObjectKind};
 use crate::revision::MAX_LISTING;
 
 fn path(text: &str) -> RepoPath {
     RepoPath::parse(text.as_bytes()).unwrap()
 }
 
+/// Returns the root catalog as the cache would have it.
+pub(super) fn root_catalog(published: &Published) -> CachedObject {
+    let stored = published.read(&published.catalog_object("").unwrap()).unwrap();
+    let hash = published.root_hash().to_string().parse().unwrap();
+    let id = ObjectId::zlib(hash, ObjectKind::Catalog);
+    let (plain, _) = decode_all(id, &stored, SizeBound::AtMost(MAX_CATALOG_SIZE)).unwrap();
+    CachedObject::from_memory(plain.into())
+}
+
 /// Opens the root catalog of what a test made.
 fn open(repo: &mut TestRepo) -> Catalog {
     let published = repo.publish();
-    let bytes = published.read(&published.catalog_object("").unwrap()).unwrap();
-    let object = CachedObject::from_memory(bytes.into());
+    let object = root_catalog(&published);
     let hash = published.root_hash().to_string().parse().unwrap();
     let variables = SymlinkVariables::new();
     Catalog::open(object, hash, Attachment::root(), variables, &Budget::long()).unwrap()
