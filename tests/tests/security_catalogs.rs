@@ -21,12 +21,15 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// One step of SQLite that takes hours: the search of a long text in a longer one.
 const HOURS: &str = "instr(hex(zeroblob(4500000)), hex(zeroblob(2000000)) || 'x')";
 
-/// Makes the values of the properties the results of a computation.
+/// Makes the values of the properties the results of a computation, which the publisher need not wait for.
 fn computed_properties(computation: &str) -> String {
+    let computation = computation.replace('\'', "''");
     format!(
         "CREATE TABLE copy AS SELECT key, value FROM properties; DROP TABLE properties;
-         CREATE TABLE properties (key TEXT PRIMARY KEY, v TEXT, value TEXT AS (v || {computation}));
-         INSERT INTO properties (key, v) SELECT key, value FROM copy; DROP TABLE copy;"
+         CREATE TABLE properties (key TEXT PRIMARY KEY, v TEXT, value TEXT AS (v));
+         INSERT INTO properties (key, v) SELECT key, value FROM copy; DROP TABLE copy;
+         PRAGMA writable_schema=ON;
+         UPDATE sqlite_schema SET sql = replace(sql, '(v)', '(v || {computation})') WHERE name = 'properties';"
     )
 }
 
