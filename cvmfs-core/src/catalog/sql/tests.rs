@@ -21,10 +21,15 @@ fn a_catalog_that_is_evicted_or_replaced_while_it_is_opened_is_read_all_the_same
         let len = file.metadata().unwrap().len();
         let object = CachedObject::from_file(file, len, Some(path.clone()));
         let is_there = || is_still_there(&path, &object);
-        let opened = open_there(&object, is_there, || {
-            meanwhile();
-            open_file(&path)
-        }, &Budget::long());
+        let opened = open_there(
+            &object,
+            is_there,
+            || {
+                meanwhile();
+                open_file(&path)
+            },
+            &Budget::long(),
+        );
         let value: String =
             opened.unwrap().connection.query_row("SELECT v FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(value, "right");
@@ -99,7 +104,7 @@ fn h5_schemas_that_are_programs_are_refused_however_they_are_written() {
         ),
         ("no key", chunks(&format!("{columns}, hash BLOB"))),
         ("no row numbers", chunks(&format!("{columns}, hash BLOB, {key}) WITHOUT ROWID; --"))),
-        ("a row number of its own", "ALTER TABLE catalog ADD COLUMN rowid INTEGER".to_owned()),
+        ("a row number of its own", chunks(&format!("{columns}, hash BLOB, rowid INTEGER, {key}"))),
         ("a long text", format!("CREATE TABLE x (a /* {} */)", " ".repeat(5000))),
         ("many tables", (0..2000).map(|n| format!("CREATE TABLE x{n} (a);")).collect()),
     ] {
