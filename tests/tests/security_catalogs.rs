@@ -134,9 +134,11 @@ fn h5_an_update_that_is_a_program_is_one_failed_look() {
         assert_eq!(mount.revision(), 1);
         repo.sql("", computed_properties(HOURS));
         repo.publish();
-        let status = || run(&["status", mount.root().to_str().unwrap()]);
-        wait_until(SEEN, "the reason in the status", || status().contains("stale since")).unwrap();
-        assert!(status().contains("catalog"), "{}", status());
+        let reason = || mount.attribute("user.stale_reason");
+        wait_until(SEEN, "the reason", || reason().is_some()).unwrap();
+        assert!(reason().unwrap().contains("catalog"), "{:?}", reason());
+        let status = run(&["status", published.fqrn()]);
+        assert!(status.contains("stale since"), "{status}");
         assert_eq!((mount.revision(), fs::read(mount.path("f")).unwrap()), (1, b"first".to_vec()));
         repo.repair();
         repo.file("/f", b"third");
