@@ -52,6 +52,9 @@ use newest::newest_letters;
 use root::root_catalog;
 use servers::{apply_order, find_order};
 
+/// Longest look for a new revision, with all catalogs in use. Only a net below the time limits of downloads and of
+/// questions to catalogs: whatever a revision makes of them together, the next one is looked for.
+const LONGEST_LOOK: Duration = Duration::from_secs(15 * 60);
 /// The whitelist is asked for at least this often, whatever else changes: it may revoke.
 const WHITELIST_RECHECK: i64 = 24 * 3600;
 /// A difference of clocks that is worth a word.
@@ -316,7 +319,9 @@ impl Repository {
     ///
     /// `blocklist` is the present one; its file may have changed.
     pub async fn check(&self, blocklist: &Blocklist) -> Result<Option<Update>, RepositoryError> {
-        let outcome = self.find_update(blocklist).await;
+        let found = tokio::time::timeout(LONGEST_LOOK, self.find_update(blocklist)).await;
+        let outcome =
+            found.unwrap_or_else(|_| Err(RepositoryError::Late { fqrn: self.config.fqrn.clone() }));
         match &outcome {
             Ok(None) => self.set_stale(None),
             Ok(Some(_)) => {}

@@ -11,6 +11,8 @@ use super::CatalogError;
 const DEFAULT_TTL: u64 = 240;
 /// Rows read of each table: servers write some twenty.
 const MAX_ROWS: u32 = 1000;
+/// Longest key or value: a path; anything longer counts as empty.
+const MAX_PROPERTY_LEN: usize = 4096;
 
 /// What a catalog says about itself (spec/format.md section 20).
 #[derive(Debug, Clone, Default)]
@@ -81,6 +83,9 @@ pub(super) fn read_properties(connection: &Connection) -> Result<(Properties, f6
     while let Some(row) = rows.next()? {
         let text = |index| -> rusqlite::Result<Vec<u8>> {
             Ok(match row.get_ref(index)? {
+                ValueRef::Text(value) | ValueRef::Blob(value) if value.len() > MAX_PROPERTY_LEN => {
+                    Vec::new()
+                }
                 ValueRef::Text(value) | ValueRef::Blob(value) => value.to_vec(),
                 ValueRef::Integer(value) => value.to_string().into_bytes(),
                 ValueRef::Real(value) => value.to_string().into_bytes(),

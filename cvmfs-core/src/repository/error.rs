@@ -29,6 +29,12 @@ pub enum RepositoryError {
         /// The repository.
         fqrn: Fqrn,
     },
+    /// A look for a new revision that did not end.
+    #[error("looking for a new revision of {fqrn} took too long")]
+    Late {
+        /// The repository.
+        fqrn: Fqrn,
+    },
     /// The revision is on the blocklist.
     #[error(
         "revision {revision} of {fqrn} is blocked: the blocklist allows {first_good} and newer"

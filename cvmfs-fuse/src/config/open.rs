@@ -317,7 +317,9 @@ fn failure_of(error: &RepositoryError) -> Failure {
             return Failure::new(ExitStatus::Catalog, message)
                 .advise(advice_about(servers.iter().map(|(_, error)| error)));
         }
-        RepositoryError::Slow { .. } => (ExitStatus::Catalog, "try again, or another --server"),
+        RepositoryError::Slow { .. } | RepositoryError::Late { .. } => {
+            (ExitStatus::Catalog, "try again, or another --server")
+        }
         RepositoryError::Blocked { .. } => (
             ExitStatus::RevisionBlocked,
             "wait for a newer revision, or ask who keeps /etc/cvmfs/blacklist",

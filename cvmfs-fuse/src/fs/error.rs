@@ -58,14 +58,6 @@ pub enum FsError {
         /// How many.
         deaths: u64,
     },
-    /// A link target that no kernel follows.
-    #[error("link target of {path} has {len} bytes")]
-    TargetTooLong {
-        /// The link.
-        path: RepoPath,
-        /// Its length.
-        len: usize,
-    },
     /// A catalog could not answer.
     #[error("cannot look up {path}")]
     Revision {
@@ -143,7 +135,6 @@ impl FsError {
             Self::Interrupted => libc::EINTR,
             Self::Broken { .. }
             | Self::Refused { .. }
-            | Self::TargetTooLong { .. }
             | Self::Fetch { .. }
             | Self::Read { .. }
             | Self::Repository { .. } => libc::EIO,

@@ -117,6 +117,9 @@ fn text(found: &[Found], shown: &[&RepositoryStatus], silent: &[&Found]) -> Stri
     text
 }
 
+/// Seconds after a failed call in which a repository does not count as all well.
+const RECENT: u64 = 600;
+
 fn row(status: &RepositoryStatus, now: u64) -> Vec<String> {
     let time = |seconds: i64| {
         jiff::Timestamp::from_second(seconds)
@@ -128,7 +131,12 @@ fn row(status: &RepositoryStatus, now: u64) -> Vec<String> {
             format!("stale since {}: {reason}", time(since))
         }
         (None, true) => "no server answers".to_owned(),
-        (None, false) => "ok".to_owned(),
+        (None, false) => match status.last_error.and_then(|last| u64::try_from(last).ok()) {
+            Some(last) if now.saturating_sub(last) < RECENT => {
+                format!("calls failed {} ago: see 'cvmfs-fuse why'", age(now.saturating_sub(last)))
+            }
+            _ => "ok".to_owned(),
+        },
     };
     vec![
         status.repository.clone(),
@@ -171,6 +179,12 @@ mod tests {
             "a.b.c|/cvmfs/a.b.c|7|60 s|http://s|-|100.0%|0 B|1.00 MiB/1.00 GiB|2|\
              stale since 1970-01-01T00:00:00Z: no network"
         );
+        let state = |last_error, now| {
+            let status = RepositoryStatus { last_error, ..RepositoryStatus::default() };
+            row(&status, now).pop().unwrap()
+        };
+        assert_eq!((state(None, 1060), state(Some(60), 1060)), ("ok".to_owned(), "ok".to_owned()));
+        assert_eq!(state(Some(1000), 1060), "calls failed 60 s ago: see 'cvmfs-fuse why'");
         assert_eq!(text(&[], &[], &[]), "nothing is mounted here\n");
     }
 }
