@@ -15,6 +15,7 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use super::CatalogError;
 use crate::cache::CachedObject;
+use crate::exact_names;
 
 /// Longest statement run: a listing of a million rows takes a few seconds, a query that loops over
 /// a malformed tree for ever.
@@ -49,8 +50,8 @@ impl std::fmt::Debug for Database {
 
 /// Opens a verified object as a database, by its name in the cache or from memory.
 pub fn open_database(object: &CachedObject) -> Result<Database, CatalogError> {
-    let mut connection = match object.path() {
-        Some(path) => open_there(object, || is_still_there(path, object), || open_file(path))?,
+    let mut connection = match object.exact_path() {
+        Some(path) => open_there(object, || is_still_there(&path, object), || open_file(&path))?,
         None => open_bytes(object)?,
     };
     let started = std::sync::Arc::new(parking_lot::Mutex::new(Instant::now()));
@@ -98,7 +99,11 @@ fn open_file(path: &Path) -> Result<Connection, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Ok(Connection::open_with_flags(uri, flags)?)
+    // A name of a store may go through a descriptor of its directory: followed as it is.
+    Ok(match exact_names::vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(uri, flags, vfs)?,
+        None => Connection::open_with_flags(uri, flags)?,
+    })
 }
 
 fn open_bytes(object: &CachedObject) -> Result<Connection, CatalogError> {
