@@ -101,6 +101,7 @@ pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
 ) -> Result<(), Failure> {
     process::prepare(limits);
     account.map_or(Ok(()), identity::assume)?;
+    process::keep_memory_private(limits);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
         // Blocking tasks work and never wait for the network, so a few threads are enough.
