@@ -20,7 +20,9 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::cache::{CacheError, CachedObject, Claim, MemoryCache, ObjectCache, ObjectMeta};
+use crate::cache::{
+    CacheError, CachedObject, Claim, Condition, MemoryCache, ObjectCache, ObjectMeta,
+};
 use crate::decode::{CheckedBody, SizeBound};
 use crate::descriptors::DescriptorBudget;
 use crate::net::{Downloader, Walk};
@@ -51,6 +53,8 @@ const MAX_CLAIM_PAUSE: Duration = Duration::from_millis(25);
 /// Downloads of others that may fail before a caller's own: one from before, and guesses that come
 /// between.
 const MAX_JOINED: usize = 4;
+/// How long a look at all bytes of a doubted object may take: a catalog of 500 MB needs as long.
+const EXAMINE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a download may take that nobody has asked for.
 const AHEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Largest object kept in memory when the cache cannot take it.
@@ -349,8 +353,14 @@ impl Fetcher {
         }
     }
 
-    /// Removes an object that proved to be damaged, so that the next request fetches it again.
+    /// Removes an object that seems to be damaged, so that the next request fetches it again. One whose bytes are
+    /// those that were stored stays: then whoever published it is at fault, and other repositories may use it.
     pub fn discard(&self, id: &ObjectId) {
+        let looked = self.shared.cache.examine(id, Instant::now() + EXAMINE_LIMIT);
+        if matches!(looked, Ok(Condition::Sound | Condition::Absent | Condition::Damaged)) {
+            tracing::debug!(%id, ?looked, "a cached object was doubted");
+            return;
+        }
         if let Err(error) = self.shared.cache.discard(id) {
             self.shared.warn_about_cache(&error);
         }
@@ -438,7 +448,7 @@ impl Drop for LeaveTable<'_> {
 }
 
 impl FetcherState {
-    /// Opens from the cache only. An object of another size than stated is damaged: it goes.
+    /// Opens from the cache only. An object of another size than stated is not used.
     fn open_cached(
         &self,
         id: &ObjectId,
@@ -465,10 +475,9 @@ impl FetcherState {
         if fits {
             return Ok(Some(object));
         }
-        tracing::warn!(%id, size = object.len(), ?bound, "cached object has the wrong size, fetching it again");
-        if let Err(error) = self.cache.discard(id) {
-            self.warn_about_cache(&error);
-        }
+        // It stays until a download proves the size that is stated: all repositories share the cache, and a row
+        // that lies must not take from the others what is right. What arrives replaces what differs from it.
+        tracing::warn!(%id, size = object.len(), ?bound, "cached object has another size than stated, fetching it again");
         Ok(None)
     }
 

@@ -13,6 +13,7 @@
 //! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
 //! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
 //! | [`trust`] | the chain from the master keys to a [`trust::Verified`] manifest |
+//! | [`exact_names`] | databases opened where no link is followed |
 //! | [`catalog`], [`history`] | the SQLite databases of a repository |
 //! | [`cache`] | the contract of a store for objects |
 //! | [`net`] | transport and the choice of servers |
@@ -27,6 +28,7 @@ pub mod chain;
 pub mod clock;
 pub mod decode;
 pub mod descriptors;
+pub mod exact_names;
 pub mod fetch;
 pub mod format;
 pub mod fqrn;

@@ -31,6 +31,7 @@ use super::budget::{Budget, Meter, STEPS_PER_LOOK};
 use super::schema::{Found, judge};
 use super::tables::Table;
 use crate::cache::CachedObject;
+use crate::exact_names;
 
 /// Longest text or blob: link targets have 4,095 bytes, attribute blobs 64 KiB, and a row as a whole less than this.
 /// A longer value fails the statement before it is copied.
@@ -114,9 +115,9 @@ pub(super) fn open_judged(
     found: Option<&Arc<Found>>,
     budget: &Budget,
 ) -> Result<Database, CatalogError> {
-    let mut opened = match object.path() {
+    let mut opened = match object.exact_path() {
         Some(path) => {
-            open_there(object, || is_still_there(path, object), || open_file(path), budget)?
+            open_there(object, || is_still_there(&path, object), || open_file(&path), budget)?
         }
         None => open_bytes(object, budget)?,
     };
@@ -182,7 +183,11 @@ fn open_file(path: &Path) -> Result<Connection, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Ok(Connection::open_with_flags(uri, flags)?)
+    // A name of a store may go through a descriptor of its directory: followed as it is.
+    Ok(match exact_names::vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(uri, flags, vfs)?,
+        None => Connection::open_with_flags(uri, flags)?,
+    })
 }
 
 /// Opens bytes in memory where they are: a copy by SQLite would be one large allocation.

@@ -289,6 +289,30 @@ async fn a_row_that_lies_about_the_size_fails_alone() {
     assert_eq!(honest.unwrap().len(), PLAIN.len() as u64);
 }
 
+/// All repositories share a cache, and the same content is one object of it.
+#[tokio::test]
+async fn low_a_lying_size_evicts_nothing_of_others() {
+    let (id, stored) = object(PLAIN);
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Body(stored.clone())]);
+    let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());
+    let fetcher = fetcher(&script, Arc::clone(&cache));
+    let right = SizeBound::Exactly(PLAIN.len() as u64);
+    fetcher.open(&id, right, "honest").await.unwrap();
+    for lie in [SizeBound::Exactly(0), SizeBound::Exactly(1 << 40), SizeBound::AtMost(3)] {
+        for host in ["a", "b"] {
+            script.on(host, [Answer::Body(stored.clone())]);
+        }
+        assert!(fetcher.open(&id, lie, "liar").await.is_err());
+        assert!(cache.open(&id).unwrap().is_some(), "{lie:?}: gone");
+    }
+    // Neither by doubts about its content, which is what was stored.
+    fetcher.discard(&id);
+    let before = asked(&script).len();
+    fetcher.open(&id, right, "honest").await.unwrap();
+    assert_eq!(asked(&script).len(), before, "nothing is fetched again");
+}
+
 /// Fails as a full or dying disk does: at the start or in the middle of a transaction.
 struct FailingCache {
     at_start: bool,

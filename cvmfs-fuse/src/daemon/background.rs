@@ -107,6 +107,11 @@ pub(crate) fn open_log(service: &impl Service) -> Result<(PathBuf, File), Failur
         .map_err(|error| Failure::caused(ExitStatus::CacheDirectory, "cannot open a log", &error))
 }
 
+/// Returns who owns the log besides this user.
+fn partner_of(service: &impl Service) -> Option<u32> {
+    identity::account_of(service).map(|account| account.uid)
+}
+
 /// Adds to a command line what is for a child only; before `--`, after which all is positional.
 pub(crate) fn insert_arguments(
     line: &mut Vec<OsString>,
@@ -249,7 +254,7 @@ impl Waiting {
 pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Failure> {
     let parent = Parent::adopt(descriptor)?;
     if let Some(path) = log::path_of_stderr() {
-        log::bound_stderr(path);
+        log::bound_stderr(&path, partner_of(service));
     }
     let place = supervisor::Place::Background(
         parent
@@ -283,7 +288,7 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
     if !process.foreground
         && let Some(path) = log::path_of_stderr()
     {
-        log::bound_stderr(path);
+        log::bound_stderr(&path, partner_of(service));
     }
     let origin = if process.take_over {
         Origin::Successor(Candidate::receive(socket).map_err(|error| {

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
+use cvmfs_cache::safe_path;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, getppid, setfsgid, setfsuid};
@@ -67,7 +68,8 @@ pub(super) fn account_of(service: &impl Service) -> Option<Account> {
 /// As upstream: to the account, and with the usual mode.
 fn grab(mountpoint: &Path, account: &Account) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = File::from(rustix::fs::open(mountpoint, flags, Mode::empty())?);
+    let found = safe_path::open_directory(mountpoint)?;
+    let directory = File::from(rustix::fs::openat(found, ".", flags, Mode::empty())?);
     account.own(&directory)?;
     rustix::fs::fchmod(directory.as_fd(), Mode::from_bits_truncate(0o755))?;
     Ok(())

@@ -170,13 +170,15 @@ impl Service for AutomountSettings {
 pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     let process = service.process();
     if process.foreground || process.ready_fd.is_some() || process.server_fd.is_some() {
-        log::direct(&service.model().parameters.logging, service.repository());
+        let partner = identity::account_of(service).map(|account| account.uid);
+        log::direct(&service.model().parameters.logging, service.repository(), partner);
     }
     if let Some(descriptor) = process.server_fd {
         background::serve_supervised(service, descriptor)?;
         return Ok(ExitStatus::Ok);
     }
     if let Some(descriptor) = process.ready_fd {
+        process::keep_memory_private(&service.model().parameters.process);
         return background::run(service, descriptor);
     }
     if let Some(account) = identity::account_of(service) {
@@ -186,6 +188,7 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
         }
     }
     if process.foreground {
+        process::keep_memory_private(&service.model().parameters.process);
         let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;
         return supervisor::run(supervisor::Place::Foreground, claimed);
     }

@@ -108,6 +108,8 @@ pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
     };
     confinement.begin().map_err(refused)?;
     account.map_or(Ok(()), identity::assume)?;
+    // Before the filter of system calls.
+    process::keep_memory_private(limits);
     confinement.enter().map_err(refused)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use cvmfs_cache::safe_path::{OutputMode, write_output};
 use cvmfs_core::chain::chain;
 
 use super::{mounts, to_json};
@@ -61,9 +61,7 @@ pub(in crate::cli) fn run(
         Failure::caused(ExitStatus::Unknown, &format!("cannot write {}", path.display()), &error)
     };
     // Logs may tell what others need not know.
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(trouble)?;
+    write_output(path, text.as_bytes(), OutputMode::Exactly(0o600)).map_err(trouble)?;
     print(&format!("{}\n", path.display()))
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use cvmfs_cache::safe_path::{self, OutputMode};
 use cvmfs_core::chain::chain;
 
 use super::table::table;
@@ -91,7 +92,8 @@ pub(in crate::cli) fn run(args: &TraceArgs) -> Result<ExitStatus, Failure> {
         if !reply.ok {
             return Err(Failure::new(ExitStatus::Unknown, reply.text));
         }
-        std::fs::write(file, reply.text.trim_end().to_owned() + "\n").map_err(|error| {
+        let text = reply.text.trim_end().to_owned() + "\n";
+        safe_path::write_output(file, text.as_bytes(), OutputMode::ByUmask).map_err(|error| {
             Failure::caused(
                 ExitStatus::Unknown,
                 &format!("cannot write {}", file.display()),

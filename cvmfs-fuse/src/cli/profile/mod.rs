@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cvmfs_cache::safe_path::{OutputMode, write_output};
 use cvmfs_core::cache::{CacheError, ObjectCache};
 use cvmfs_core::fqrn::Fqrn;
 use indicatif::BinaryBytes;
@@ -167,7 +168,7 @@ fn export(args: &ProfileExportArgs, environment: &Environment) -> Result<ExitSta
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| {
+    write_output(path, text.as_bytes(), OutputMode::ByUmask).map_err(|error| {
         Failure::caused(ExitStatus::Unknown, &format!("cannot write {}", path.display()), &error)
     })
 }

@@ -233,6 +233,15 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
+        name: "CVMFS_FUSE_CORE_DUMPS",
+        form: "yes|no",
+        default: "no",
+        need: Need::Own,
+        harmless: false,
+        help: "a server that crashes may leave a core dump; with what is in its memory, such as passwords of proxies",
+        by: By::Set(|p, v| switch(v).map(|v| p.process.core_dumps = v)),
+    },
+    Parameter {
         name: "CVMFS_CPU_AFFINITY",
         form: "CPU[,CPU...]",
         default: "",

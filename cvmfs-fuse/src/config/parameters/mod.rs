@@ -121,6 +121,8 @@ pub struct Parameters {
 pub struct ProcessLimits {
     /// Files that it may have open.
     pub open_files: Option<u64>,
+    /// The memory of a server that crashes may be written to a file.
+    pub core_dumps: bool,
     /// How early the kernel ends it when memory is short (proc(5), `oom_score_adj`).
     pub oom_score: Option<i16>,
     /// The processors that it may use.

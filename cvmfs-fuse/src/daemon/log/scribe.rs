@@ -199,8 +199,9 @@ fn from_level(level: Level) -> Targets {
         .with_targets(OUR_CRATES.map(|name| (name, LevelFilter::from_level(level))))
 }
 
-/// Opens what the configuration wants beside stderr, for a process that serves `name`.
-pub(crate) fn direct(logging: &Logging, name: Option<&str>) {
+/// Opens what the configuration wants beside stderr, for a process that serves `name`; `partner` is as whom
+/// its server works, if not as this user.
+pub(crate) fn direct(logging: &Logging, name: Option<&str>, partner: Option<u32>) {
     PROCESS.store(name.map(|name| Arc::new(name.to_owned())));
     let Some(log) = LOG.get() else { return };
     if let (Some(format), false) = (logging.format, log.is_chosen) {
@@ -209,9 +210,8 @@ pub(crate) fn direct(logging: &Logging, name: Option<&str>) {
     if logging.has_syslog() {
         let prefix = logging.syslog_prefix.clone();
         let outlet = match &logging.micro_syslog {
-            Some(path) => {
-                opened(path, MICRO_SYSLOG_SIZE).map(|file| Outlet::MicroSyslog { file, prefix })
-            }
+            Some(path) => opened(path, MICRO_SYSLOG_SIZE, partner)
+                .map(|file| Outlet::MicroSyslog { file, prefix }),
             None => {
                 let facility = wire::facility(logging.syslog_facility);
                 Some(Outlet::Syslog { facility, prefix })
@@ -225,7 +225,7 @@ pub(crate) fn direct(logging: &Logging, name: Option<&str>) {
         begin(&log.syslog, &log.syslog_filter, outlet, level);
     }
     if let Some(path) = &logging.debug_log {
-        let outlet = opened(path, DEBUG_LOG_SIZE).map(Outlet::File);
+        let outlet = opened(path, DEBUG_LOG_SIZE, partner).map(Outlet::File);
         begin(&log.debug, &log.debug_filter, outlet, Level::DEBUG);
     }
 }
@@ -243,8 +243,8 @@ fn begin(
     }
 }
 
-fn opened(path: &PathBuf, limit: u64) -> Option<RotatingFile> {
-    RotatingFile::open(path, limit)
+fn opened(path: &PathBuf, limit: u64, partner: Option<u32>) -> Option<RotatingFile> {
+    RotatingFile::open(path, limit, partner)
         .inspect_err(|error| tracing::warn!(?path, %error, "a log cannot be opened"))
         .ok()
 }
