@@ -30,6 +30,9 @@ pub mod descriptors;
 pub mod fetch;
 pub mod format;
 pub mod fqrn;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hash;
 pub mod history;
 mod letters;
