@@ -319,7 +319,8 @@ pub(crate) fn fuzz_repository(data: &[u8]) {
     items.insert("link".into(), Item::Link("../../../etc/passwd".into()));
     let tree = Tree::in_memory(Arc::new(items), "/cvmfs/c.b.c/etc/cvmfs".into());
     let fqrn: Fqrn = "a.b.c".parse().expect("a good name");
-    let mut state = State { tree: Some(Arc::new(tree)), ..begin(Some(&fqrn)) };
+    let mut state = begin(Some(&fqrn));
+    state.tree = Some(Arc::new(tree));
     let proxy = format!("http://user:{SECRET}@proxy:3128");
     let local = Path::new("/etc/cvmfs/default.local");
     for name in ["CVMFS_HTTP_PROXY", "CVMFS_SERVER_URL", "CVMFS_CACHE_BASE", "SITE"] {
