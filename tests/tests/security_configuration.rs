@@ -153,8 +153,8 @@ fn h7_no_password_of_the_site_is_sent_to_a_server() {
             "CVMFS_SERVER_URL=\"@data@/$CVMFS_HTTP_PROXY\"\n",
         )]);
         site.give_key();
-        // The proxy is dead; what follows it is not.
-        site.local("CVMFS_HTTP_PROXY='http://site:geheim@127.0.0.1:1;DIRECT'\n");
+        // The proxy is dead; the other member of its group is not.
+        site.local("CVMFS_HTTP_PROXY='http://site:geheim@127.0.0.1:1|DIRECT'\n");
         let output = site.cat();
         let asked = site.data_server.requests();
         assert!(!asked.is_empty(), "{}", shown(&output));
