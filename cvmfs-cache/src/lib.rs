@@ -29,6 +29,9 @@ mod checksum;
 mod claims;
 mod condition;
 mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gauge;
 mod index;
 mod keeper;

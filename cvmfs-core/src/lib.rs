@@ -32,6 +32,9 @@ pub mod exact_names;
 pub mod fetch;
 pub mod format;
 pub mod fqrn;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hash;
 pub mod history;
 mod letters;

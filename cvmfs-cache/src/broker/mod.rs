@@ -27,3 +27,9 @@ pub use server::{Broker, BrokerOptions, Peers};
 
 #[cfg(test)]
 mod tests;
+
+/// Input of the fuzz target `cache`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    wire::fuzz(data);
+}

@@ -380,3 +380,16 @@ fn a_broker_restarted_unnoticed_gets_the_pins_again() {
         assert!(get(&client, &id).is_none() && get(&client, &more).is_none());
     }
 }
+
+#[test]
+fn m1_deep_messages_are_refused_in_a_small_stack() {
+    let run = || {
+        for inner in ["[", "{\"Hello\":", "{\"Hello\":{\"x\":"] {
+            let deep = inner.repeat(2000);
+            assert!(serde_json::from_str::<Request>(&deep).is_err());
+            assert!(serde_json::from_str::<Reply>(&deep).is_err());
+        }
+    };
+    let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+    small.join().unwrap();
+}

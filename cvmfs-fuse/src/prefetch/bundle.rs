@@ -46,6 +46,14 @@ impl Bundle {
     }
 }
 
+/// Input of the fuzz target `bundle`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(bundle) = Bundle::parse(data) {
+        assert!(bundle.paths().count() <= MAX_DEPENDENCIES);
+    }
+}
+
 /// The bundles of a repository.
 pub struct Bundles {
     fetcher: Arc<Fetcher>,
@@ -188,5 +196,19 @@ mod tests {
         let many = vec!["\"/x\""; 5000].join(",");
         let json = format!("{{\"name\":\"CVMFS_BUNDLE\",\"dependencies\":[{many}]}}");
         assert_eq!(Bundle::parse(json.as_bytes()).unwrap().paths().count(), MAX_DEPENDENCIES);
+    }
+
+    #[test]
+    fn m1_deep_bundles_are_refused_in_a_small_stack() {
+        let run = || {
+            for inner in ["[", "{\"a\":"] {
+                let deep = inner.repeat(100_000);
+                assert!(Bundle::parse(deep.as_bytes()).is_none());
+                let text = format!("{{\"name\":\"{NAME}\",\"dependencies\":[],\"x\":{deep}");
+                assert!(Bundle::parse(text.as_bytes()).is_none());
+            }
+        };
+        let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+        small.join().unwrap();
     }
 }

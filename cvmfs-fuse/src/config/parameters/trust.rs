@@ -30,7 +30,8 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         form: "FILE",
         default: "",
         need: Need::Common,
-        harmless: true,
+        // Its own blocklist is read anyway, and only adds to that of the machine.
+        harmless: false,
         help: "blocklist of this machine",
         by: By::Files,
     },

@@ -25,6 +25,12 @@ use super::queue::{Queue, Wish};
 use packages::{Module, Packages};
 use pyc::Import;
 
+/// Input of the fuzz target `pyc`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_imports(data: &[u8]) -> Option<usize> {
+    pyc::imports(data).map(|imports| imports.len())
+}
+
 /// Larger modules, in C mostly, are fetched when they are asked for: a wrong guess costs too much.
 const MAX_SIZE: u64 = 4 << 20;
 /// Largest compiled module that is read: most have some KiB.
