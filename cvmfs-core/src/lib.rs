@@ -9,6 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`chain`], [`clock`], [`descriptors`] | errors with their causes; time as a parameter; who may open how many files |
+//! | [`share`] | turns that no user can take all of |
 //! | [`hash`], [`object`], [`path`] | the value types: content hashes, object names, repository paths |
 //! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
 //! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
@@ -40,4 +41,5 @@ pub mod object;
 pub mod path;
 pub mod repository;
 pub mod revision;
+pub mod share;
 pub mod trust;

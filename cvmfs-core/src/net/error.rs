@@ -6,6 +6,7 @@ use super::proxy::without_password;
 use crate::chain::chain;
 use crate::decode::DecodeError;
 use crate::descriptors::is_out_of_descriptors;
+use crate::share::Exhausted;
 
 /// What kind of failure it was, and so what is tried next (spec/network.md section 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +70,9 @@ pub enum AttemptError {
     /// A name without address.
     #[error("failed to resolve the address: {0}")]
     Resolve(String),
-    /// Too many transfers with this server are under way already.
-    #[error("no free connection within {0:?}")]
-    Busy(Duration),
+    /// Too many transfers with this server or proxy are under way already.
+    #[error("no free connection: {0}")]
+    Busy(Exhausted),
     /// No connection.
     #[error("host connection problem: {0}")]
     Connect(String),

@@ -12,13 +12,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use lru::LruCache;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clients::{self, Clients, Kind};
 use super::error::AttemptError;
 use super::proxy::Proxy;
 use crate::chain::chain;
 use crate::descriptors::{DescriptorBudget, is_out_of_descriptors};
+use crate::share::{Shares, Turn};
 
 /// Pieces in which files are read.
 const FILE_PIECE_LEN: usize = 256 * 1024;
@@ -154,8 +154,8 @@ pub struct HttpTransport {
     clients: Mutex<Clients>,
     /// The system has no certificates of authorities, and none were given.
     lacks_authorities: AtomicBool,
-    /// Turns at each server or proxy.
-    turns: Mutex<LruCache<String, Arc<Semaphore>>>,
+    /// Turns at each server or proxy, shared fairly by all users of the process.
+    turns: Mutex<LruCache<String, Arc<Shares>>>,
 }
 
 impl HttpTransport {
@@ -218,17 +218,14 @@ impl HttpTransport {
     }
 
     /// Waits for a turn at the peer of a request: its proxy, or else its server.
-    async fn turn(&self, request: &Request) -> Result<OwnedSemaphorePermit, AttemptError> {
+    async fn turn(&self, request: &Request) -> Result<Turn, AttemptError> {
         let peer = match &request.proxy {
             Proxy::Url(url) => url.clone(),
             Proxy::Direct => server_of(&request.url),
         };
-        let new = || Arc::new(Semaphore::new(MAX_TRANSFERS));
+        let new = || Shares::new(MAX_TRANSFERS);
         let turns = Arc::clone(self.turns.lock().get_or_insert(peer, new));
-        match tokio::time::timeout(TURN_LIMIT, turns.acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(AttemptError::Busy(TURN_LIMIT)),
-        }
+        turns.turn(TURN_LIMIT).await.map_err(AttemptError::Busy)
     }
 
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
