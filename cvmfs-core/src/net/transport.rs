@@ -130,6 +130,18 @@ pub struct Body {
 pub trait Transport: Send + Sync + 'static {
     /// Starts the request and returns when the headers are there and say success.
     fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>>;
+
+    /// Notes whether the last answer through a proxy that a hash or a signature decides on was
+    /// right. All repositories of a process share what is known.
+    fn note_proxy(&self, proxy: &Proxy, was_right: bool) {
+        let _ = (proxy, was_right);
+    }
+
+    /// Tells whether a proxy gave a right answer, and no wrong one since.
+    fn is_proven(&self, proxy: &Proxy) -> bool {
+        let _ = proxy;
+        false
+    }
 }
 
 /// How servers are talked to.
@@ -156,6 +168,8 @@ pub struct HttpTransport {
     lacks_authorities: AtomicBool,
     /// Turns at each server or proxy, shared fairly by all users of the process.
     turns: Mutex<LruCache<String, Arc<Shares>>>,
+    /// Proxies that gave right answers.
+    proven: Mutex<LruCache<Proxy, ()>>,
 }
 
 impl HttpTransport {
@@ -169,6 +183,7 @@ impl HttpTransport {
             clients,
             lacks_authorities: AtomicBool::new(false),
             turns: Mutex::new(LruCache::new(MAX_TURNS)),
+            proven: Mutex::new(LruCache::new(MAX_TURNS)),
         }
     }
 
@@ -314,6 +329,19 @@ impl Transport for HttpTransport {
                 None => self.get_http(request).await,
             }
         })
+    }
+
+    fn note_proxy(&self, proxy: &Proxy, was_right: bool) {
+        let mut proven = self.proven.lock();
+        if !was_right {
+            proven.pop(proxy);
+        } else if proven.get(proxy).is_none() {
+            proven.put(proxy.clone(), ());
+        }
+    }
+
+    fn is_proven(&self, proxy: &Proxy) -> bool {
+        self.proven.lock().contains(proxy)
     }
 }
 
