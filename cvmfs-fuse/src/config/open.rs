@@ -229,6 +229,7 @@ impl RepositorySettings {
             fetch_ahead: self.parameters.fetch_ahead.unwrap_or(true),
             ahead_bandwidth: self.parameters.ahead_bandwidth,
             grace: None,
+            offline_limit: self.parameters.offline_limit.0,
         }
     }
 }
@@ -317,6 +318,10 @@ fn failure_of(error: &RepositoryError) -> Failure {
             return Failure::new(ExitStatus::Catalog, message)
                 .advise(advice_about(servers.iter().map(|(_, error)| error)));
         }
+        RepositoryError::Offline { .. } => (
+            ExitStatus::Catalog,
+            "connect the machine to a server, or raise --set CVMFS_FUSE_OFFLINE_LIMIT=DAYS",
+        ),
         RepositoryError::Slow { .. } => (ExitStatus::Catalog, "try again, or another --server"),
         RepositoryError::Blocked { .. } => (
             ExitStatus::RevisionBlocked,

@@ -17,6 +17,7 @@ impl RepoFs {
     /// now.
     pub(super) async fn listing_of(&self, ino: Ino, tag: Option<u64>) -> Result<Listing, FsError> {
         let epoch = self.gate.epoch();
+        self.must_be_shown()?;
         let inode = self.inode(ino).await?;
         if inode.entry.kind != EntryKind::Directory {
             return Err(FsError::NotADirectory(inode.path.clone()));
