@@ -550,3 +550,6 @@ async fn open_revision(
     }
     Ok(revision)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! | [`pac`] | scripts that name proxies |
 //! | [`names`] | names turned into addresses |
 //! | [`geo`] | servers ordered by distance |
+//! | `redirects` | where a server may send us |
 //! | [`probe`] | one connection, and how long each of its steps takes |
 //! | [`selection`] | which server and proxy next, and when to give up |
 //! | `letter` | small files that no hash names |
@@ -37,6 +38,7 @@ pub mod names;
 pub mod pac;
 pub mod probe;
 pub mod proxy;
+mod redirects;
 pub mod selection;
 mod shard;
 pub mod transport;
@@ -159,6 +161,13 @@ impl Downloader {
             skew: AtomicI64::new(0),
             hurry: Hurry { patience: ROUTE_PATIENCE, useful_rate: USEFUL_RATE },
         }
+    }
+
+    /// Leaves slow transfers earlier.
+    #[cfg(test)]
+    pub(crate) fn hurrying(mut self, patience: Duration, useful_rate: u64) -> Self {
+        self.hurry = Hurry { patience, useful_rate };
+        self
     }
 
     /// Uses each address of a proxy's name as a proxy of its own, and follows their changes.

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::clients::{self, Clients, Kind};
 use super::error::AttemptError;
 use super::proxy::Proxy;
+use super::redirects;
 use crate::chain::chain;
 use crate::descriptors::{DescriptorBudget, is_out_of_descriptors};
 use crate::share::{Shares, Turn};
@@ -30,8 +31,6 @@ const MAX_TRANSFERS: usize = 64;
 const TURN_LIMIT: Duration = Duration::from_secs(60);
 /// Peers whose turns are kept: addresses of proxies change over a long life.
 const MAX_TURNS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
-/// Redirects followed if they are allowed at all (spec/network.md section 3).
-const MAX_REDIRECTS: usize = 4;
 /// How long an idle connection is kept: shorter than the keep-alive of common servers (60-75 s).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
@@ -202,11 +201,7 @@ impl HttpTransport {
         let builder = || {
             let builder = reqwest::Client::builder()
                 .user_agent(USER_AGENT)
-                .redirect(if self.options.follow_redirects {
-                    reqwest::redirect::Policy::limited(MAX_REDIRECTS)
-                } else {
-                    reqwest::redirect::Policy::none()
-                })
+                .redirect(redirects::policy(self.options.follow_redirects))
                 .connect_timeout(self.options.timeouts.silence(proxy))
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .pool_max_idle_per_host(self.options.descriptors.idle_of_peer)

@@ -79,8 +79,8 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         name: "CVMFS_FUSE_OFFLINE_LIMIT",
         form: "DAYS|never",
         default: "30",
-        need: Need::Common,
-        harmless: true,
+        need: Need::Own,
+        harmless: false,
         help: "days after the expiry of its whitelist for which a cached repository is shown while no server gives a newer one; never: without a bound",
         by: By::Set(|p, v| {
             p.offline_limit = match v {
