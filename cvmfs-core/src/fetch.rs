@@ -492,11 +492,7 @@ impl FetcherState {
     }
 
     /// Waits until fewer downloads are under way than there may be.
-    async fn turn(
-        &self,
-        label: &str,
-        patient: impl Fn() -> bool,
-    ) -> Result<Turn, FetchError> {
+    async fn turn(&self, label: &str, patient: impl Fn() -> bool) -> Result<Turn, FetchError> {
         loop {
             match self.turns.turn(TURN_LIMIT).await {
                 Ok(turn) => return Ok(turn),

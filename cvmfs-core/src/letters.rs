@@ -103,8 +103,7 @@ impl Letters {
                 None => fetch_manifest(fetcher, host).await,
             }
         };
-        let genuine =
-            |bytes: &[u8]| verify_whitelist_origin(bytes, judge.keys, judge.fqrn).is_ok();
+        let genuine = |bytes: &[u8]| verify_whitelist_origin(bytes, judge.keys, judge.fqrn).is_ok();
         let (manifest, whitelist) = tokio::join!(
             manifest,
             downloader.fetch_signed(WHITELIST, MAX_WHITELIST_LEN as u64, host, &genuine),

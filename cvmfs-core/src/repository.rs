@@ -246,6 +246,10 @@ impl Repository {
                     let reason = error.summary();
                     return Err(RepositoryError::Offline { fqrn, expired, limit, reason });
                 }
+                // The servers may have told just now that its certificate is revoked.
+                if accepted.memory.letters(judge).is_none() {
+                    return Err(error);
+                }
                 // A cached root catalog is all it takes; the first error tells more if it fails.
                 let revision = match remembered {
                     Some(revision) => revision,

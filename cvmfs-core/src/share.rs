@@ -5,11 +5,11 @@
 //! them all, whatever is asked for and however slow the answers are.
 //!
 //! Rule: a user who holds no turn may take any free one. A user who holds some may take another
-//! only while he holds fewer than [`WEIGHT`] times the turns that stay free. So one user gets at
-//! most some three quarters, two get some three sevenths each, and a newcomer always finds a free
-//! turn while there are fewer than `limit / WEIGHT` users who want all they can get. (Switches
-//! share their packet buffers in this way: "dynamic thresholds".) Free turns go to the waiting
-//! user who holds the fewest.
+//! only while that user holds fewer than [`WEIGHT`] times the turns that stay free, and more than
+//! an eighth of all turns is free ([`RESERVE`]). So one user gets three quarters at most, and a
+//! newcomer finds a free turn until an eighth of the number of turns are users of their own. A turn
+//! that becomes free goes to the waiting user who holds the fewest. (Switches share their packet
+//! buffers in a similar way: "dynamic thresholds".)
 //!
 //! For whom work is done is known from the task: [`scope`] says it, and [`present`] returns it.
 //! Work that several users wait for has a [`Caller`] that each of them joins, so that nobody waits
@@ -27,6 +27,8 @@ use tokio::sync::oneshot;
 /// Turns of one user per turn that stays free. 3 leaves a quarter to others, and costs a user who
 /// is alone on the machine that quarter.
 const WEIGHT: usize = 3;
+/// The part of all turns that only users take who hold none: one in this many.
+const RESERVE: usize = 8;
 /// Users noted for one piece of work. Each has a thread that waits; more only wait along.
 const MAX_JOINED: usize = 1024;
 
@@ -78,9 +80,10 @@ impl Caller {
             return;
         }
         state.owners.push(owner);
-        let waiting = state.waiting.as_ref().and_then(|(shares, waiter)| {
-            Some((shares.upgrade()?, waiter.upgrade()?))
-        });
+        let waiting = state
+            .waiting
+            .as_ref()
+            .and_then(|(shares, waiter)| Some((shares.upgrade()?, waiter.upgrade()?)));
         drop(state);
         if let Some((shares, waiter)) = waiting {
             shares.also(owner, waiter);
@@ -286,7 +289,7 @@ impl State {
         match owner {
             _ if free == 0 => false,
             Owner::Service => true,
-            Owner::User(_) => held == 0 || held < WEIGHT * (free - 1),
+            Owner::User(_) => held == 0 || (free > limit / RESERVE && held < WEIGHT * (free - 1)),
             Owner::Ahead => {
                 let waits = |(owner, queue): (&Owner, &Queue)| {
                     *owner != Owner::Ahead && queue.waiters.iter().any(|waiter| !waiter.is_gone())

@@ -69,7 +69,8 @@ impl SeenWhitelists {
 
     /// Notes a verified whitelist, here and in the record, if it is newer than those before.
     pub(crate) fn see(&self, key: KeyId, list: &Whitelist, bytes: &[u8], now: i64) {
-        let Some(created) = list.created.filter(|created| *created <= now.saturating_add(MAX_AHEAD))
+        let Some(created) =
+            list.created.filter(|created| *created <= now.saturating_add(MAX_AHEAD))
         else {
             return;
         };
@@ -79,8 +80,7 @@ impl SeenWhitelists {
         }
         let Some((cache, fqrn)) = &self.record else { return };
         let recorded = cache.update_record(fqrn, &mut |stored| {
-            let mut record =
-                stored.as_deref().and_then(RevisionMemory::parse).unwrap_or_default();
+            let mut record = stored.as_deref().and_then(RevisionMemory::parse).unwrap_or_default();
             self.merge(&mut record.whitelists);
             serde_json::to_vec(&record).ok()
         });

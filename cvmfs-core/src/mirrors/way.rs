@@ -8,7 +8,7 @@ use super::report::{ConnectionReport, Objects, Throughput};
 use crate::cache::MemoryCache;
 use crate::fetch::Fetcher;
 use crate::format::manifest::Manifest;
-use crate::letters::{SeenWhitelists, Judge, Letters, ServerError};
+use crate::letters::{Judge, Letters, SeenWhitelists, ServerError};
 use crate::net::probe::{Connection, ProbeError, Prober};
 use crate::net::transport::escape_url;
 use crate::net::{Downloader, Proxy, ProxySpec, Selection, SelectionOptions};

@@ -60,9 +60,8 @@ mod tests {
 
     #[test]
     fn low_servers_send_nobody_to_local_services_or_back_to_plain_http() {
-        let may = |from: &str, to: &str| {
-            may_follow(&Url::parse(from).unwrap(), &Url::parse(to).unwrap())
-        };
+        let may =
+            |from: &str, to: &str| may_follow(&Url::parse(from).unwrap(), &Url::parse(to).unwrap());
         for (from, to, expected) in [
             ("http://a.org/x", "http://b.org/x", true),
             ("http://a.org/x", "https://b.org/x", true),

@@ -162,7 +162,9 @@ async fn m2_an_older_whitelist_is_refused_after_the_newer_expired() {
         machine.clock.set(now);
         let again = machine.open().await.unwrap();
         let is_newer_used = again.stale().is_none();
-        assert!(is_newer_used == (now < EXPIRY) && (is_newer_used || reason(&again).contains(outdated)));
+        assert!(
+            is_newer_used == (now < EXPIRY) && (is_newer_used || reason(&again).contains(outdated))
+        );
     }
     machine.clock.set(EXPIRY + 30 * DAY);
     repo.whitelist_created("20270220000000").whitelist_expires(LONG).publish();

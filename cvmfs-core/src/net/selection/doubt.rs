@@ -71,12 +71,7 @@ impl Selection {
 
     /// Decides after a failed attempt past the doubted proxies. It changes nothing for others: what
     /// is asked for may really be absent.
-    pub(super) fn failed_past_doubted(
-        &self,
-        walk: &mut Walk,
-        way: Way,
-        failure: &Failure,
-    ) -> Next {
+    pub(super) fn failed_past_doubted(&self, walk: &mut Walk, way: Way, failure: &Failure) -> Next {
         walk.way = None;
         walk.doubts += 1;
         if failure.class.is_proxy() || failure.class == FailureClass::BadData {

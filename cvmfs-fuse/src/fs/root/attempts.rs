@@ -44,7 +44,9 @@ impl Missing {
         let fqrn = fqrn.clone();
         match self {
             Self::Unknown => FsError::NotFound,
-            Self::Failed(reason) | Self::Busy(reason) => FsError::Repository { fqrn, reason: Arc::clone(reason) },
+            Self::Failed(reason) | Self::Busy(reason) => {
+                FsError::Repository { fqrn, reason: Arc::clone(reason) }
+            }
             Self::Crowded(most) => FsError::TooManyRepositories { fqrn, most: *most },
         }
     }
