@@ -504,6 +504,13 @@ async fn who_joins_a_guess_that_fails_still_asks_all_servers() {
     assert_eq!(asked.unwrap().len(), PLAIN.len() as u64);
 }
 
+/// Limits that no machine is too busy for: pace is what these tests are about.
+const GENEROUS: Timeouts = Timeouts {
+    proxy: Duration::from_secs(30),
+    direct: Duration::from_secs(30),
+    low_speed_limit: 0,
+};
+
 /// The first server is just above the limit of low speed: the other one is asked.
 #[tokio::test]
 async fn m4_a_slow_server_is_left_while_there_is_another() {
@@ -512,6 +519,7 @@ async fn m4_a_slow_server_is_left_while_there_is_another() {
     script.on("a", [Answer::Drip(stored.clone())]);
     script.on("b", [Answer::Body(stored.clone())]);
     let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    fetcher.downloader().set_timeouts(GENEROUS);
     fetcher.open(&id, SizeBound::AtMost(10_000), "x").await.unwrap();
     assert_eq!(asked(&script), ["a", "b"]);
     // It is not asked for the next one.
@@ -530,6 +538,7 @@ async fn m4_a_slow_server_is_used_where_there_is_no_other() {
         script.on("a", [Answer::Drip(stored.clone())]);
         script.on("b", [other]);
         let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+        fetcher.downloader().set_timeouts(GENEROUS);
         let object = fetcher.open(&id, SizeBound::AtMost(10_000), "x").await.unwrap();
         assert_eq!(&object.read_all(10_000).unwrap()[..], &noise(6000)[..]);
         assert_eq!(asked(&script).len(), 3, "{:?}", asked(&script));

@@ -312,7 +312,7 @@ fn low_a_proxy_that_lies_is_left() {
     // One that was right before is left at its third wrong answer in a row.
     let mut proven = selection("a", "p1;DIRECT", RETRIES);
     let p1 = Proxy::Url("http://p1".to_owned());
-    let mut lie = |selection: &mut Selection| {
+    let lie = |selection: &mut Selection| {
         let (walk, _) = past_proxies(selection, now);
         selection.proven_wrong(&walk, |_| true, now).len()
     };
