@@ -533,7 +533,8 @@ async fn m4_a_slow_server_is_left_while_there_is_another() {
 #[tokio::test]
 async fn m4_a_slow_server_is_used_where_there_is_no_other() {
     let (id, stored) = object(&noise(6000));
-    for other in [Answer::Status(404), Answer::Drip(stored.clone())] {
+    // The last route is not left, so a second slow one finishes what the first began.
+    for (other, requests) in [(Answer::Status(404), 3), (Answer::Drip(stored.clone()), 2)] {
         let script = Arc::new(Script::default());
         script.on("a", [Answer::Drip(stored.clone())]);
         script.on("b", [other]);
@@ -541,7 +542,7 @@ async fn m4_a_slow_server_is_used_where_there_is_no_other() {
         fetcher.downloader().set_timeouts(GENEROUS);
         let object = fetcher.open(&id, SizeBound::AtMost(10_000), "x").await.unwrap();
         assert_eq!(&object.read_all(10_000).unwrap()[..], &noise(6000)[..]);
-        assert_eq!(asked(&script).len(), 3, "{:?}", asked(&script));
+        assert_eq!(asked(&script).len(), requests, "{:?}", asked(&script));
         let resumed = fetcher.downloader().statistics().resumed.load(Ordering::Relaxed);
         assert!(resumed > 0, "what came is kept");
     }

@@ -338,8 +338,7 @@ impl Downloader {
                 limit: timeouts.silence(&way.proxy),
             };
             let url = request.url.clone();
-            let attempt =
-                self.attempt(request, (resource.cap, hurry), &mut partial, &mut new_sink);
+            let attempt = self.attempt(request, (resource.cap, hurry), &mut partial, &mut new_sink);
             let error = match attempt.await {
                 Ok(value) => {
                     if self.failing.swap(false, Ordering::Relaxed) {
@@ -352,9 +351,17 @@ impl Downloader {
             self.statistics.failures.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%url, %error, "download attempt failed");
             // What came from a slow route may have to be waited for there once more.
-            let is_little = !matches!(error, AttemptError::Outpaced { .. })
-                && partial.as_ref().is_some_and(|p| p.received < MIN_RESUMED);
-            if !error.keeps_what_came() || is_little {
+            let is_little = partial.as_ref().is_some_and(|p| p.received < MIN_RESUMED);
+            let keeps = match &error {
+                AttemptError::Outpaced { .. } => true,
+                // Nothing of this attempt was added.
+                AttemptError::Status { .. }
+                | AttemptError::Connect(_)
+                | AttemptError::Resolve(_)
+                | AttemptError::Busy(_) => true,
+                error => error.keeps_what_came() && !is_little,
+            };
+            if !keeps {
                 partial = None;
             }
             // What comes of doubts says nothing about the object.

@@ -30,10 +30,8 @@ pub(super) fn policy(follow: bool) -> reqwest::redirect::Policy {
 }
 
 fn may_follow(from: &Url, to: &Url) -> bool {
-    let scheme = match (from.scheme(), to.scheme()) {
-        ("http", "http" | "https") | ("https", "https") => true,
-        _ => false,
-    };
+    let scheme =
+        matches!((from.scheme(), to.scheme()), ("http", "http" | "https") | ("https", "https"));
     scheme && (!is_local(to) || is_local(from))
 }
 
