@@ -18,7 +18,6 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::{
     CacheError, CachedObject, Claim, Condition, MemoryCache, ObjectCache, ObjectMeta,
@@ -27,6 +26,7 @@ use crate::decode::{CheckedBody, SizeBound};
 use crate::descriptors::DescriptorBudget;
 use crate::net::{Downloader, Walk};
 use crate::object::ObjectId;
+use crate::share::{self, Caller, Owner, Shares, Turn};
 
 mod ahead;
 mod error;
@@ -71,7 +71,7 @@ type Outcome = Result<Arrived, Arc<FetchError>>;
 #[derive(Clone)]
 struct Arrived {
     object: CachedObject,
-    _turn: Arc<OwnedSemaphorePermit>,
+    _turn: Arc<Turn>,
 }
 
 /// A download under way, and how many wait for it.
@@ -84,6 +84,8 @@ struct Download {
     only_host: bool,
     /// For people.
     label: Arc<str>,
+    /// Whose shares of turns it may use: of all who wait for it.
+    caller: Arc<Caller>,
 }
 
 /// One who waits; gone with the future that waits.
@@ -123,7 +125,7 @@ struct FetcherState {
     volatile: AtomicBool,
     patient: bool,
     /// Turns of all downloads, from whichever servers.
-    turns: Arc<Semaphore>,
+    turns: Arc<Shares>,
     transfers: usize,
     ahead: Ahead,
 }
@@ -193,7 +195,7 @@ impl Fetcher {
                 waited_in_vain: Mutex::default(),
                 volatile: AtomicBool::new(false),
                 patient,
-                turns: Arc::new(Semaphore::new(transfers)),
+                turns: Shares::new(transfers),
                 transfers,
                 ahead: Ahead::default(),
             }),
@@ -285,7 +287,7 @@ impl Fetcher {
         }
         self.shared.ahead.begin(id, options.bound.plain_cap());
         // A patient download goes on for as long as somebody waits for it: this one does not.
-        let fetched = self.join_until_done(id, options);
+        let fetched = share::scope(Owner::Ahead, self.join_until_done(id, options));
         match tokio::time::timeout(AHEAD_LIMIT, fetched).await {
             Ok(Ok(object)) => {
                 self.shared.ahead.fetched(object.len());
@@ -404,17 +406,23 @@ impl Fetcher {
         let key = (*id, options.bound, options.place.clone());
         let mut downloads = self.shared.downloads.lock();
         let download = match downloads.entry(key.clone()) {
-            Entry::Occupied(running) => running.get().clone(),
+            Entry::Occupied(running) => {
+                let download = running.get().clone();
+                download.caller.join(share::present());
+                download
+            }
             Entry::Vacant(vacant) => {
                 let state = Arc::clone(&self.shared);
                 let waiting = Arc::new(AtomicUsize::new(0));
                 let (task_id, task_options) = (*id, options.clone());
                 let task_waiting = Arc::clone(&waiting);
-                let task = tokio::spawn(async move {
+                let caller = Caller::new(share::present());
+                let work = async move {
                     // Leaves the table also when the download panics.
                     let _leave = LeaveTable { state: &state, key };
                     state.download(&task_id, &task_options, &task_waiting).await.map_err(Arc::new)
-                });
+                };
+                let task = tokio::spawn(share::scope_of(Arc::clone(&caller), work));
                 let (id, label) = (*id, options.label.clone());
                 let outcome = async move {
                     task.await.unwrap_or_else(|_| Err(Arc::new(FetchError::Aborted { id, label })))
@@ -422,7 +430,8 @@ impl Fetcher {
                 let outcome = outcome.boxed().shared();
                 let (begun, only_host) = (Instant::now(), options.only_host.is_some());
                 let label = options.label.as_str().into();
-                vacant.insert(Download { outcome, waiting, begun, only_host, label }).clone()
+                let download = Download { outcome, waiting, begun, only_host, label, caller };
+                vacant.insert(download).clone()
             }
         };
         let guard = Waiting::begin(&download.waiting);
@@ -492,19 +501,13 @@ impl FetcherState {
     }
 
     /// Waits until fewer downloads are under way than there may be.
-    async fn turn(
-        &self,
-        label: &str,
-        patient: impl Fn() -> bool,
-    ) -> Result<OwnedSemaphorePermit, FetchError> {
+    async fn turn(&self, label: &str, patient: impl Fn() -> bool) -> Result<Turn, FetchError> {
         loop {
-            let turn = Arc::clone(&self.turns).acquire_owned();
-            match tokio::time::timeout(TURN_LIMIT, turn).await {
-                Ok(Ok(turn)) => return Ok(turn),
-                Ok(Err(_)) | Err(_) if patient() => {}
-                Ok(Err(_)) | Err(_) => {
-                    let (label, transfers) = (label.to_owned(), self.transfers);
-                    return Err(FetchError::Busy { label, limit: TURN_LIMIT, transfers });
+            match self.turns.turn(TURN_LIMIT).await {
+                Ok(turn) => return Ok(turn),
+                Err(_) if patient() => {}
+                Err(exhausted) => {
+                    return Err(FetchError::Busy { label: label.to_owned(), exhausted });
                 }
             }
         }

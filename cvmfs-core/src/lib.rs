@@ -8,7 +8,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`chain`], [`clock`], [`descriptors`] | errors with their causes; time as a parameter; who may open how many files |
+//! | [`chain`], [`clock`], [`descriptors`], [`reminder`] | errors with their causes; time as a parameter; who may open how many files; messages about what lasts |
+//! | [`share`] | turns that no user can take all of |
 //! | [`hash`], [`object`], [`path`] | the value types: content hashes, object names, repository paths |
 //! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
 //! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
@@ -43,6 +44,8 @@ pub mod mirrors;
 pub mod net;
 pub mod object;
 pub mod path;
+pub mod reminder;
 pub mod repository;
 pub mod revision;
+pub mod share;
 pub mod trust;

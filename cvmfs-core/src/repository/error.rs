@@ -1,6 +1,7 @@
 //! Why a repository cannot be opened or updated.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::chain::chain;
 use crate::fetch::FetchError;
@@ -8,6 +9,7 @@ use crate::fqrn::Fqrn;
 use crate::history::HistoryError;
 use crate::letters::ServerError;
 use crate::revision::RevisionError;
+use crate::trust::show_time;
 
 /// Why a repository cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,23 @@ pub enum RepositoryError {
     Late {
         /// The repository.
         fqrn: Fqrn,
+    },
+    /// No server has given a good whitelist for so long that what is cached is not shown.
+    #[error(
+        "{fqrn} cannot be trusted any more: its whitelist expired at {}, and no server gave a newer \
+         one within {} days (CVMFS_FUSE_OFFLINE_LIMIT): {reason}",
+        show_time(*.expired),
+        .limit.as_secs() / 86_400
+    )]
+    Offline {
+        /// The repository.
+        fqrn: Fqrn,
+        /// When the whitelist expired, Unix seconds.
+        expired: i64,
+        /// How long after that it may be shown.
+        limit: Duration,
+        /// What the servers said.
+        reason: String,
     },
     /// The revision is on the blocklist.
     #[error(

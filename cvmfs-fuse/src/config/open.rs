@@ -229,6 +229,7 @@ impl RepositorySettings {
             fetch_ahead: self.parameters.fetch_ahead.unwrap_or(true),
             ahead_bandwidth: self.parameters.ahead_bandwidth,
             grace: None,
+            offline_limit: self.parameters.offline_limit.0,
         }
     }
 }
@@ -320,6 +321,10 @@ fn failure_of(error: &RepositoryError) -> Failure {
         RepositoryError::Slow { .. } | RepositoryError::Late { .. } => {
             (ExitStatus::Catalog, "try again, or another --server")
         }
+        RepositoryError::Offline { .. } => (
+            ExitStatus::Catalog,
+            "connect the machine to a server, or raise --set CVMFS_FUSE_OFFLINE_LIMIT=DAYS",
+        ),
         RepositoryError::Blocked { .. } => (
             ExitStatus::RevisionBlocked,
             "wait for a newer revision, or ask who keeps /etc/cvmfs/blacklist",

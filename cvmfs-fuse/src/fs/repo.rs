@@ -152,6 +152,7 @@ impl RepoFs {
 impl Vfs for RepoFs {
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, FsError> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.must_be_shown()?;
         let parent = self.inode(parent).await?;
         let revision = self.revision_below(&parent);
         if parent.entry.kind != EntryKind::Directory {

@@ -100,7 +100,7 @@ impl<V: Vfs> Adapter<V> {
 
     fn begin(&self, name: &'static str, req: &Request, ino: INodeNo) -> (Operation, UnderWay<V>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let operation = Operation { name, ino: ino.0, pid: req.pid() };
+        let operation = Operation { name, ino: ino.0, pid: req.pid(), uid: req.uid() };
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
         let program = shared.activity.is_watched().then(|| program_of(operation.pid)).flatten();
         (operation, UnderWay { shared, operation, begun, program, name: None })
@@ -189,7 +189,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     // The default batch_forget calls this for each inode.
     fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
         // Comes when the kernel likes, and is nobody's wait: not counted.
-        let operation = Operation { name: "forget", ino: ino.0, pid: req.pid() };
+        let operation = Operation { name: "forget", ino: ino.0, pid: req.pid(), uid: req.uid() };
         let shared = &self.shared;
         self.dispatcher.now(operation, || {
             shared.vfs.forget(ino.0, nlookup);
@@ -298,7 +298,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         reply: ReplyEmpty,
     ) {
         // As with forget.
-        let operation = Operation { name: "release", ino: ino.0, pid: req.pid() };
+        let operation = Operation { name: "release", ino: ino.0, pid: req.pid(), uid: req.uid() };
         let shared = &self.shared;
         self.dispatcher.now(operation, || {
             shared.vfs.release(ino.0, fh.0);

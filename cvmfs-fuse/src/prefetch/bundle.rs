@@ -12,6 +12,7 @@ use cvmfs_core::catalog::{Content, DirectoryEntry, EntryKind};
 use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath};
 use cvmfs_core::revision::Revision;
+use cvmfs_core::share::{self, Owner};
 use lru::LruCache;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -89,12 +90,12 @@ impl Bundles {
             return;
         }
         let (bundles, revision) = (Arc::clone(self), Arc::clone(revision));
-        tokio::spawn(async move {
+        tokio::spawn(share::scope(Owner::Ahead, async move {
             let at = parent.join(&name);
             if let Ok(Some(entry)) = revision.lookup(&at).await {
                 bundles.fetch(&at, &entry, &revision).await;
             }
-        });
+        }));
     }
 
     async fn fetch(&self, at: &RepoPath, entry: &DirectoryEntry, revision: &Revision) {

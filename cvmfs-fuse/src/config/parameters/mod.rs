@@ -72,6 +72,8 @@ pub struct Parameters {
     pub wait_for_network: bool,
     /// Longest time between two looks for a new revision.
     pub max_ttl: Option<Duration>,
+    /// How long after its whitelist has expired a repository is shown without servers.
+    pub offline_limit: OfflineLimit,
     /// New revisions are followed; `None` leaves it to the flags.
     pub auto_update: Option<bool>,
     /// Objects are fetched before they are asked for; `None` is yes.
@@ -138,6 +140,28 @@ pub struct MostInodes(pub Option<usize>);
 impl Default for MostInodes {
     fn default() -> Self {
         Self(Some(MAX_KNOWN))
+    }
+}
+
+/// Days after the expiry of its whitelist for which a repository is shown without servers, by
+/// default: as long again as whitelists are usually signed for.
+const OFFLINE_DAYS: u64 = 30;
+
+/// How long after its whitelist has expired a repository is shown without servers; `None` for any
+/// time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfflineLimit(pub Option<Duration>);
+
+impl OfflineLimit {
+    /// Takes days.
+    pub(super) fn days(days: u64) -> Self {
+        Self(Some(Duration::from_secs(days.saturating_mul(86_400))))
+    }
+}
+
+impl Default for OfflineLimit {
+    fn default() -> Self {
+        Self::days(OFFLINE_DAYS)
     }
 }
 

@@ -16,6 +16,7 @@ impl RepoFs {
     /// Lets a reader begin with the revision of that tag, if that is still at hand; else with the present one.
     pub(super) async fn reading_of(&self, ino: Ino, tag: Option<u64>) -> Result<Reading, FsError> {
         let epoch = self.gate.epoch();
+        self.must_be_shown()?;
         let inode = self.inode(ino).await?;
         if inode.entry.kind != EntryKind::Directory {
             return Err(FsError::NotADirectory(inode.path.clone()));

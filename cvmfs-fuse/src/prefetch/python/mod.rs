@@ -18,6 +18,7 @@ use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
+use cvmfs_core::share::{self, Owner};
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -127,7 +128,8 @@ impl Imports {
             revision: Arc::clone(revision),
         };
         let (imports, id, object) = (Arc::clone(self), *id, object.clone());
-        tokio::spawn(async move { imports.follow(home, id, object, chain).await });
+        let follow = async move { imports.follow(home, id, object, chain).await };
+        tokio::spawn(share::scope(Owner::Ahead, follow));
     }
 
     /// Somebody goes through all files of a package, and imports nothing. Other packages go on:
@@ -214,7 +216,8 @@ impl Imports {
                 if let Ok(Some(object)) = imports.fetcher.cache().open(&id)
                     && object.len() == size
                 {
-                    tokio::spawn(imports.follow(home, id, object, chain));
+                    let follow = imports.follow(home, id, object, chain);
+                    tokio::spawn(share::scope(Owner::Ahead, follow));
                 }
             }) as Box<dyn FnOnce() + Send>
         });
