@@ -103,6 +103,12 @@ impl History {
         self.first(&sql, params![date])
     }
 
+    /// Tells whether a tag names this root catalog.
+    pub fn has_root(&self, root: &ContentHash) -> Result<bool, HistoryError> {
+        let sql = format!("SELECT {} FROM tags WHERE hash = ?1 LIMIT 1", self.columns());
+        Ok(self.first(&sql, params![root.to_string()])?.is_some())
+    }
+
     /// Returns all tags, the newest revision first, then by name.
     pub fn tags(&self) -> Result<Vec<Tag>, HistoryError> {
         let sql = format!("SELECT {} FROM tags ORDER BY revision DESC, name", self.columns());

@@ -4,6 +4,7 @@ use crate::catalog::MAX_CATALOG_SIZE;
 use crate::decode::SizeBound;
 use crate::fetch::Fetcher;
 use crate::format::manifest::Manifest;
+use crate::hash::ContentHash;
 use crate::history::History;
 use crate::object::{ObjectId, ObjectKind};
 use crate::revision::RootCatalog;
@@ -46,6 +47,21 @@ pub(super) async fn root_catalog(
         }
     };
     Ok(RootCatalog { hash: tagged.root_catalog, size: tagged.size, alternative_path: false })
+}
+
+/// Tells whether the history of a manifest has a tag for a root catalog.
+pub(super) async fn has_tag(
+    config: &RepositoryConfig,
+    fetcher: &Fetcher,
+    manifest: &Verified<Manifest>,
+    root: ContentHash,
+) -> Result<bool, RepositoryError> {
+    if manifest.history.is_none() {
+        return Ok(false);
+    }
+    let history = history(config, fetcher, manifest).await?;
+    let fqrn = config.fqrn.clone();
+    history.has_root(&root).map_err(|source| RepositoryError::History { fqrn, source })
 }
 
 async fn history(
