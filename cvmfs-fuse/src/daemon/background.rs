@@ -32,6 +32,7 @@ use super::log;
 use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::escape::one_line;
 use crate::fuse::premounted;
 
 /// Start of the mount until it is usable. The network has tighter limits for each attempt; this
@@ -188,7 +189,7 @@ impl Waiting {
             } else if !told && start.elapsed() >= PATIENCE {
                 told = true;
                 // Nobody may be listening.
-                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", service.progress());
+                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", one_line(&service.progress()));
             }
         }
         match outcome_of(&line) {
@@ -267,7 +268,7 @@ pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Fail
         }
     };
     drop(parent);
-    supervisor::run(place, claimed)
+    supervisor::run(place, claimed, &service.model().cache.directory)
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.

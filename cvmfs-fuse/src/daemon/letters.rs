@@ -11,6 +11,7 @@
 //! | `Complete` | supervisor | | to a successor: now it is the server |
 //! | `Serving` | server | | it answers requests |
 //! | `Detach` | server | | nobody new is to find the mount; it may not do that itself |
+//! | `Control` | supervisor | listening socket | to a server: where clients are answered; without a socket, nowhere |
 //! | `Deposit` | supervisor | | to a holder: I look after this mount; is there an estate? |
 //! | `Refused` | holder | | not that one, not now |
 //! | `Released` | supervisor | | to a holder: the mount has ended |
@@ -67,6 +68,9 @@ pub(super) enum Word {
     Complete,
     /// The server answers requests.
     Serving { version: String },
+    /// To a server: where clients of the mount are answered. Comes with a socket that listens, or without one
+    /// if there can be none.
+    Control,
     /// Nobody new is to find the mount, and the server, which is not root, may not detach it.
     Detach,
     /// To a holder, first of all. With `claim` it says what it has of this mount; else what it has

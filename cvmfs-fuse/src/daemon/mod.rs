@@ -183,7 +183,11 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     }
     if process.foreground {
         let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;
-        return supervisor::run(supervisor::Place::Foreground, claimed);
+        return supervisor::run(
+            supervisor::Place::Foreground,
+            claimed,
+            &service.model().cache.directory,
+        );
     }
     let usable = background::start(service)?;
     announce(service.mountpoint(), usable);
