@@ -50,8 +50,9 @@ const MAX_REMOVED: usize = 256;
 /// Age at which a directory of another boot is removed. It may belong to a live mount of another machine with the
 /// same disk.
 const ABANDONED: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Clients that the kernel lets wait for a server, for example while it is replaced.
-const BACKLOG: i32 = 64;
+/// Clients that the kernel lets wait for a server, for example while it is replaced. Others wait within connect(2),
+/// without a limit of time, so there are as many as the kernel takes by itself.
+const BACKLOG: i32 = 4096;
 
 /// What a mount says of itself beside its sockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,8 +27,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Mode of the file, as upstream's. Who may ask is decided by credentials.
 const MODE: Mode = Mode::from_raw_mode(0o660);
-/// Clients that the kernel lets wait.
-const BACKLOG: i32 = 64;
+/// Clients that the kernel lets wait. Others wait within connect(2), without a limit of time.
+const BACKLOG: i32 = 4096;
 /// Name of the socket in the private directory.
 const SOCKET: &str = "socket";
 
