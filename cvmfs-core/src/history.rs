@@ -137,6 +137,21 @@ impl History {
         newest.map(check).transpose()
     }
 
+    /// Finds a tag of this root catalog.
+    pub fn by_root(
+        &self,
+        root: &ContentHash,
+        budget: &Budget,
+    ) -> Result<Option<Tag>, HistoryError> {
+        let sql = format!("SELECT {} FROM tags WHERE hash = ?1", self.columns());
+        let mut found = None;
+        self.each(&sql, params![root.to_string()], budget, |tag| {
+            found.get_or_insert(tag);
+            Ok(())
+        })?;
+        found.map(check).transpose()
+    }
+
     /// Returns all tags, the newest revision first, then by name.
     pub fn tags(&self, budget: &Budget) -> Result<Vec<Tag>, HistoryError> {
         let sql = format!("SELECT {} FROM tags", self.columns());

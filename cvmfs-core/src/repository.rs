@@ -427,9 +427,17 @@ impl Repository {
         Ok(Some(Update { revision: Arc::new(revision), letters: Some(new) }))
     }
 
-    /// Prepares the revision with this root catalog, which is trusted because a person named it.
+    /// Prepares the revision with this root catalog, if the repository has published it: it is that of the
+    /// manifest, the one before, one with a tag, or the present one. A hash that a person names is no proof of
+    /// that: whoever can add objects to a server or a cache could name one of them.
     /// The next revision that is published takes its place.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NotPublished`] for any other root catalog.
     pub async fn prepare(&self, root: ContentHash) -> Result<Update, RepositoryError> {
+        if !self.has_published(root).await? {
+            return Err(RepositoryError::NotPublished { fqrn: self.config.fqrn.clone(), root });
+        }
         let revision = self.earlier(root).await?;
         let fqrn = || self.config.fqrn.clone();
         revision
@@ -437,6 +445,21 @@ impl Repository {
             .await
             .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn(), source })?;
         Ok(Update { revision, letters: None })
+    }
+
+    /// Tells whether a root catalog is of a revision that is verified: signed, or named by what is signed.
+    async fn has_published(&self, root: ContentHash) -> Result<bool, RepositoryError> {
+        let is_of = |revision: &Revision| {
+            revision.root_hash() == root || revision.properties().previous == Some(root)
+        };
+        if is_of(&self.current.load()) {
+            return Ok(true);
+        }
+        let Some(manifest) = self.manifest() else { return Ok(false) };
+        if manifest.root_catalog == root || is_of(&*self.earlier(manifest.root_catalog).await?) {
+            return Ok(true);
+        }
+        root::has_tag(&self.config, &self.fetcher, &manifest, root).await
     }
 
     /// Makes a prepared revision the current one and remembers its letters.

@@ -24,6 +24,7 @@ pub mod container;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+pub mod escape;
 pub mod fs;
 pub mod fuse;
 #[cfg(feature = "fuzzing")]

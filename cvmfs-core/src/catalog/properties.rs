@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::CatalogError;
+use crate::hash::ContentHash;
 
 /// TTL of a catalog that states none (spec/format.md section 20).
 const DEFAULT_TTL: u64 = 240;
@@ -27,6 +28,8 @@ pub struct Properties {
     pub last_modified: Option<i64>,
     /// Membership needed to read.
     pub membership: Option<String>,
+    /// Root catalog of the revision before, as the publisher names it.
+    pub previous: Option<ContentHash>,
     pub(super) root_prefix: Option<Vec<u8>>,
 }
 
@@ -101,6 +104,7 @@ pub(super) fn read_properties(connection: &Connection) -> Result<(Properties, f6
             b"volatile" => properties.volatile = utf8 == "1",
             b"last_modified" => properties.last_modified = utf8.parse().ok(),
             b"voms_authz" => properties.membership = Some(utf8.to_owned()),
+            b"previous_revision" => properties.previous = utf8.parse().ok(),
             b"root_prefix" => properties.root_prefix = Some(value),
             _ => {}
         }

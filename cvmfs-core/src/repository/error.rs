@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::chain::chain;
 use crate::fetch::FetchError;
 use crate::fqrn::Fqrn;
+use crate::hash::ContentHash;
 use crate::history::HistoryError;
 use crate::letters::ServerError;
 use crate::revision::RevisionError;
@@ -92,6 +93,17 @@ pub enum RepositoryError {
         fqrn: Fqrn,
         /// The cause.
         source: HistoryError,
+    },
+    /// A root catalog was named that is not known to be of this repository.
+    #[error(
+        "{root} is no root catalog that {fqrn} has published: neither that of the manifest, nor the one before, \
+         nor one with a tag"
+    )]
+    NotPublished {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The root catalog.
+        root: ContentHash,
     },
     /// No such tag.
     #[error("{fqrn} has no tag {tag:?}")]

@@ -6,6 +6,7 @@ use crate::catalog::evaluator::Evaluator;
 use crate::decode::SizeBound;
 use crate::fetch::Fetcher;
 use crate::format::manifest::Manifest;
+use crate::hash::ContentHash;
 use crate::history::{History, HistoryError, Tag};
 use crate::object::{ObjectId, ObjectKind};
 use crate::revision::RootCatalog;
@@ -48,6 +49,20 @@ pub(super) async fn root_catalog(
         }
     };
     Ok(RootCatalog { hash: tagged.root_catalog, size: tagged.size, alternative_path: false })
+}
+
+/// Tells whether the history of a manifest has a tag for a root catalog.
+pub(super) async fn has_tag(
+    config: &RepositoryConfig,
+    fetcher: &Fetcher,
+    manifest: &Verified<Manifest>,
+    root: ContentHash,
+) -> Result<bool, RepositoryError> {
+    if manifest.history.is_none() {
+        return Ok(false);
+    }
+    let find = move |history: &History, budget: &Budget| history.by_root(&root, budget);
+    Ok(history(config, fetcher, manifest, find).await?.is_some())
 }
 
 /// Asks the tag database, on a thread that nobody else waits for: all of it may have to be read.

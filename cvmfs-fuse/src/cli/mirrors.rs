@@ -278,7 +278,7 @@ fn show(
         let changes = earlier.map_or_else(Vec::new, |earlier| survey.changes_since(earlier));
         if args.json {
             let round = Round { survey, changes: &changes };
-            let line = serde_json::to_string(&round)
+            let line = crate::escape::json(&round)
                 .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))?;
             text += &(line + "\n");
         } else if args.csv {

@@ -62,7 +62,7 @@ use args::{AutomountArgs, Cli, Command, DemoArgs, MountArgs, UmountArgs};
 use called::Called;
 use exit::{ExitStatus, Failure};
 
-pub use read::for_terminal;
+pub use crate::escape::for_terminal;
 
 /// Threads that wait for the network in commands without a mount.
 const RUNTIME_THREADS: usize = 2;

@@ -339,6 +339,9 @@ fn failure_of(error: &RepositoryError) -> Failure {
             (ExitStatus::History, "try another --server, or --root-hash instead of a tag or date")
         }
         RepositoryError::NoSuchTag { .. } => (ExitStatus::History, "check the name given to --tag"),
+        RepositoryError::NotPublished { .. } => {
+            (ExitStatus::Catalog, "name a root catalog of its history of tags")
+        }
         RepositoryError::NoSuchDate { .. } => (ExitStatus::History, "give a later --date"),
         RepositoryError::Membership { .. } => {
             (ExitStatus::Catalog, "only public repositories can be read")

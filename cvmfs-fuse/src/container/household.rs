@@ -66,7 +66,11 @@ impl Household {
                 told = true;
                 for server in self.servers.iter().filter(|server| server.outcome.is_none()) {
                     // Nobody may be listening.
-                    let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", server.progress);
+                    let _ = writeln!(
+                        io::stderr(),
+                        "cvmfs-fuse: {}",
+                        crate::escape::one_line(&server.progress)
+                    );
                 }
             }
             if Instant::now() >= deadline {

@@ -60,6 +60,7 @@ impl Server {
         let log = (log_path.clone(), log_file);
         let succession =
             Succession::start(launcher(line, writer.as_raw_fd(), log, mask)).map_err(trouble)?;
+        let succession = succession.caching_in(&settings.repository.cache.directory);
         Ok(Self {
             fqrn: settings.repository.fqrn.to_string(),
             mountpoint: settings.mountpoint.clone(),

@@ -130,13 +130,14 @@ async fn run(
     };
     drop(taken_over);
     let limit = settings.idle_timeout;
+    let passing = begun.bequest.clone();
     let desk = talking::desk_of(&begun, true, &settings.model, activity);
     seated.send_replace(Some(Arc::clone(&desk)));
     let accompany = |kernel| {
         // Requests that need it wait for it.
         notifier.send_replace(Some(kernel));
         let closing = AbortOnDrop(tokio::spawn(close_unused(Arc::downgrade(&fs), limit)));
-        (closing, talking::at_device(&desk))
+        (closing, talking::in_control_directory(&desk, &passing, &settings.model))
     };
     attend(begun, &mut stop, ready, accompany).await
 }

@@ -33,6 +33,7 @@ use super::log;
 use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::escape::one_line;
 use crate::fuse::premounted;
 use crate::sandbox::capabilities;
 
@@ -195,7 +196,7 @@ impl Waiting {
             } else if !told && start.elapsed() >= PATIENCE {
                 told = true;
                 // Nobody may be listening.
-                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", service.progress());
+                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", one_line(&service.progress()));
             }
         }
         match outcome_of(&line) {
@@ -274,7 +275,7 @@ pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Fail
         }
     };
     drop(parent);
-    supervisor::run(place, claimed)
+    supervisor::run(place, claimed, &service.model().cache.directory)
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::letters::{Line, MAX_DESCRIPTORS, Received, Word};
 use crate::VERSION;
@@ -93,19 +95,40 @@ fn mounted(mount: &Mount) -> Word {
     Word::Mounted { greeting, mountpoint, device: device.clone() }
 }
 
+/// What the supervisor has passed for clients of the mount.
+#[derive(Debug)]
+pub enum Passed {
+    /// A socket that listens in the control directory.
+    Listener(OwnedFd),
+    /// There is no control directory; the supervisor has logged why.
+    Nothing,
+    /// The supervisor says nothing of that: it is of an older version, or is gone.
+    Silent,
+}
+
+impl Passed {
+    fn of(descriptors: Vec<OwnedFd>) -> Self {
+        descriptors.into_iter().next().map_or(Self::Nothing, Self::Listener)
+    }
+}
+
+/// What was passed before it is asked for.
+type Kept = Arc<Mutex<Option<Passed>>>;
+
 /// A process that will go on with a mount when the present server ends. Until then it prepares
 /// what it can, from what there is.
 #[derive(Debug)]
 pub struct Candidate {
     line: Line,
     holdings: Holdings,
+    passed: Kept,
 }
 
 impl Candidate {
     /// Receives what there is.
     pub fn receive(socket: OwnedFd) -> io::Result<Self> {
         let line = Line::patient(socket)?;
-        let mut candidate = Self { line, holdings: Holdings::default() };
+        let mut candidate = Self { line, holdings: Holdings::default(), passed: Kept::default() };
         candidate.listen(&Word::Present, Some(PATIENCE))?;
         Ok(candidate)
     }
@@ -122,13 +145,16 @@ impl Candidate {
         self.listen(&Word::Complete, None)?;
         let Holdings { mount, journals, died } = self.holdings;
         let mount = mount.ok_or_else(|| io::Error::other("there is no mount to take over"))?;
-        Ok((Estate { mount, journals, died }, Bequest(Some(Arc::new(self.line)))))
+        Ok((Estate { mount, journals, died }, Bequest(Some(Arc::new(self.line)), self.passed)))
     }
 
     fn listen(&mut self, last: &Word, limit: Option<Duration>) -> io::Result<()> {
         loop {
             match self.line.wait(limit)? {
                 Received::Word(word, _) if word == *last => return Ok(()),
+                Received::Word(Word::Control, descriptors) => {
+                    *self.passed.lock() = Some(Passed::of(descriptors));
+                }
                 Received::Word(word, descriptors) => {
                     if !self.holdings.take(word, descriptors) {
                         return Err(io::ErrorKind::InvalidData.into());
@@ -146,12 +172,12 @@ impl Candidate {
 
 /// The server's way to leave something to its successor. Without a supervisor it does nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Bequest(Option<Arc<Line>>);
+pub struct Bequest(Option<Arc<Line>>, Kept);
 
 impl Bequest {
     /// Speaks to the supervisor at the other end of a socket.
     pub fn to(supervisor: OwnedFd) -> io::Result<Self> {
-        Line::patient(supervisor).map(|line| Self(Some(Arc::new(line))))
+        Line::patient(supervisor).map(|line| Self(Some(Arc::new(line)), Kept::default()))
     }
 
     /// Whether there is a supervisor.
@@ -178,6 +204,24 @@ impl Bequest {
     /// Says that requests are answered.
     pub fn serving(&self) {
         self.leave(&Word::Serving { version: VERSION.to_owned() }, &[]);
+    }
+
+    /// Returns what the supervisor passes for clients of the mount; waits for that, at most for `limit`.
+    pub(super) fn control(&self, limit: Duration) -> Passed {
+        if let Some(passed) = self.1.lock().take() {
+            return passed;
+        }
+        let Some(line) = &self.0 else { return Passed::Silent };
+        let start = Instant::now();
+        loop {
+            match line.wait(Some(limit.saturating_sub(start.elapsed()))) {
+                Ok(Received::Word(Word::Control, descriptors)) => return Passed::of(descriptors),
+                // Of another version.
+                Ok(Received::Word(..) | Received::Nonsense) => {}
+                Ok(Received::Nothing) if start.elapsed() < limit => {}
+                Ok(Received::Nothing | Received::End) | Err(_) => return Passed::Silent,
+            }
+        }
     }
 
     /// Asks the supervisor to detach the mount, which this server may not; tells whether it hears that.

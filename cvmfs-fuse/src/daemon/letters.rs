@@ -12,6 +12,7 @@
 //! | `Serving` | server | | it answers requests |
 //! | `Detach` | server | | nobody new is to find the mount; it may not do that itself |
 //! | `Shrink` | server | | the kernel is to drop what it knows and nobody uses; it may not do that itself |
+//! | `Control` | supervisor | listening socket | to a server: where clients are answered; without a socket, nowhere |
 //! | `Deposit` | supervisor | | to a holder: I look after this mount; is there an estate? |
 //! | `Refused` | holder | | not that one, not now |
 //! | `Released` | supervisor | | to a holder: the mount has ended |
@@ -68,6 +69,9 @@ pub(super) enum Word {
     Complete,
     /// The server answers requests.
     Serving { version: String },
+    /// To a server: where clients of the mount are answered. Comes with a socket that listens, or without one
+    /// if there can be none.
+    Control,
     /// Nobody new is to find the mount, and the server, which is not root, may not detach it.
     Detach,
     /// The kernel is to drop the unused entries of the mount, for kernels that the server cannot tell which.

@@ -196,7 +196,11 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     if process.foreground {
         process::keep_memory_private(&service.model().parameters.process);
         let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;
-        return supervisor::run(supervisor::Place::Foreground, claimed);
+        return supervisor::run(
+            supervisor::Place::Foreground,
+            claimed,
+            &service.model().cache.directory,
+        );
     }
     let usable = background::start(service)?;
     announce(service.mountpoint(), usable);

@@ -160,11 +160,13 @@ async fn run(
     let follows = settings.auto_update && repository.follows_updates();
     let desk = talking::desk_of(&begun, false, &settings.repository, activity);
     let (name, bequest) = (settings.repository.fqrn.to_string(), begun.bequest.clone());
+    let passing = begun.bequest.clone();
     let follow = |notifier| {
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);
         let tended = tend(&fs, keep);
         let settings = settings.repository.clone();
         let (orders, talk) = talking::begin(&desk, &fs, &settings, follows);
+        let control = talking::in_control_directory(&desk, &passing, &settings);
         let kernel = Kernel::new(notifier);
         let bounded = keep_bounded(&fs, kernel.clone());
         let follow = async move {
@@ -174,7 +176,7 @@ async fn run(
             update::follow(repository, fs, kernel, settings, orders).await;
         };
         // A task of its own, so that a defect in it does not end the mount.
-        (tended, bounded, AbortOnDrop(tokio::spawn(follow)), talking::at_device(&desk), talk)
+        (tended, bounded, AbortOnDrop(tokio::spawn(follow)), control, talk)
     };
     attend(begun, &mut stop, ready, follow).await
 }

@@ -44,6 +44,7 @@ pub enum Place {
 pub(super) fn run(
     place: Place,
     claimed: Option<(Deposit, Holdings)>,
+    cache: &Path,
 ) -> Result<ExitStatus, Failure> {
     let trouble = |what: &str, error: io::Error| Failure::caused(ExitStatus::Unknown, what, &error);
     if let Err(error) = capabilities::supervise() {
@@ -61,7 +62,8 @@ pub(super) fn run(
         Some((deposit, holdings)) => Succession::go_on(launcher, holdings, Some(deposit)),
         None => Succession::start(launcher),
     };
-    let mut succession = started.map_err(|error| trouble("cannot start the server", error))?;
+    let mut succession =
+        started.map_err(|error| trouble("cannot start the server", error))?.caching_in(cache);
     // The one who waits must see it when the server ends without a word.
     drop(ready);
     loop {

@@ -149,9 +149,10 @@ pub fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-/// Quotes a path for messages.
+/// Returns a path for messages, in one line.
 pub fn show(path: &Path) -> String {
-    String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned()
+    let text = crate::escape::lines_of(path.as_os_str().as_bytes());
+    crate::escape::one_line(&text).into_owned()
 }
 
 #[cfg(test)]

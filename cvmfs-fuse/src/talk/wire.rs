@@ -19,6 +19,10 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// What somebody is told who may not ask.
 pub const REFUSAL: &str = "only root and the user who mounted may ask for that";
 
+/// What somebody is told who does not see the mount.
+pub const UNSEEN: &str = "the mount is not seen where this command runs: neither the request nor the process \
+     proves it; ask where the mount is mounted";
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {

@@ -154,7 +154,7 @@ fn as_json(fqrn: &str, profile: &Profile) -> Result<String, Failure> {
             .collect(),
     };
     let all = All { fqrn, segments: profile.segments().into_iter().map(shown).collect() };
-    serde_json::to_string(&all)
+    crate::escape::json(&all)
         .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))
 }
 

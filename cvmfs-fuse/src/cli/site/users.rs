@@ -18,12 +18,12 @@ use crate::fuse::mountinfo::{self, MountEntry, show};
 pub(super) fn fuser(named: &Path, environment: &Environment) -> Result<ExitCode, Failure> {
     let place = place(named, environment)?;
     let found = crate::talk::mounts::of_path(&place).map_err(|error| super::unreadable(&error))?;
-    let Some((device, _, inside)) = found else {
+    let Some((mount, inside)) = found else {
         let message = format!("{} is not mounted", show(named));
         return Err(Failure::new(ExitStatus::Unknown, message));
     };
     let mut text = String::new();
-    for pid in users_of(&device, &inside) {
+    for pid in users_of(&mount.device, &inside) {
         let _ = writeln!(text, "{pid}");
     }
     print(&text)?;

@@ -42,6 +42,11 @@ impl Configuration {
         usable(Self::of_files(&files, fqrn))
     }
 
+    /// Returns the cache directory that is stated, if one is.
+    pub fn cache_directory(&self) -> Option<PathBuf> {
+        cache_directory(&|name| self.text(name).map(str::to_owned))
+    }
+
     /// Fills in what the flags leave open. What the flags say counts more.
     pub fn complete(&self, flags: &RepositoryFlags, environment: &Environment) -> RepositoryFlags {
         let mut flags = flags.clone();
@@ -161,14 +166,18 @@ impl Configuration {
     }
 }
 
+fn cache_directory(text: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let directory = text("CVMFS_CACHE_DIR").or_else(|| text("CVMFS_CACHE_BASE"));
+    directory.map(|path| Path::new(&path).join(CACHE_FOLDER))
+}
+
 fn complete_cache(flags: &mut RepositoryFlags, text: &dyn Fn(&str) -> Option<String>) {
     let cache = &mut flags.cache;
     if cache.alien_cache.is_none() && cache.cache_dir.is_none() {
         cache.alien_cache = text("CVMFS_ALIEN_CACHE").map(PathBuf::from);
     }
     if cache.cache_dir.is_none() {
-        let directory = text("CVMFS_CACHE_DIR").or_else(|| text("CVMFS_CACHE_BASE"));
-        cache.cache_dir = directory.map(|path| Path::new(&path).join(CACHE_FOLDER));
+        cache.cache_dir = cache_directory(text);
     }
     if cache.quota.is_none() && cache.alien_cache.is_none() {
         cache.quota = text("CVMFS_QUOTA_LIMIT").as_deref().and_then(quota);

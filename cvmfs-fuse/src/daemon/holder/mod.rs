@@ -115,7 +115,7 @@ pub fn run(socket: &Path, peers: Peers, deadline: Duration) -> Result<(), Failur
 
 /// What happened, for the log of the container; nobody may be reading it.
 fn say(what: &str) {
-    let _ = writeln!(io::stdout(), "{what}");
+    let _ = writeln!(io::stdout(), "{}", crate::escape::one_line(what));
 }
 
 fn named((name, mountpoint): &Key) -> String {

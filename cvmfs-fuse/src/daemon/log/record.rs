@@ -8,6 +8,7 @@ use tracing::Level;
 use tracing::field::{Field, Visit};
 
 use super::masked;
+use crate::escape::one_line;
 
 /// Bytes of a message, and of the value of a field; the rest is left out.
 const MAX_TEXT: usize = 8 << 10;
@@ -105,7 +106,8 @@ impl Record {
         if self.repeated > 0 {
             object.insert("repeated".to_owned(), json!(self.repeated));
         }
-        format!("{}\n", Json::Object(object))
+        // Strings are keys of the object, so that it can always be written.
+        format!("{}\n", crate::escape::json(&Json::Object(object)).unwrap_or_default())
     }
 
     fn take(&mut self, field: &Field, value: Value) {
@@ -159,15 +161,7 @@ fn bounded(text: &str) -> String {
 
 /// Names of files may hold anything; no line may look like two.
 fn single_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
+    one_line(text).into_owned()
 }
 
 fn shown(time: SystemTime) -> String {

@@ -265,7 +265,7 @@ pub(crate) fn fail(why: &str) {
     }
     if !is_said {
         // If stderr is gone the exit code must do.
-        let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", record.message);
+        let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", crate::escape::lines(&record.message));
     }
 }
 

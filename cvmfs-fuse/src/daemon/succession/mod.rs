@@ -21,7 +21,7 @@ mod upgrade;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -69,6 +69,10 @@ pub(crate) struct Succession {
     candidate: Option<Child>,
     upgrade: Option<Upgrade>,
     control: Option<Control>,
+    /// Cache directories that may hold the control directory.
+    caches: Vec<PathBuf>,
+    /// A control directory was made, or cannot be made.
+    control_is_decided: bool,
     /// Somebody else who holds the mount.
     deposit: Option<Deposit>,
     /// Drops for the server what the kernel knows and nobody uses.
@@ -109,6 +113,8 @@ impl Succession {
             candidate: None,
             upgrade: None,
             control: None,
+            caches: Vec::new(),
+            control_is_decided: false,
             deposit,
             shrinker: Shrinker::default(),
             pausing: None,
@@ -127,6 +133,13 @@ impl Succession {
             succession.server = Some(Child::start(launcher, program, Order::First, false)?);
         }
         Ok(succession)
+    }
+
+    /// Says where the control directory may be if there is no runtime directory.
+    #[must_use]
+    pub(crate) fn caching_in(mut self, cache: &Path) -> Self {
+        self.caches.push(cache.to_owned());
+        self
     }
 
     /// Returns what is to be polled.
@@ -312,14 +325,38 @@ impl Succession {
             let (pid, to) = (server.pid, name_of(server));
             self.upgraded(pid, to);
         }
-        if self.control.is_none()
-            && let Some(device) = self.holdings.mount.as_ref().and_then(|m| m.device.as_deref())
-        {
-            self.control = Control::listen(device)
-                .inspect_err(|error| tracing::debug!(%error, "upgrades cannot be asked for"))
-                .ok();
-        }
+        self.decide_control();
         more
+    }
+
+    /// Makes the control directory of the mount, once, and passes what it holds to the servers.
+    fn decide_control(&mut self) {
+        let Some(mount) = self.holdings.mount.as_ref().filter(|_| !self.control_is_decided) else {
+            return;
+        };
+        let Some(device) = mount.device.as_deref() else { return };
+        self.control_is_decided = true;
+        self.control = Control::listen(device, &mount.mountpoint, &self.caches)
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "no control address for the mount: {error}; SIGHUP to the supervisor (process {}) still upgrades",
+                    std::process::id()
+                );
+            })
+            .ok();
+        for child in self.server.iter().chain(&self.candidate) {
+            self.pass_control(child);
+        }
+    }
+
+    fn pass_control(&self, child: &Child) {
+        if !self.control_is_decided {
+            return;
+        }
+        let listener: Vec<_> = self.control.iter().map(Control::talk).collect();
+        if let Err(error) = child.line.say(&Word::Control, &listener) {
+            tracing::warn!(%error, "a server was not told where clients are answered");
+        }
     }
 
     /// Starts a process that prepares to be the next server.
@@ -329,6 +366,7 @@ impl Succession {
             // It will end, or be found not to serve.
             tracing::warn!(%error, "a successor did not take what it needs");
         }
+        self.pass_control(&child);
         Ok(child)
     }
 

@@ -214,11 +214,11 @@ impl Desk {
                         list.extend(all.iter().filter_map(|one| serde_json::to_value(one).ok()))
                     }
                     Err(error) => list.push(serde_json::json!({
-                        "mountpoint": mount.mountpoint, "problem": error.to_string(),
+                        "mountpoint": mount.mount.mountpoint, "problem": error.to_string(),
                     })),
                 }
             }
-            let status = serde_json::to_vec(&list).ok()?;
+            let status = crate::escape::json(&list).ok()?;
             Some((exposition::text(&found), status))
         });
         let (metrics, status) = asked.await.ok()??;
