@@ -25,6 +25,9 @@ pub mod demo;
 pub mod doctor;
 pub mod fs;
 pub mod fuse;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mirrors;
 pub mod prefetch;
 pub mod talk;

@@ -54,6 +54,12 @@ use crate::config::{
 use crate::fuse::mountinfo::show;
 use serve::{Origin, Usable};
 
+/// Input of the fuzz target `supervisor_protocol`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_supervisor_protocol(data: &[u8]) {
+    letters::fuzz(data);
+}
+
 pub use umount::unmount;
 
 /// What a process can be asked to serve: one repository, or all of them.
