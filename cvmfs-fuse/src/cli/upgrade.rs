@@ -61,7 +61,7 @@ fn all() -> Result<BTreeMap<String, PathBuf>, Failure> {
     let mounts = mounts.into_iter().filter(mountinfo::MountEntry::is_fuse);
     let mut found = BTreeMap::new();
     for mount in mounts {
-        found.entry(mount.device).or_insert(mount.mountpoint);
+        found.entry(mount.device.to_string()).or_insert(mount.mountpoint);
     }
     Ok(found)
 }
@@ -75,7 +75,7 @@ fn device_of(mountpoint: &Path) -> Result<(String, PathBuf), Failure> {
     let resolved = mountinfo::resolve(mountpoint)
         .map_err(|error| Failure::caused(ExitStatus::Unknown, &name, &error))?;
     match mountinfo::topmost_at(&resolved).map_err(|error| table_unreadable(&error))? {
-        Some(entry) if entry.is_fuse() => Ok((entry.device, mountpoint.to_owned())),
+        Some(entry) if entry.is_fuse() => Ok((entry.device.to_string(), mountpoint.to_owned())),
         _ => Err(Failure::new(ExitStatus::Unknown, format!("{name}: no repository is mounted"))),
     }
 }

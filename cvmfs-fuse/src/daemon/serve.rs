@@ -290,8 +290,9 @@ async fn stop_orderly(
 
 async fn detach(mount: &ServedMount, bequest: &Bequest) {
     let path = mount.mountpoint.clone();
-    let device = mount.device.clone();
-    let result = tokio::task::spawn_blocking(move || abort::detach(&path, device.as_deref())).await;
+    let device = mount.device;
+    let detached = tokio::task::spawn_blocking(move || abort::detach(&path, device));
+    let result = detached.await;
     match result {
         Ok(Ok(()) | Err(UnmountError::NotMounted)) => {}
         // Whoever started us may still be root.

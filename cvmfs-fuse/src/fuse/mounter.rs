@@ -6,13 +6,14 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -128,6 +129,9 @@ pub fn serve(options: &str, mountpoint: &Path) -> Result<ExitStatus, Failure> {
         Failure::new(ExitStatus::Options, message)
     };
     let options: MountOptions = serde_json::from_str(options).map_err(|error| refused(&error))?;
+    // Before the server is another user, who might lead the path elsewhere.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::open(mountpoint, flags, Mode::empty());
     let stdin = io::stdin();
     let line = stdin.as_fd();
     let mut word = [0; MAX_LEN];
@@ -141,7 +145,12 @@ pub fn serve(options: &str, mountpoint: &Path) -> Result<ExitStatus, Failure> {
     let number = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::EIO as i32);
     let answer = match open_device() {
         Err(error) => Err(format!("device {}", number(&error))),
-        Ok(device) => mount_now(&device, mountpoint, &options)
+        Ok(device) => place
+            .map_err(|error| Errno::from_raw(error.raw_os_error()))
+            .and_then(|place| {
+                let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+                mount_now(&device, Path::new(&link), &options)
+            })
             .map(|()| device)
             .map_err(|errno| format!("mount {}", errno as i32)),
     };

@@ -24,6 +24,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 
+use super::device::Device;
 use super::{mountinfo, premounted};
 use crate::fs::Ino;
 
@@ -51,8 +52,7 @@ pub struct Notifier {
     names: fuser::Notifier,
     connection: OwnedFd,
     mountpoint: PathBuf,
-    /// As in [`mountinfo::MountEntry`].
-    device: Option<String>,
+    device: Option<Device>,
     /// A [`Means`]: what has not failed yet.
     means: AtomicU8,
 }
@@ -62,7 +62,7 @@ impl Notifier {
         names: fuser::Notifier,
         connection: OwnedFd,
         mountpoint: PathBuf,
-        device: Option<String>,
+        device: Option<Device>,
     ) -> Self {
         let means = AtomicU8::new(Means::Prune as u8);
         Self { names, connection, mountpoint, device, means }
@@ -91,7 +91,7 @@ impl Notifier {
             }
         }
         if self.means() == Means::Shrink
-            && let Err(error) = shrink(&self.mountpoint, self.device.as_deref())
+            && let Err(error) = shrink(&self.mountpoint, self.device)
         {
             tracing::info!(
                 %error,
@@ -118,13 +118,13 @@ impl Notifier {
 
 /// Makes the kernel drop all entries of a mount that are not in use; `device` is that of the mount,
 /// which somebody may have mounted over.
-pub fn shrink(mountpoint: &Path, device: Option<&str>) -> io::Result<()> {
+pub fn shrink(mountpoint: &Path, device: Option<Device>) -> io::Result<()> {
     let elsewhere = || io::Error::other("the mount cannot be seen");
     if premounted::number_of(mountpoint).is_some() {
         return Err(elsewhere());
     }
     let there = mountinfo::topmost_at(mountpoint)?.ok_or_else(elsewhere)?;
-    if device != Some(there.device.as_str()) {
+    if device != Some(there.device) {
         return Err(elsewhere());
     }
     let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_NO_AUTOMOUNT;

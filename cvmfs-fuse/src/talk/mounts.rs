@@ -49,7 +49,7 @@ fn ask_until(is_enough: impl Fn(&Found) -> bool) -> io::Result<Vec<Found>> {
     let mut mounts = BTreeMap::new();
     for mount in mountinfo::all()?.into_iter().filter(mountinfo::MountEntry::is_fuse) {
         let looks_ours = mount.source == FS_NAME;
-        mounts.entry(mount.device).or_insert((mount.mountpoint, looks_ours));
+        mounts.entry(mount.device.to_string()).or_insert((mount.mountpoint, looks_ours));
     }
     let mut silent: BTreeMap<_, _> = mounts.into_iter().take(MAX_MOUNTS).collect();
     let (sender, answers) = mpsc::channel();
@@ -108,6 +108,6 @@ pub fn of_path(path: &Path) -> io::Result<Option<(String, PathBuf, PathBuf)>> {
         .max_by_key(|mount| mount.mountpoint.as_os_str().len());
     Ok(deepest.filter(mountinfo::MountEntry::is_fuse).and_then(|mount| {
         let inside = path.strip_prefix(&mount.mountpoint).ok()?.to_owned();
-        Some((mount.device, mount.mountpoint, inside))
+        Some((mount.device.to_string(), mount.mountpoint, inside))
     }))
 }

@@ -138,6 +138,10 @@ fn holders_of(mounts: &[MountEntry]) -> Result<Holders, Failure> {
     let table = std::fs::read_to_string("/proc/net/unix").map_err(|error| {
         Failure::caused(ExitStatus::Unknown, "cannot read /proc/net/unix", &error)
     })?;
+    let is_mounted = |text: &str| {
+        let device = text.parse();
+        device.is_ok_and(|device| mounts.iter().any(|mount| mount.device == device))
+    };
     let (mut supervisors, mut servers) = (HashSet::new(), HashSet::new());
     for line in table.lines() {
         // Number, counts, protocol, flags, type, state, inode, name.
@@ -146,10 +150,10 @@ fn holders_of(mounts: &[MountEntry]) -> Result<Holders, Failure> {
         let Some(name) = name.strip_prefix("@cvmfs-fuse/") else { continue };
         let socket = format!("socket:[{inode}]");
         match name.strip_prefix("talk/") {
-            Some(device) if mounts.iter().any(|mount| mount.device == device) => {
+            Some(device) if is_mounted(device) => {
                 servers.insert(socket);
             }
-            None if mounts.iter().any(|mount| mount.device == name) => {
+            None if is_mounted(name) => {
                 supervisors.insert(socket);
             }
             _ => {}
