@@ -11,12 +11,14 @@
 //! | `wire` | messages, their bounds, and how descriptors travel |
 //! | `listener` | the socket of a process that is alone at its place |
 //! | `peer` | who is at the other end |
+//! | `seats` | how many connections each user has a right to |
 //! | `server` | [`Broker`]: who may connect, and what is done for them |
 //! | `client` | [`BrokeredCache`]: a store like any other; without its broker it is memory |
 
 mod client;
 mod listener;
 mod peer;
+mod seats;
 mod server;
 mod wire;
 

@@ -237,6 +237,10 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "SOCKET", help_heading = "Mount")]
     pub holder: Option<PathBuf>,
 
+    /// Number of the user as whom the holder runs, besides root and this user
+    #[arg(long, value_name = "UID", requires = "holder", help_heading = "Mount")]
+    pub holder_user: Option<u32>,
+
     /// Descriptor on which the background process tells its parent how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
@@ -264,6 +268,7 @@ impl ProcessArgs {
             server_fd: self.server_fd,
             take_over: self.take_over,
             holder: self.holder.as_ref().map(holder).transpose()?,
+            holder_user: self.holder_user,
         })
     }
 }
@@ -387,6 +392,7 @@ mod tests {
             "upgrade /mnt /mnt2",
             "upgrade --all",
             "mount a.b.c /mnt --holder /run/h",
+            "mount a.b.c /mnt --holder /run/h --holder-user 1001",
             "hold --socket /run/h --deadline 60 --allow 5 --allow @7",
             "ls a.b.c:/ a.b.c:/x --server http://a",
             "-v ls -l a.b.c:/",

@@ -98,6 +98,8 @@ pub struct ProcessSettings {
     pub take_over: bool,
     /// The socket of the process that holds the mount besides its supervisor.
     pub holder: Option<PathBuf>,
+    /// User as whom the holder runs, besides root and our own.
+    pub holder_user: Option<u32>,
 }
 
 impl RepositorySettings {

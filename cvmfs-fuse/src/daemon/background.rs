@@ -30,6 +30,7 @@ use super::estate::{Bequest, Candidate};
 use super::holder::Deposit;
 use super::identity;
 use super::log;
+use super::own_mount::OwnMount;
 use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -63,7 +64,10 @@ pub(crate) const START_LIMIT: Duration = READY_DEADLINE;
 pub(crate) fn outcome_of(line: &[u8]) -> Option<Result<Usable, Failure>> {
     match serde_json::from_slice(line).ok()? {
         Report::Usable(usable) => Some(Ok(usable)),
-        Report::Failed(failure) => Some(Err(failure)),
+        // It may be the word of another user's server, and is shown on root's terminal.
+        Report::Failed(Failure { status, message }) => {
+            Some(Err(Failure::new(status, log::printable(&message, MAX_REPORT))))
+        }
     }
 }
 
@@ -264,7 +268,9 @@ pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Fail
             .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot pass on a pipe", &error))?
             .into(),
     );
-    let claimed = match super::held_at(service).map(Deposit::claim).transpose() {
+    let own = OwnMount::at(service.mountpoint());
+    let claimed = super::held_at(service).map(|place| Deposit::claim(place, &own));
+    let claimed = match claimed.transpose() {
         Ok(claimed) => claimed,
         Err(failure) => {
             // Nobody else tells.
@@ -275,7 +281,7 @@ pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Fail
         }
     };
     drop(parent);
-    supervisor::run(place, claimed, &service.model().cache.directory)
+    supervisor::run(place, own, claimed, &service.model().cache.directory)
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.
@@ -409,6 +415,15 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1);
             assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
         }
+    }
+
+    #[test]
+    fn h2_what_a_server_reports_is_shown_as_text() {
+        let failure = Failure::new(ExitStatus::Catalog, "\u{1b}]0;owned\u{7}\nsecond line");
+        let report = serde_json::to_vec(&Report::Failed(failure)).unwrap();
+        let shown = outcome_of(&report).unwrap().unwrap_err();
+        assert!(!shown.message.chars().any(char::is_control), "{shown}");
+        assert_eq!(shown.status, ExitStatus::Catalog);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::backing::{self, Backings};
+use crate::fuse::device::Device;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
@@ -37,8 +38,8 @@ pub(super) struct Begun<V: Vfs> {
     pub(super) bequest: Bequest,
     /// Resolved.
     pub(super) mountpoint: PathBuf,
-    /// As in [`crate::fuse::mountinfo::MountEntry`].
-    pub(super) device: Option<String>,
+    /// Its device, where that is known.
+    pub(super) device: Option<Device>,
     /// It was another server's.
     pub(super) is_successor: bool,
 }
@@ -91,7 +92,7 @@ pub(super) fn go_on<V: Vfs>(
     // fuser has its own descriptor of the connection.
     let session = take_over(adapter, options, mount, remover)
         .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
-    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device.clone());
+    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device);
     Ok(Begun { session, bequest, mountpoint, device, is_successor: true })
 }
 

@@ -22,9 +22,10 @@ mod secrets;
 mod wire;
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -32,6 +33,7 @@ use cvmfs_cache::safe_path::{self, LogPlace, PRIVATE, Refused};
 use parking_lot::Mutex;
 use rustix::fs::Mode;
 
+pub(crate) use record::printable;
 pub(crate) use remembered::last;
 pub(crate) use scribe::{direct, fail, settle, start};
 use secrets::masked;
@@ -162,16 +164,31 @@ impl BoundedFile {
     }
 }
 
+/// Reads the end of a file, from an offset on, and tells whether that left something out. The directory may be another
+/// user's: no link is followed, and nothing but a file is read.
+fn end_of(path: &Path, offset: u64, limit: u64) -> io::Result<(Vec<u8>, bool)> {
+    let follow = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(follow).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let from = found.len().saturating_sub(limit);
+    let is_cut = from > offset;
+    file.seek(io::SeekFrom::Start(from.max(offset)))?;
+    let mut end = Vec::new();
+    file.take(limit).read_to_end(&mut end)?;
+    Ok((end, is_cut))
+}
+
 /// Returns the end of a log file from `offset` on, for messages: at most `limit` bytes, whole
 /// lines joined by " | ".
 pub fn tail(path: &Path, offset: u64, limit: usize) -> String {
-    let Ok(content) = std::fs::read(path) else { return String::new() };
-    let from = usize::try_from(offset).map_or(0, |offset| offset.min(content.len()));
-    let new = &content[from..];
-    let cut = new.len().saturating_sub(limit);
-    let text = String::from_utf8_lossy(&new[cut..]).into_owned();
-    let lines: Vec<&str> = text.lines().skip(usize::from(cut > 0)).map(str::trim).collect();
-    lines.join(" | ")
+    let Ok((new, is_cut)) = end_of(path, offset, limit as u64) else { return String::new() };
+    let text = String::from_utf8_lossy(&new).into_owned();
+    let lines: Vec<&str> = text.lines().skip(usize::from(is_cut)).map(str::trim).collect();
+    // Who writes the log may be another user.
+    printable(&lines.join(" | "), limit.saturating_mul(2))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! | `succession`, `child` | who serves a mount, one after the other |
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
+//! | `own_mount` | what a supervisor knows of its mount by itself |
+//! | `pace` | how often something may happen that others cause |
 //! | `identity` | root starts, another user serves |
 //! | `confinement` | what a server of these settings keeps of its rights |
 //! | `shrinker` | what a supervisor does for servers on older kernels |
@@ -23,7 +25,7 @@
 //! | [`umount`] | the other direction, from outside |
 //! | [`log`] | where messages go |
 
-mod abort;
+pub(crate) mod abort;
 pub mod automount;
 pub mod background;
 mod begin;
@@ -32,11 +34,15 @@ mod confinement;
 pub mod control;
 mod crash;
 pub mod estate;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 pub mod holder;
 mod identity;
 mod letters;
 pub mod log;
 pub mod mountpoint;
+pub(crate) mod own_mount;
+mod pace;
 mod process;
 mod prune;
 pub mod serve;
@@ -56,12 +62,13 @@ use crate::config::{
     AutomountSettings, MountOptions, MountSettings, ProcessSettings, RepositorySettings,
 };
 use crate::fuse::mountinfo::show;
+use own_mount::OwnMount;
 use serve::{Origin, Usable};
 
 /// Input of the fuzz target `supervisor_protocol`.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz_supervisor_protocol(data: &[u8]) {
-    letters::fuzz(data);
+    fuzzing::supervisor_protocol(data);
 }
 
 pub use umount::unmount;
@@ -195,10 +202,12 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     }
     if process.foreground {
         process::keep_memory_private(&service.model().parameters.process);
-        let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;
+        let own = OwnMount::at(service.mountpoint());
+        let claimed = held_at(service).map(|place| holder::Deposit::claim(place, &own));
         return supervisor::run(
             supervisor::Place::Foreground,
-            claimed,
+            own,
+            claimed.transpose()?,
             &service.model().cache.directory,
         );
     }
@@ -211,6 +220,7 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
 fn held_at(service: &impl Service) -> Option<holder::Place> {
     service.process().holder.clone().map(|socket| holder::Place {
         socket,
+        user: service.process().holder_user,
         name: service.name().to_owned(),
         mountpoint: service.mountpoint().to_owned(),
     })

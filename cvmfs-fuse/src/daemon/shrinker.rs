@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use rustix::thread::CapabilitySet;
 
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::fuse::device::{Device, NotADevice};
 use crate::fuse::notify;
 use crate::sandbox::capabilities;
 
@@ -29,7 +30,7 @@ pub(super) struct Shrinker {
 
 impl Shrinker {
     /// Starts it, if the supervisor may and it was not done just now.
-    pub(super) fn shrink(&mut self, mountpoint: &Path, device: Option<&str>) {
+    pub(super) fn shrink(&mut self, mountpoint: &Path, device: Option<Device>) {
         let is_early = self.last.is_some_and(|last| last.elapsed() < PACE);
         let Some(device) = device.filter(|_| !is_early && self.process.is_none()) else { return };
         if !capabilities::held().contains(CapabilitySet::SYS_ADMIN) {
@@ -38,7 +39,7 @@ impl Shrinker {
         self.last = Some(Instant::now());
         let started = Command::new("/proc/self/exe")
             .arg0("cvmfs-fuse")
-            .args([COMMAND, device])
+            .args([COMMAND, &device.to_string()])
             .arg(mountpoint)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -58,6 +59,9 @@ impl Shrinker {
 
 /// The process: the subcommand.
 pub fn serve(device: &str, mountpoint: &Path) -> Result<ExitStatus, Failure> {
+    let device = device.parse().map_err(|error: NotADevice| {
+        Failure::caused(ExitStatus::Options, COMMAND, &error)
+    })?;
     notify::shrink(mountpoint, Some(device)).map_err(|error| {
         let what = "the kernel does not let go of entries";
         Failure::caused(ExitStatus::Permission, what, &error)

@@ -24,6 +24,7 @@ use super::background::insert_arguments;
 use super::child::{Launcher, Order};
 use super::estate::Holdings;
 use super::holder::Deposit;
+use super::own_mount::OwnMount;
 use super::succession::{Outcome, Succession, shown};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::sandbox::capabilities;
@@ -43,6 +44,7 @@ pub enum Place {
 /// Supervises servers until one ends orderly, and returns how.
 pub(super) fn run(
     place: Place,
+    own: OwnMount,
     claimed: Option<(Deposit, Holdings)>,
     cache: &Path,
 ) -> Result<ExitStatus, Failure> {
@@ -59,8 +61,8 @@ pub(super) fn run(
     let dies_with_us = ready.is_none() || claimed.is_some();
     let launcher = launcher(ready.as_ref().map(|pipe| pipe.as_raw_fd()), mask, dies_with_us);
     let started = match claimed {
-        Some((deposit, holdings)) => Succession::go_on(launcher, holdings, Some(deposit)),
-        None => Succession::start(launcher),
+        Some((deposit, holdings)) => Succession::go_on(launcher, own, holdings, Some(deposit)),
+        None => Succession::start(launcher, own),
     };
     let mut succession =
         started.map_err(|error| trouble("cannot start the server", error))?.caching_in(cache);

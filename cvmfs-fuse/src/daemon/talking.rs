@@ -34,8 +34,8 @@ pub(super) fn desk_of<V: Vfs>(
     settings: &RepositorySettings,
     activity: Arc<Activity>,
 ) -> Arc<Desk> {
-    let device = begun.device.clone();
-    let mountpoint = premounted::seen_at(&begun.mountpoint, device.as_deref());
+    let mountpoint = premounted::seen_at(&begun.mountpoint, begun.device);
+    let device = begun.device.map(|device| device.to_string());
     let owner = settings.parameters.talk_owner;
     Arc::new(Desk::new(mountpoint, device, has_several, owner, activity))
 }

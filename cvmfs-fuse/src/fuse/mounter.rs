@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -182,6 +183,9 @@ pub fn serve(options: &str, mountpoint: &Path) -> Result<ExitStatus, Failure> {
         Failure::new(ExitStatus::Options, message)
     };
     let options: MountOptions = serde_json::from_str(options).map_err(|error| failed(&error))?;
+    // Before the server is another user, who might lead the path elsewhere.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::open(mountpoint, flags, Mode::empty());
     let stdin = io::stdin();
     let line = stdin.as_fd();
     // For as long as the server opens the repository, which has a deadline; the end of it is heard.
@@ -193,7 +197,13 @@ pub fn serve(options: &str, mountpoint: &Path) -> Result<ExitStatus, Failure> {
         }
         _ => return Ok(ExitStatus::Ok),
     }
-    let device = match mount::mount(mountpoint, &options) {
+    let mounted = match place {
+        Ok(place) => mount::mount(Some(place.as_fd()), mountpoint, &options),
+        Err(error) if options.uid.is_some() => Err(MountError::Refused(error.into())),
+        // A helper may get where this user may not.
+        Err(_) => mount::mount(None, mountpoint, &options),
+    };
+    let device = match mounted {
         Ok(device) => device,
         Err(error) => {
             say(line, refused(&error).as_bytes(), None).map_err(|error| failed(&error))?;

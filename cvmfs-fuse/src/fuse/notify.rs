@@ -26,6 +26,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 
+use super::device::Device;
 use super::{mountinfo, premounted};
 use crate::fs::Ino;
 
@@ -127,13 +128,13 @@ impl Notifier {
 
 /// Makes the kernel drop all entries of a mount that are not in use; `device` is that of the mount,
 /// which somebody may have mounted over.
-pub fn shrink(mountpoint: &Path, device: Option<&str>) -> io::Result<()> {
+pub fn shrink(mountpoint: &Path, device: Option<Device>) -> io::Result<()> {
     let elsewhere = || io::Error::other("the mount cannot be seen");
     if premounted::number_of(mountpoint).is_some() {
         return Err(elsewhere());
     }
     let there = mountinfo::topmost_at(mountpoint)?.ok_or_else(elsewhere)?;
-    if device != Some(there.device.as_str()) {
+    if device != Some(there.device) {
         return Err(elsewhere());
     }
     let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_NO_AUTOMOUNT;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::adapter::Adapter;
 use super::backing::Backings;
+use super::device::Device;
 use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
 use super::mount::MountError;
@@ -32,7 +33,7 @@ pub struct MountedSession<V: Vfs> {
     /// Of the same connection, for notices.
     connection: OwnedFd,
     mountpoint: PathBuf,
-    device: Option<String>,
+    device: Option<Device>,
     remover: Option<Mounter>,
 }
 
@@ -41,8 +42,8 @@ pub struct MountedSession<V: Vfs> {
 pub struct ServedMount {
     /// Where; resolved.
     pub mountpoint: PathBuf,
-    /// Device number, as in [`mountinfo::MountEntry`].
-    pub device: Option<String>,
+    /// Its device, where that is known.
+    pub device: Option<Device>,
     /// Tells the kernel what it must forget.
     pub notifier: Arc<Notifier>,
     /// Who can remove the mount if the supervisor is gone.
@@ -77,7 +78,7 @@ pub fn mount_supervised<V: Vfs>(
         Some(_) => premounted::device_of(&connection),
         None => device_of(mountpoint),
     };
-    if let Some(device) = device.as_ref().filter(|_| mounted.is_some()) {
+    if let Some(device) = device.filter(|_| mounted.is_some()) {
         raise_readahead_of(device);
     }
     let mountpoint = mountpoint.to_owned();
@@ -87,8 +88,7 @@ pub fn mount_supervised<V: Vfs>(
         tracing::debug!(%error, "the process that mounted is not ours any more");
         None
     });
-    let left =
-        Mount { connection, greeting, mountpoint: mountpoint.clone(), device: device.clone() };
+    let left = Mount { connection, greeting, mountpoint: mountpoint.clone(), device };
     Ok((MountedSession { session, connection: own, mountpoint, device, remover }, left))
 }
 
@@ -109,9 +109,9 @@ pub fn take_over<V: Vfs>(
     let (session, _) = connected.map_err(MountError::Handshake)?;
     connect(backings, connection);
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
-    let (connection, device) = (connection.try_clone(), device.clone());
-    let connection = connection.map_err(MountError::Handshake)?;
-    Ok(MountedSession { session, connection, mountpoint: mountpoint.to_owned(), device, remover })
+    let connection = connection.try_clone().map_err(MountError::Handshake)?;
+    let (mountpoint, device) = (mountpoint.to_owned(), *device);
+    Ok(MountedSession { session, connection, mountpoint, device, remover })
 }
 
 fn connect(backings: Option<Arc<Backings>>, connection: &OwnedFd) {
@@ -122,7 +122,7 @@ fn connect(backings: Option<Arc<Backings>>, connection: &OwnedFd) {
     }
 }
 
-fn device_of(mountpoint: &Path) -> Option<String> {
+fn device_of(mountpoint: &Path) -> Option<Device> {
     match mountinfo::topmost_at(mountpoint) {
         Ok(entry) => entry.filter(mountinfo::MountEntry::is_fuse).map(|entry| entry.device),
         Err(error) => {
@@ -186,13 +186,13 @@ fn acl(options: &MountOptions) -> SessionACL {
 /// The same, of what was mounted just now.
 pub(super) fn raise_readahead(mountpoint: &Path) {
     if let Some(device) = device_of(mountpoint) {
-        raise_readahead_of(&device);
+        raise_readahead_of(device);
     }
 }
 
 /// In its answer to INIT a filesystem can only lower the kernel's 128 KiB; more takes this file,
 /// which root may write.
-fn raise_readahead_of(device: &str) {
+fn raise_readahead_of(device: Device) {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&path, (MAX_READAHEAD >> 10).to_string()) {
         tracing::debug!(path, %error, "read-ahead stays at the kernel's default");

@@ -34,7 +34,7 @@ impl SeenMount {
     /// Takes what a table of mounts says.
     pub fn of(entry: MountEntry) -> Self {
         let MountEntry { device, mountpoint, user, source, .. } = entry;
-        Self { device, mountpoint, user, looks_ours: source == FS_NAME }
+        Self { device: device.to_string(), mountpoint, user, looks_ours: source == FS_NAME }
     }
 
     /// Returns all FUSE mounts that this process sees, each once, as it is seen first.
@@ -49,7 +49,7 @@ impl SeenMount {
     pub(super) fn each(table: &[MountEntry]) -> Vec<Self> {
         let mut devices = std::collections::HashSet::new();
         let mounts = table.iter().filter(|mount| mount.is_fuse());
-        let first = mounts.filter(|mount| devices.insert(&mount.device));
+        let first = mounts.filter(|mount| devices.insert(mount.device));
         first.cloned().map(Self::of).collect()
     }
 

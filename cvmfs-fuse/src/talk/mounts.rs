@@ -114,7 +114,8 @@ fn understood(
     let checked = |mut status: RepositoryStatus| {
         status.device = Some(mount.device.clone());
         let is_name = status.repository.parse::<Fqrn>().is_ok();
-        let is_seen = table.iter().filter(|entry| entry.device == mount.device).any(|entry| {
+        let is_same = |entry: &&MountEntry| entry.device.to_string() == mount.device;
+        let is_seen = table.iter().filter(is_same).any(|entry| {
             status.mountpoint == entry.mountpoint
                 || (is_name && status.mountpoint == entry.mountpoint.join(&status.repository))
         });

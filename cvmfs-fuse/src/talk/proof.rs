@@ -30,6 +30,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::directory::device_number;
+use crate::fuse::device::Device;
 use crate::fuse::mountinfo;
 
 /// Descriptors that one request may carry; a client that does not know which mount answers passes several.
@@ -76,6 +77,7 @@ impl Peer {
     pub(crate) fn sees(&self, device: &str) -> bool {
         let Some(process) = &self.process else { return false };
         let Some(pid) = self.pid() else { return false };
+        let Ok(device) = device.parse::<Device>() else { return false };
         let mut table = Vec::new();
         let read = std::fs::File::open(format!("/proc/{pid}/mountinfo"))
             .and_then(|file| file.take(MAX_TABLE).read_to_end(&mut table));

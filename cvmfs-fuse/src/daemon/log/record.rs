@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value as Json, json};
 use tracing::Level;
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 
 use super::masked;
@@ -30,6 +31,8 @@ pub(super) struct Record {
     pub(super) time: SystemTime,
     pub(super) level: Level,
     pub(super) target: &'static str,
+    /// The place in the program that it comes from.
+    pub(super) origin: Option<Identifier>,
     /// What was going on, outermost first: `NAME{FIELDS}:`.
     pub(super) context: String,
     pub(super) message: String,
@@ -45,6 +48,7 @@ impl Record {
             time: SystemTime::now(),
             level,
             target,
+            origin: None,
             context: String::new(),
             message: String::new(),
             fields: Vec::new(),
@@ -110,6 +114,11 @@ impl Record {
         format!("{}\n", crate::escape::json(&Json::Object(object)).unwrap_or_default())
     }
 
+    /// Adds a number to the fields.
+    pub(super) fn note(&mut self, name: &'static str, number: u64) {
+        self.fields.push((name, Value::Plain(number.into())));
+    }
+
     fn take(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::Text(text) | Value::Shown(text)) => self.message = text,
@@ -157,6 +166,12 @@ impl Visit for Record {
 fn bounded(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_TEXT.min(text.len()));
     masked(&text[..end]).into_owned()
+}
+
+/// Returns text of somebody else as it may be shown: without control characters, and cut.
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    let end = text.floor_char_boundary(most.min(text.len()));
+    single_line(text.get(..end).unwrap_or_default())
 }
 
 /// Names of files may hold anything; no line may look like two.

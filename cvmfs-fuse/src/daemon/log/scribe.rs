@@ -145,6 +145,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Scribe {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
         let mut record = Record::new(*metadata.level(), metadata.target());
+        record.origin = Some(metadata.callsite());
         event.record(&mut record);
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(Shown(shown)) = span.extensions().get() {

@@ -32,11 +32,13 @@ use rustix::process::WaitStatus;
 use super::abort;
 use super::child::{Child, Launcher, Order, Program, Reason};
 use super::control::Control;
-use super::estate::Holdings;
+use super::estate::{Holdings, Trust, Wrong};
 use super::holder::Deposit;
 use super::letters::Word;
 use super::shrinker::Shrinker;
+use super::own_mount::{OwnMount, Teller};
 use crate::cli::exit::Failure;
+use crate::fuse::device::Device;
 use limits::{Limits, Next};
 use upgrade::Upgrade;
 
@@ -63,6 +65,9 @@ pub(crate) struct Succession {
     program: Rc<Program>,
     /// What to go back to, until the program has served.
     trusted: Rc<Program>,
+    own: OwnMount,
+    /// The mounted device, also after the end of the mount.
+    device: Option<Device>,
     holdings: Holdings,
     server: Option<Child>,
     /// Prepares to be the next one.
@@ -91,23 +96,26 @@ pub(crate) struct Succession {
 
 impl Succession {
     /// Starts the first server, or one that goes on with what is held.
-    pub(crate) fn start(launcher: Launcher) -> io::Result<Self> {
-        Self::go_on(launcher, Holdings::default(), None)
+    pub(crate) fn start(launcher: Launcher, own: OwnMount) -> io::Result<Self> {
+        Self::go_on(launcher, own, Holdings::default(), None)
     }
 
     /// The same with a mount that others served before.
     pub(super) fn go_on(
         launcher: Launcher,
+        own: OwnMount,
         holdings: Holdings,
         deposit: Option<Deposit>,
     ) -> io::Result<Self> {
-        let own = Rc::new(Program::Own);
+        let program = Rc::new(Program::Own);
         let mut succession = Self {
             launcher,
             limits: Limits::default(),
             on_disk: std::env::current_exe().ok(),
-            program: Rc::clone(&own),
-            trusted: own,
+            program: Rc::clone(&program),
+            trusted: program,
+            own,
+            device: holdings.mount.as_ref().and_then(|mount| mount.device),
             holdings,
             server: None,
             candidate: None,
@@ -145,7 +153,9 @@ impl Succession {
     /// Returns what is to be polled.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let children = self.server.iter().chain(&self.candidate);
-        let lines = children.filter(|child| child.listens).map(|child| child.line.socket().as_fd());
+        let now = Instant::now();
+        let heard = children.filter(|child| child.is_heard(now));
+        let lines = heard.map(|child| child.line.socket().as_fd());
         let holder = self.deposit.iter().filter_map(Deposit::descriptor).map(OwnedFd::as_fd);
         lines.chain(self.control.iter().flat_map(Control::descriptors)).chain(holder).collect()
     }
@@ -155,12 +165,15 @@ impl Succession {
         let server = self.server.as_ref();
         let serve = server.filter(|server| !server.serving).and_then(|server| server.heir_since);
         let candidate = self.candidate.as_ref().filter(|candidate| !candidate.ready);
+        let children = self.server.iter().chain(&self.candidate);
+        let heard = children.filter_map(|child| child.heard_again(Instant::now())).min();
         let killed = server.and_then(|server| server.killed).map(|(at, _)| at + self.limits.kill);
         let overdue = match killed {
             Some(_) => None,
             None => serve.map(|since| since + self.limits.serve),
         };
         [
+            heard,
             self.pausing,
             self.deposit.as_ref().and_then(Deposit::due),
             killed,
@@ -185,6 +198,11 @@ impl Succession {
     /// Whether a server lives that has a mount.
     pub(crate) fn has_mount(&self) -> bool {
         self.holdings.mount.is_some()
+    }
+
+    /// Returns the device of the mount, or of the one that has ended.
+    pub(crate) fn device(&self) -> Option<Device> {
+        self.device
     }
 
     /// Asks the server to stop; without a signal it was asked already.
@@ -222,7 +240,7 @@ impl Succession {
         let now = Instant::now();
         self.listen();
         if let Some(deposit) = &mut self.deposit {
-            deposit.turn(&self.holdings);
+            deposit.turn(&self.own, &self.holdings);
         }
         if self.control.as_mut().is_some_and(Control::is_asked) {
             self.upgrade();
@@ -241,7 +259,7 @@ impl Succession {
 
     /// Tells that a child was reaped; false if it is none of these.
     pub(crate) fn ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
-        // What it said last counts.
+        // What it said last counts, as far as it was allowed to say it: its own children may still speak.
         while self.listen() {}
         if self.shrinker.ended(pid) {
             return true;
@@ -287,37 +305,38 @@ impl Succession {
     fn listen(&mut self) -> bool {
         let mut more = false;
         if let Some(candidate) = &mut self.candidate {
-            more |= candidate.listen(|_, _| false);
+            more |= candidate.listen(|_, _| Err(Wrong::Word));
         }
-        let Self { server, candidate, holdings, deposit, shrinker, .. } = self;
+        let Self { server, candidate, holdings, deposit, own, shrinker, .. } = self;
         let Some(server) = server else { return more };
         let served = server.serving;
         more |= server.listen(|word, descriptors| {
             if word == Word::Detach {
                 if let Some(mount) = &holdings.mount
-                    && let Err(error) = abort::detach(&mount.mountpoint, mount.device.as_deref())
+                    && let Err(error) = abort::detach(&mount.mountpoint, mount.device)
                 {
                     tracing::warn!(%error, "cannot unmount");
                 }
-                return true;
+                return Ok(());
             }
             if word == Word::Shrink {
                 if let Some(mount) = &holdings.mount {
-                    shrinker.shrink(&mount.mountpoint, mount.device.as_deref());
+                    shrinker.shrink(&mount.mountpoint, mount.device);
                 }
-                return true;
+                return Ok(());
             }
-            let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            let trust = Trust::Supervised(own, Teller::Server);
+            let change = holdings.take(word, descriptors, trust)?;
             if let Some(candidate) = candidate
-                && let Err(error) = candidate.line.say(&word, &borrowed)
+                && let Err(error) = holdings.pass_on(&change, &candidate.line)
             {
                 tracing::warn!(%error, "a successor does not listen");
-                candidate.kill(Reason::Overdue);
+                candidate.kill(Reason::Crowded);
             }
             if let Some(deposit) = deposit {
-                deposit.pass_on(&word, &borrowed);
+                deposit.pass_on(&change, holdings);
             }
-            holdings.take(word, descriptors)
+            Ok(())
         });
         if server.serving && !served {
             self.silent_since = None;
@@ -325,6 +344,7 @@ impl Succession {
             let (pid, to) = (server.pid, name_of(server));
             self.upgraded(pid, to);
         }
+        self.device = self.device.or(self.holdings.mount.as_ref().and_then(|mount| mount.device));
         self.decide_control();
         more
     }
@@ -334,9 +354,9 @@ impl Succession {
         let Some(mount) = self.holdings.mount.as_ref().filter(|_| !self.control_is_decided) else {
             return;
         };
-        let Some(device) = mount.device.as_deref() else { return };
+        let Some(device) = mount.device else { return };
         self.control_is_decided = true;
-        self.control = Control::listen(device, &mount.mountpoint, &self.caches)
+        self.control = Control::listen(&device.to_string(), &mount.mountpoint, &self.caches)
             .inspect_err(|error| {
                 tracing::warn!(
                     "no control address for the mount: {error}; SIGHUP to the supervisor (process {}) still upgrades",
