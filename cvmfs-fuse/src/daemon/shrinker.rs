@@ -59,9 +59,9 @@ impl Shrinker {
 
 /// The process: the subcommand.
 pub fn serve(device: &str, mountpoint: &Path) -> Result<ExitStatus, Failure> {
-    let device = device.parse().map_err(|error: NotADevice| {
-        Failure::caused(ExitStatus::Options, COMMAND, &error)
-    })?;
+    let device = device
+        .parse()
+        .map_err(|error: NotADevice| Failure::caused(ExitStatus::Options, COMMAND, &error))?;
     notify::shrink(mountpoint, Some(device)).map_err(|error| {
         let what = "the kernel does not let go of entries";
         Failure::caused(ExitStatus::Permission, what, &error)
