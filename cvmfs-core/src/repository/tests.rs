@@ -265,7 +265,9 @@ async fn m3_a_frozen_server_does_not_freeze_a_live_mount() {
 }
 
 /// What a proxy says instead of the servers.
-fn lies() -> [(&'static str, fn() -> Rule); 4] {
+type Lie = (&'static str, fn() -> Rule);
+
+fn lies() -> [Lie; 4] {
     [
         ("404", || Rule::on("*").status(404)),
         ("portal", || Rule::on("*").body(b"<html>Please log in</html>".to_vec())),

@@ -40,6 +40,10 @@ fn main() {
     std::process::abort();
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a program of a test, which is told by its environment"
+)]
 fn attack(line: &OwnedFd, mounted: &Value, connection: &OwnedFd) {
     let victim = std::env::var("VICTIM").unwrap_or_default();
     let path = std::env::var("VICTIM_PATH").unwrap_or_default();
