@@ -68,6 +68,9 @@ const KNOWLEDGE: &[c_long] = &[
     libc::SYS_getresuid,
     libc::SYS_getresgid,
     libc::SYS_getgroups,
+    // As whom a thread touches files: without capabilities only ids that the process has can be set.
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
     libc::SYS_getpgid,
     libc::SYS_getsid,
     libc::SYS_getrusage,
