@@ -222,7 +222,7 @@ fn fs() -> Arc<RepoFs> {
     Arc::new(RepoFs::new(Arc::clone(&SCENE.repository), RepoFsOptions::default()))
 }
 
-const OPERATION: Operation = Operation { name: "lookup", ino: 1, pid: 0 };
+const OPERATION: Operation = Operation { name: "lookup", ino: 1, pid: 0, uid: 0 };
 
 /// A lookup of a name in use, from dispatch to its result.
 #[divan::bench(sample_count = 200, sample_size = 200)]

@@ -35,6 +35,7 @@ pub fn open(runtime: &Runtime, published: &Published, cache: &Path) -> Arc<Repos
         fetch_ahead: false,
         ahead_bandwidth: None,
         grace: None,
+        offline_limit: None,
     };
     let cache = Arc::new(DiskCache::open(cache).unwrap());
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));

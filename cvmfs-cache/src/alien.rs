@@ -35,6 +35,7 @@ use crate::checksum::{self, Verdict};
 use crate::condition;
 use crate::layout::{failed, open_beneath, random};
 use crate::quota::Partition;
+use crate::safe_path::{self, PRIVATE};
 
 /// Of the skeleton and of files.
 const DIRECTORY_MODE: Mode = Mode::from_bits_truncate(0o770);
@@ -88,12 +89,14 @@ impl AlienCache {
     /// Opens a directory; makes what is missing of the skeleton, if it can be written.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, CacheError> {
         let directory = directory.as_ref().to_owned();
-        let made = std::fs::create_dir_all(&directory);
+        // Whom it is shared with is for its owner to say, by its mode.
+        let unusable = || failed("use alien cache", &directory);
+        let (root, _) =
+            safe_path::make_directories(&directory, PRIVATE, PRIVATE).map_err(unusable())?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&directory, flags, Mode::empty()).map_err(|error| {
-            let error = made.err().unwrap_or_else(|| error.into());
-            failed("use alien cache", &directory)(error)
-        })?;
+        let root = rustix::fs::openat(root, ".", flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .map_err(unusable())?;
         let read_only = match skeleton(&root) {
             Ok(()) => false,
             Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => {
@@ -159,21 +162,34 @@ fn object_name(id: &ObjectId) -> String {
 }
 
 fn skeleton(root: &OwnedFd) -> Result<(), Errno> {
-    let make = |name: &str| match rustix::fs::mkdirat(root, name, DIRECTORY_MODE) {
-        Ok(()) => rustix::fs::chmodat(root, name, DIRECTORY_MODE, AtFlags::empty()),
-        Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error),
-    };
-    make(TRANSACTIONS)?;
-    make(QUARANTINE)?;
+    make_directory(root, TRANSACTIONS)?;
+    make_directory(root, QUARANTINE)?;
     for fan in 0..=u8::MAX {
-        make(&format!("{fan:02x}"))?;
+        make_directory(root, &format!("{fan:02x}"))?;
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let sentinel = rustix::fs::openat(root, SENTINEL, flags, FILE_MODE)?;
-    // Somebody else's keeps its mode.
-    let _ = rustix::fs::fchmod(sentinel, FILE_MODE);
-    Ok(())
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(root, SENTINEL, flags, FILE_MODE) {
+        Ok(sentinel) => rustix::fs::fchmod(sentinel, FILE_MODE),
+        // It keeps its mode, whatever it is; opened only to see whether this can be written at all.
+        Err(Errno::EXIST) => {
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            match rustix::fs::openat(root, SENTINEL, flags, Mode::empty()) {
+                Err(error @ (Errno::ROFS | Errno::ACCESS | Errno::PERM)) => Err(error),
+                _ => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn make_directory(root: &OwnedFd, name: &str) -> Result<(), Errno> {
+    match safe_path::make_at(root.as_fd(), Path::new(name), DIRECTORY_MODE.bits()) {
+        Ok(_) => Ok(()),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::EXIST) => Ok(()),
+            errno => Err(errno.unwrap_or(Errno::IO)),
+        },
+    }
 }
 
 impl State {
@@ -446,13 +462,7 @@ impl AlienTransaction {
         let target = object_name(&self.id);
         // Its directory may have been removed by tmpwatch.
         let directory = &target[..2];
-        match rustix::fs::mkdirat(&self.state.root, directory, DIRECTORY_MODE) {
-            Ok(()) => {
-                rustix::fs::chmodat(&self.state.root, directory, DIRECTORY_MODE, AtFlags::empty())?;
-            }
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
+        make_directory(&self.state.root, directory)?;
         let state = &self.state;
         let from = match &self.name {
             Some(name) => name.clone(),

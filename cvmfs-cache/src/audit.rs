@@ -1,6 +1,7 @@
 //! What people ask of a cache: what is in it, is it right, make it smaller.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use cvmfs_core::cache::{CacheError, ObjectCache as _};
 use cvmfs_core::hash::ContentHash;
 use cvmfs_core::object::{Compression, ObjectId, ObjectKind};
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::checksum::{self, Verdict};
@@ -21,6 +23,7 @@ use crate::layout::{
     random,
 };
 use crate::quota::Partition;
+use crate::safe_path;
 use crate::seal::{self, Found};
 use crate::sharing::Sharing;
 
@@ -306,21 +309,21 @@ impl CheckReport {
 /// Mounts that use it go on and fill it again. Returns whether there was anything.
 pub fn wipe(directory: &Path) -> Result<bool, CacheError> {
     let mut found = false;
+    let base = match safe_path::open_directory(directory) {
+        Ok(base) => base,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("use cache directory", directory)(error)),
+    };
     for version in std::iter::once(VERSION).chain(OLD_VERSIONS) {
         let path = directory.join(version);
         // Away at once, so that those who use it begin anew instead of filling what is going.
-        let aside = directory.join(format!(".{version}-wiped-{:016x}", random()));
-        match std::fs::rename(&path, &aside) {
+        let aside = format!(".{version}-wiped-{:016x}", random());
+        match rustix::fs::renameat(&base, version, &base, &aside) {
             Ok(()) => found = true,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(Errno::NOENT) => continue,
             Err(error) => return Err(failed("remove", &path)(error)),
         }
-        // Does not follow links.
-        let removed = match aside.symlink_metadata() {
-            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&aside),
-            _ => std::fs::remove_file(&aside),
-        };
-        removed.map_err(failed("remove", &aside))?;
+        safe_path::remove_tree(base.as_fd(), &aside).map_err(failed("remove", &path))?;
     }
     Ok(found)
 }

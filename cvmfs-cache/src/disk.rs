@@ -174,7 +174,8 @@ impl ObjectCache for DiskCache {
             }
         }
         store.touch(id, size);
-        Ok(Some(CachedObject::from_file(file, size, Some(path))))
+        let object = CachedObject::from_file(file, size, Some(path));
+        Ok(Some(store.layout.placed(object, id, name)))
     }
 
     fn begin(&self, id: &ObjectId, meta: &ObjectMeta) -> Result<Box<dyn Transaction>, CacheError> {
@@ -313,7 +314,8 @@ impl DiskTransaction {
             }
             store.remember_verified(&found);
         }
-        Ok(Some(CachedObject::from_file(file, self.written, Some(path))))
+        let object = CachedObject::from_file(file, self.written, Some(path));
+        Ok(Some(store.layout.placed(object, &self.id, name.to_owned())))
     }
 
     fn keep(&self, temp: &mut TempFile, reader: File) -> Result<CachedObject, CacheError> {
@@ -333,8 +335,10 @@ impl DiskTransaction {
                 {
                     store.remember_verified(&found);
                 }
-                let path = store.layout.path(format!("{OBJECTS}/{name}"));
-                Ok(CachedObject::from_file(reader, self.written, Some(path)))
+                let name = format!("{OBJECTS}/{name}");
+                let path = store.layout.path(&name);
+                let object = CachedObject::from_file(reader, self.written, Some(path));
+                Ok(store.layout.placed(object, &self.id, name))
             }
             Ok(Some(theirs)) => {
                 store.give_room(fan_of(&self.id), self.written);

@@ -14,10 +14,12 @@
 //!
 //! **Locks.** SQLite's own (POSIX), which exclude across containers and end with their process.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cvmfs_core::exact_names;
 use parking_lot::Mutex;
 
 use rusqlite::config::DbConfig;
@@ -115,15 +117,23 @@ pub(crate) struct Index {
     connection: Connection,
     path: PathBuf,
     started: Arc<Mutex<Instant>>,
+    /// After the connection, which uses it until it is closed.
+    _held: Option<Arc<OwnedFd>>,
 }
 
 impl Index {
     /// Opens the index in a file that exists already, because SQLite would give it other modes.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, IndexError> {
+    ///
+    /// A path through a descriptor is followed as it is; `held` keeps that open for as long as SQLite opens
+    /// the journal by it.
+    pub(crate) fn open(path: PathBuf, held: Option<Arc<OwnedFd>>) -> Result<Self, IndexError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let mut connection = Connection::open_with_flags(&path, flags)?;
+        let mut connection = match exact_names::vfs() {
+            Some(vfs) if held.is_some() => Connection::open_with_flags_and_vfs(&path, flags, vfs)?,
+            _ => Connection::open_with_flags(&path, flags)?,
+        };
         connection.busy_timeout(BUSY_LIMIT)?;
         let started = Arc::new(Mutex::new(Instant::now()));
         let clock = Arc::clone(&started);
@@ -144,7 +154,7 @@ impl Index {
         if version != SCHEMA {
             create(&connection)?;
         }
-        Ok(Self { connection, path, started })
+        Ok(Self { connection, path, started, _held: held })
     }
 
     /// Gives the next piece of work its time.
@@ -320,7 +330,7 @@ mod tests {
         if !path.exists() {
             std::fs::write(&path, b"").unwrap();
         }
-        Index::open(path).unwrap()
+        Index::open(path, None).unwrap()
     }
 
     fn used(name: &str, size: u64, used: i64, volatile: Option<bool>) -> Use {
@@ -377,10 +387,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("index.sqlite");
         std::fs::write(&path, b"bla".repeat(1000)).unwrap();
-        assert!(Index::open(path).is_err_and(|error| error.is_damage()));
+        assert!(Index::open(path, None).is_err_and(|error| error.is_damage()));
         let link = scratch.path().join("link");
         std::os::unix::fs::symlink(scratch.path().join("elsewhere"), &link).unwrap();
-        assert!(Index::open(link).is_err());
+        assert!(Index::open(link, None).is_err());
         assert!(!scratch.path().join("elsewhere").exists());
     }
 

@@ -262,7 +262,12 @@ impl Tender {
                     made.metadata().map_or(0, |found| found.ino())
                 }
             };
-            let index = Index::open(layout.path(INDEX)).map_err(Trouble::Index)?;
+            let root = layout.root();
+            let index = match layout.exact_path(&root, INDEX) {
+                Some(path) => Index::open(path, Some(root)),
+                None => Index::open(layout.path(INDEX), None),
+            };
+            let index = index.map_err(Trouble::Index)?;
             tracing::trace!(path = %index.path().display(), "index opened");
             self.count_due |= index.count_is_due().map_err(Trouble::Index)?;
             self.index = Some((index, inode));

@@ -21,17 +21,18 @@
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use cvmfs_core::cache::CacheError;
+use cvmfs_core::cache::{CacheError, CachedObject};
 use cvmfs_core::object::{Compression, ObjectId, ObjectKind};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::safe_path::{self, PRIVATE};
 use crate::sharing::{Sharing, UnfitDirectory, our_user, unfit};
 
 /// Name of the layout.
@@ -48,6 +49,9 @@ pub(crate) const RECORDS: &str = "records";
 pub(crate) const SESSIONS: &str = "sessions";
 /// Things kept in quarantine for a person to look at; the oldest go.
 const MAX_QUARANTINED: usize = 16;
+/// Names that are read of one directory: ten times what a cache of 10 million objects has in it, and
+/// some 60 MiB if somebody who may write there makes them as long as they can be.
+const MAX_LISTED: usize = 1 << 18;
 
 /// The first line is the signature of the Cache Directory Tagging Specification (bford.info).
 const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55
@@ -71,33 +75,36 @@ pub(crate) struct Layout {
     root: ArcSwap<OwnedFd>,
     sharing: Sharing,
     read_only: bool,
+    has_proc: bool,
 }
 
 impl Layout {
     /// Creates what is missing below `directory`, and checks what is there. `anyone` accepts a
     /// directory that every user of the machine can write.
     pub(crate) fn create(directory: &Path, anyone: bool) -> Result<Self, CacheError> {
-        let created = make_base(directory)?;
-        // Links above are the user's choice; below, none is followed.
+        // Links above are the choice of whoever made them: this user or root. Below, none is followed.
+        let (base, created) = make_base(directory)?;
         let directory =
             directory.canonicalize().map_err(failed("use cache directory", directory))?;
-        let found = directory.metadata().map_err(failed("use cache directory", &directory))?;
-        let sharing =
-            if created { Sharing::Private } else { Sharing::of(&directory, &found, anyone)? };
+        let sharing = sharing_of(&base, &directory, anyone, created)?;
         let root_path = directory.join(VERSION);
-        let prepared = prepare(&root_path, &sharing);
+        let prepared = prepare(base.as_fd(), &root_path, &sharing);
         let (root, read_only) = match prepared {
             Ok(root) => (root, false),
             Err(CacheError::Io { source, .. }) if is_read_only(&source) && root_path.is_dir() => {
-                let root = open_directory(&root_path)?;
+                let root = open_root(base.as_fd(), &root_path)?;
                 check_directory(root.as_fd(), &root_path, &sharing, true)?;
                 warn_read_only(&directory);
                 (root, true)
             }
             Err(error) => return Err(error),
         };
+        if sharing == Sharing::Private && !read_only {
+            warn_accident(&base, &directory);
+        }
         let root = ArcSwap::from_pointee(root);
-        Ok(Self { directory, root_path, root, sharing, read_only })
+        let has_proc = Path::new("/proc/self/fd").is_dir();
+        Ok(Self { directory, root_path, root, sharing, read_only, has_proc })
     }
 
     /// Returns the same directory for reading only: a complete one tells by a trial alone.
@@ -109,6 +116,7 @@ impl Layout {
             root: ArcSwap::new(self.root()),
             sharing: self.sharing,
             read_only: true,
+            has_proc: self.has_proc,
         }
     }
 
@@ -117,8 +125,16 @@ impl Layout {
         if self.read_only {
             return Err(failed("write to", &self.root_path)(Errno::ROFS));
         }
-        make_base(&self.directory)?;
-        self.root.store(Arc::new(prepare(&self.root_path, &self.sharing)?));
+        let (base, created) = make_base(&self.directory)?;
+        // Another directory under the same name may be shared with others than this one was.
+        if !created {
+            let anyone = self.sharing == Sharing::Anyone;
+            let now = sharing_of(&base, &self.directory, anyone, false)?;
+            if now != self.sharing {
+                return Err(unfit(&self.directory, UnfitDirectory::Exchanged));
+            }
+        }
+        self.root.store(Arc::new(prepare(base.as_fd(), &self.root_path, &self.sharing)?));
         Ok(())
     }
 
@@ -145,6 +161,23 @@ impl Layout {
     /// Returns the path of something below, for messages, SQLite, and for opening it again.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root_path.join(name)
+    }
+
+    /// Returns the path of something below that goes through a descriptor of the root, so that nobody who
+    /// can rename directories above it exchanges what it leads to; `None` where there is no `/proc`.
+    pub(crate) fn exact_path(&self, root: &OwnedFd, name: impl AsRef<Path>) -> Option<PathBuf> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+        self.has_proc.then(|| path.join(name))
+    }
+
+    /// Says of an object that is opened as a database where exactly it is.
+    pub(crate) fn placed(&self, object: CachedObject, id: &ObjectId, name: String) -> CachedObject {
+        match id.kind {
+            ObjectKind::Catalog | ObjectKind::History if self.has_proc => {
+                object.placed(self.root(), name.into())
+            }
+            _ => object,
+        }
     }
 
     /// Opens something below, without following links.
@@ -184,7 +217,7 @@ impl Layout {
         };
         let entries = rustix::fs::Dir::new(directory).map_err(failed("list", &self.path(name)))?;
         let mut names = Vec::new();
-        for entry in entries {
+        for entry in entries.take(MAX_LISTED) {
             let entry = entry.map_err(failed("list", &self.path(name)))?;
             // A name that is no text is none of ours.
             if let Ok(text) = entry.file_name().to_str()
@@ -374,26 +407,51 @@ pub(crate) fn open_beneath(
     }
 }
 
-fn make_base(directory: &Path) -> Result<bool, CacheError> {
-    match std::fs::metadata(directory) {
-        // The directory itself is the user's choice: it may be a link or hold other things.
-        Ok(found) if !found.is_dir() => Err(unfit(directory, UnfitDirectory::NotADirectory)),
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(failed("create directory", directory))?;
-            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-                .map_err(failed("set the mode of", directory))?;
-            Ok(true)
+/// Opens the directory that the user gave, or makes it for this user alone; tells whether it did.
+fn make_base(directory: &Path) -> Result<(OwnedFd, bool), CacheError> {
+    safe_path::make_directories(directory, PRIVATE, PRIVATE).map_err(|error| {
+        match Errno::from_io_error(&error) {
+            Some(Errno::NOTDIR) => unfit(directory, UnfitDirectory::NotADirectory),
+            _ => failed("use cache directory", directory)(error),
         }
-        Err(error) => Err(failed("use cache directory", directory)(error)),
+    })
+}
+
+fn sharing_of(
+    base: &OwnedFd,
+    directory: &Path,
+    anyone: bool,
+    created: bool,
+) -> Result<Sharing, CacheError> {
+    if created {
+        return Ok(Sharing::Private);
     }
+    let found = rustix::fs::fstat(base).map_err(failed("use cache directory", directory))?;
+    Sharing::of(directory, &found, anyone)
+}
+
+/// Says what to type where a umask, and nobody on purpose, let a group write.
+fn warn_accident(base: &OwnedFd, directory: &Path) {
+    let Ok(found) = rustix::fs::fstat(base) else { return };
+    if found.st_mode & 0o1020 != 0o020 {
+        return;
+    }
+    let (directory, group) = (directory.display(), found.st_gid);
+    tracing::warn!(
+        "group {group} can write to the cache directory {directory}, perhaps by accident (umask); \
+         it is used for this user alone. To keep others out: chmod 700 {directory}; to share it \
+         with the group: chmod 2770 {directory}"
+    );
 }
 
 /// Makes the root and what belongs in it; returns the root.
-fn prepare(root_path: &Path, sharing: &Sharing) -> Result<OwnedFd, CacheError> {
-    make_directory(rustix::fs::CWD, root_path, root_path, sharing)?;
-    let root = open_directory(root_path)?;
+fn prepare(
+    base: BorrowedFd<'_>,
+    root_path: &Path,
+    sharing: &Sharing,
+) -> Result<OwnedFd, CacheError> {
+    make_directory(base, VERSION, root_path, sharing)?;
+    let root = open_root(base, root_path)?;
     check_directory(root.as_fd(), root_path, sharing, false)?;
     for name in [OBJECTS, TRANSACTIONS, RECORDS, SESSIONS] {
         let path = root_path.join(name);
@@ -407,9 +465,9 @@ fn prepare(root_path: &Path, sharing: &Sharing) -> Result<OwnedFd, CacheError> {
     Ok(root)
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, CacheError> {
+fn open_root(base: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, CacheError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| refuse(path, error))
+    rustix::fs::openat(base, VERSION, flags, Mode::empty()).map_err(|error| refuse(path, error))
 }
 
 fn refuse(path: &Path, error: Errno) -> CacheError {
@@ -472,14 +530,13 @@ fn make_named(
     path: &Path,
     sharing: &Sharing,
 ) -> Result<(), CacheError> {
-    match rustix::fs::mkdirat(parent, name, sharing.directory_mode()) {
-        Ok(()) => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = rustix::fs::openat(parent, name, flags, Mode::empty());
-            let made = made.map_err(failed("open", path))?;
-            sharing.adopt_directory(made.as_fd(), path)
+    match safe_path::make_directory_at(parent, name, PRIVATE) {
+        Ok((made, true)) => sharing.adopt_directory(made.as_fd(), path),
+        Ok((_, false)) => Ok(()),
+        // Another process was faster, or a link is in the way: whoever opens it tells.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::LOOP | Errno::NOTDIR)) => {
+            Ok(())
         }
-        Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(failed("create directory", path)(error)),
     }
 }

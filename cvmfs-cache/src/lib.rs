@@ -8,6 +8,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `sharing` | who may write to a directory, and what that makes of modes and trust |
+//! | [`safe_path`] | directories, logs, outputs and sockets made where others can write |
 //! | `layout` | names of directories and files |
 //! | `seal`, `checksum` | what makes a file under an object's name the whole, right object |
 //! | `condition` | whether it still is, to the last byte |
@@ -28,12 +29,16 @@ mod checksum;
 mod claims;
 mod condition;
 mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gauge;
 mod index;
 mod keeper;
 mod layout;
 mod quota;
 mod record;
+pub mod safe_path;
 mod seal;
 mod session;
 mod sharing;

@@ -23,6 +23,8 @@ const MAX_RECORD_LEN: u64 = 4 << 20;
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// Pause between two looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Tries to have the file of a lock for this user alone while somebody else makes it again.
+const LOCK_ATTEMPTS: usize = 4;
 /// Nobody but the owner has a use for it.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -78,9 +80,7 @@ fn place(layout: &Layout, name: &str) -> String {
 
 fn lock(layout: &Layout, name: &str) -> Result<Flock<File>, CacheError> {
     let path = layout.path(name);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
-    let file = layout.open(name, flags, MODE).map_err(failed("open", &path))?;
-    let mut file = File::from(file);
+    let mut file = open_lock(layout, name)?;
     let start = Instant::now();
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -93,6 +93,32 @@ fn lock(layout: &Layout, name: &str) -> Result<Flock<File>, CacheError> {
         #[expect(clippy::disallowed_methods, reason = "flock has no time limit of its own")]
         std::thread::sleep(LOCK_PAUSE);
     }
+}
+
+/// Opens the file of a lock: one that another user made, and could hold for ever, is taken away.
+fn open_lock(layout: &Layout, name: &str) -> Result<File, CacheError> {
+    let path = layout.path(name);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut last = Errno::EXIST;
+    for _ in 0..LOCK_ATTEMPTS {
+        match layout.open(name, flags, MODE) {
+            Ok(file) => {
+                let file = File::from(file);
+                let found = file.metadata().map_err(failed("look at", &path))?;
+                if found.is_file() && found.nlink() == 1 && found.uid() == our_user() {
+                    if found.mode() & 0o7777 != MODE.bits() {
+                        rustix::fs::fchmod(&file, MODE)
+                            .map_err(failed("set the mode of", &path))?;
+                    }
+                    return Ok(file);
+                }
+            }
+            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS) => last = Errno::ACCESS,
+            Err(error) => return Err(failed("open", &path)(error)),
+        }
+        layout.remove_foreign(name)?;
+    }
+    Err(failed("open", &path)(last))
 }
 
 #[cfg(test)]

@@ -19,6 +19,10 @@ use crate::layout::{Layout, SESSIONS, failed, random};
 
 /// Longest list read: some 60 bytes each for far more catalogs than a process has open.
 const MAX_LIST_LEN: u64 = 4 << 20;
+/// Longest name of an object, with some room for other hashes.
+const MAX_NAME: usize = 160;
+/// Objects of others that are kept from eviction: each is some 100 bytes here.
+const MAX_PINNED: usize = 1 << 18;
 /// Files of others that are looked at; more of them are the work of a sibling gone mad.
 const MAX_SESSIONS: usize = 4096;
 
@@ -149,8 +153,15 @@ impl Session {
                 Err(Errno::WOULDBLOCK) => {
                     others.live += 1;
                     let mut list = String::new();
-                    if file.take(MAX_LIST_LEN).read_to_string(&mut list).is_ok() {
-                        others.pinned.extend(list.lines().map(str::to_owned));
+                    let room = MAX_PINNED.saturating_sub(others.pinned.len());
+                    let is_file = file.metadata().is_ok_and(|found| found.is_file());
+                    if room > 0
+                        && is_file
+                        && file.take(MAX_LIST_LEN).read_to_string(&mut list).is_ok()
+                    {
+                        // What is longer than any name pins nothing.
+                        let names = list.lines().filter(|name| name.len() <= MAX_NAME).take(room);
+                        others.pinned.extend(names.map(str::to_owned));
                     }
                 }
                 Err(_) => {}

@@ -6,7 +6,12 @@
 //! |---|---|---|---|---|---|
 //! | `0700`, ours | `Private` | 0700 | 0400 | 0600 | by the seal |
 //! | `2770`, any owner, our group | `Group` | 2770 | 0440 | 0660 | and on first open, by its checksum |
+//! | `0770`, `0775` | `Private`, with a warning | 0700 | 0400 | 0600 | by the seal |
 //! | `0777` | refused, or `Anyone` if asked for | 2777 | 0444 | 0666 | the same |
+//!
+//! Sharing is a decision: the setgid bit, which no umask sets, says that somebody made it. Where a group
+//! can write without that bit, what is below is for this user alone all the same: members can take the
+//! cache away, and put nothing into it.
 //!
 //! Whoever can write a directory decides what its readers get: a checksum beside the bytes is as
 //! easily replaced as they are. So `Group` means that its members trust each other not to lie;
@@ -27,6 +32,8 @@ use crate::layout::failed;
 const GROUP_WRITE: u32 = 0o020;
 /// Write permission for everybody.
 const OTHER_WRITE: u32 = 0o002;
+/// New files belong to the group of the directory: the sign of one that is shared on purpose.
+const SETGID: u32 = 0o2000;
 
 /// Why a directory cannot hold a cache; the source of the [`CacheError::Io`] of an open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +69,21 @@ pub enum UnfitDirectory {
         /// The permission bits found.
         mode: u32,
     },
+    /// It was shared while the directory that it is in was writable for a group.
+    #[error(
+        "its mode {mode:o} lets the members of group {group} write, and the cache directory is for \
+         this user alone now; to share it with them: chmod 2770 DIR; to begin anew without them: \
+         cvmfs-fuse cache wipe --cache-dir DIR"
+    )]
+    SharedBefore {
+        /// The permission bits found.
+        mode: u32,
+        /// The group.
+        group: u32,
+    },
+    /// Another directory has the name since the cache was opened.
+    #[error("another directory, shared with other users, has taken its place")]
+    Exchanged,
     /// Files made there belong to somebody else, as on NFS with squashed users.
     #[error("files made there belong to user {owner}, not to user {us}")]
     FilesChangeOwner {
@@ -88,8 +110,8 @@ pub enum Sharing {
 
 impl Sharing {
     /// Reads it off the directory that the user gave.
-    pub(crate) fn of(path: &Path, found: &Metadata, anyone: bool) -> Result<Self, CacheError> {
-        let mode = found.mode() & 0o7777;
+    pub(crate) fn of(path: &Path, found: &Stat, anyone: bool) -> Result<Self, CacheError> {
+        let mode = found.st_mode & 0o7777;
         if mode & OTHER_WRITE != 0 {
             if anyone {
                 return Ok(Self::Anyone);
@@ -100,7 +122,12 @@ impl Sharing {
             }
             return Ok(Self::Private);
         }
-        Ok(if mode & GROUP_WRITE != 0 { Self::Group(found.gid()) } else { Self::Private })
+        // A umask of 0002 gives the group's permission, and never this bit.
+        Ok(if mode & (GROUP_WRITE | SETGID) == GROUP_WRITE | SETGID {
+            Self::Group(found.st_gid)
+        } else {
+            Self::Private
+        })
     }
 
     /// Tells whether others can change what is stored.
@@ -166,7 +193,8 @@ impl Sharing {
             }
             Self::Private => {
                 if mode & GROUP_WRITE != 0 {
-                    return Err(unfit(path, UnfitDirectory::WritableByOthers { mode }));
+                    let group = found.st_gid;
+                    return Err(unfit(path, UnfitDirectory::SharedBefore { mode, group }));
                 }
                 // What root prepared for reading, root could also change.
                 if owner != us && !(read_only && owner == 0) {
@@ -195,6 +223,9 @@ impl Sharing {
             Self::Anyone => None,
             Self::Private if found.uid() != our_user() && found.uid() != 0 => {
                 Some("a file of another user")
+            }
+            Self::Private if found.mode() & (GROUP_WRITE | OTHER_WRITE) != 0 => {
+                Some("a file that others can write")
             }
             Self::Private => None,
             _ if found.mode() & OTHER_WRITE != 0 => Some("a file that everybody can write"),

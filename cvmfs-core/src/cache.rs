@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -228,6 +229,14 @@ pub struct CachedObject {
     store: Store,
     len: u64,
     pin: Option<Arc<Pin>>,
+    place: Option<Arc<ExactPlace>>,
+}
+
+/// An open directory, and the name of a file below it.
+#[derive(Debug)]
+struct ExactPlace {
+    directory: Arc<OwnedFd>,
+    name: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -243,12 +252,32 @@ impl CachedObject {
             store: Store::File { file: Arc::new(file), path: path.map(Arc::from) },
             len,
             pin: None,
+            place: None,
+        }
+    }
+
+    /// Adds the open directory that the file has a name below. It says which file is meant also when somebody
+    /// exchanges directories on its path.
+    pub fn placed(mut self, directory: Arc<OwnedFd>, name: PathBuf) -> Self {
+        self.place = Some(Arc::new(ExactPlace { directory, name }));
+        self
+    }
+
+    /// Returns a path that goes through the open directory, for [`crate::exact_names`]; valid in this process for
+    /// as long as the object or a clone of it lives. Without a directory it is [`CachedObject::path`].
+    pub fn exact_path(&self) -> Option<PathBuf> {
+        match &self.place {
+            Some(place) => {
+                let directory = place.directory.as_raw_fd();
+                Some(PathBuf::from(format!("/proc/self/fd/{directory}")).join(&place.name))
+            }
+            None => self.path().map(Path::to_owned),
         }
     }
 
     /// Wraps bytes in memory.
     pub fn from_memory(bytes: Bytes) -> Self {
-        Self { len: bytes.len() as u64, store: Store::Memory(bytes), pin: None }
+        Self { len: bytes.len() as u64, store: Store::Memory(bytes), pin: None, place: None }
     }
 
     /// Holds a pin for as long as this object or a clone of it lives.

@@ -18,13 +18,15 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::cache::{CacheError, CachedObject, Claim, MemoryCache, ObjectCache, ObjectMeta};
+use crate::cache::{
+    CacheError, CachedObject, Claim, Condition, MemoryCache, ObjectCache, ObjectMeta,
+};
 use crate::decode::{CheckedBody, SizeBound};
 use crate::descriptors::DescriptorBudget;
 use crate::net::{Downloader, Walk};
 use crate::object::ObjectId;
+use crate::share::{self, Caller, Owner, Shares, Turn};
 
 mod ahead;
 mod error;
@@ -51,6 +53,8 @@ const MAX_CLAIM_PAUSE: Duration = Duration::from_millis(25);
 /// Downloads of others that may fail before a caller's own: one from before, and guesses that come
 /// between.
 const MAX_JOINED: usize = 4;
+/// How long a look at all bytes of a doubted object may take: a catalog of 500 MB needs as long.
+const EXAMINE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a download may take that nobody has asked for.
 const AHEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Largest object kept in memory when the cache cannot take it.
@@ -67,7 +71,7 @@ type Outcome = Result<Arrived, Arc<FetchError>>;
 #[derive(Clone)]
 struct Arrived {
     object: CachedObject,
-    _turn: Arc<OwnedSemaphorePermit>,
+    _turn: Arc<Turn>,
 }
 
 /// A download under way, and how many wait for it.
@@ -80,6 +84,8 @@ struct Download {
     only_host: bool,
     /// For people.
     label: Arc<str>,
+    /// Whose shares of turns it may use: of all who wait for it.
+    caller: Arc<Caller>,
 }
 
 /// One who waits; gone with the future that waits.
@@ -119,7 +125,7 @@ struct FetcherState {
     volatile: AtomicBool,
     patient: bool,
     /// Turns of all downloads, from whichever servers.
-    turns: Arc<Semaphore>,
+    turns: Arc<Shares>,
     transfers: usize,
     ahead: Ahead,
 }
@@ -189,7 +195,7 @@ impl Fetcher {
                 waited_in_vain: Mutex::default(),
                 volatile: AtomicBool::new(false),
                 patient,
-                turns: Arc::new(Semaphore::new(transfers)),
+                turns: Shares::new(transfers),
                 transfers,
                 ahead: Ahead::default(),
             }),
@@ -281,7 +287,7 @@ impl Fetcher {
         }
         self.shared.ahead.begin(id, options.bound.plain_cap());
         // A patient download goes on for as long as somebody waits for it: this one does not.
-        let fetched = self.join_until_done(id, options);
+        let fetched = share::scope(Owner::Ahead, self.join_until_done(id, options));
         match tokio::time::timeout(AHEAD_LIMIT, fetched).await {
             Ok(Ok(object)) => {
                 self.shared.ahead.fetched(object.len());
@@ -349,8 +355,14 @@ impl Fetcher {
         }
     }
 
-    /// Removes an object that proved to be damaged, so that the next request fetches it again.
+    /// Removes an object that seems to be damaged, so that the next request fetches it again. One whose bytes are
+    /// those that were stored stays: then whoever published it is at fault, and other repositories may use it.
     pub fn discard(&self, id: &ObjectId) {
+        let looked = self.shared.cache.examine(id, Instant::now() + EXAMINE_LIMIT);
+        if matches!(looked, Ok(Condition::Sound | Condition::Absent | Condition::Damaged)) {
+            tracing::debug!(%id, ?looked, "a cached object was doubted");
+            return;
+        }
         if let Err(error) = self.shared.cache.discard(id) {
             self.shared.warn_about_cache(&error);
         }
@@ -394,17 +406,23 @@ impl Fetcher {
         let key = (*id, options.bound, options.place.clone());
         let mut downloads = self.shared.downloads.lock();
         let download = match downloads.entry(key.clone()) {
-            Entry::Occupied(running) => running.get().clone(),
+            Entry::Occupied(running) => {
+                let download = running.get().clone();
+                download.caller.join(share::present());
+                download
+            }
             Entry::Vacant(vacant) => {
                 let state = Arc::clone(&self.shared);
                 let waiting = Arc::new(AtomicUsize::new(0));
                 let (task_id, task_options) = (*id, options.clone());
                 let task_waiting = Arc::clone(&waiting);
-                let task = tokio::spawn(async move {
+                let caller = Caller::new(share::present());
+                let work = async move {
                     // Leaves the table also when the download panics.
                     let _leave = LeaveTable { state: &state, key };
                     state.download(&task_id, &task_options, &task_waiting).await.map_err(Arc::new)
-                });
+                };
+                let task = tokio::spawn(share::scope_of(Arc::clone(&caller), work));
                 let (id, label) = (*id, options.label.clone());
                 let outcome = async move {
                     task.await.unwrap_or_else(|_| Err(Arc::new(FetchError::Aborted { id, label })))
@@ -412,7 +430,8 @@ impl Fetcher {
                 let outcome = outcome.boxed().shared();
                 let (begun, only_host) = (Instant::now(), options.only_host.is_some());
                 let label = options.label.as_str().into();
-                vacant.insert(Download { outcome, waiting, begun, only_host, label }).clone()
+                let download = Download { outcome, waiting, begun, only_host, label, caller };
+                vacant.insert(download).clone()
             }
         };
         let guard = Waiting::begin(&download.waiting);
@@ -438,7 +457,7 @@ impl Drop for LeaveTable<'_> {
 }
 
 impl FetcherState {
-    /// Opens from the cache only. An object of another size than stated is damaged: it goes.
+    /// Opens from the cache only. An object of another size than stated is not used.
     fn open_cached(
         &self,
         id: &ObjectId,
@@ -465,10 +484,9 @@ impl FetcherState {
         if fits {
             return Ok(Some(object));
         }
-        tracing::warn!(%id, size = object.len(), ?bound, "cached object has the wrong size, fetching it again");
-        if let Err(error) = self.cache.discard(id) {
-            self.warn_about_cache(&error);
-        }
+        // It stays until a download proves the size that is stated: all repositories share the cache, and a row
+        // that lies must not take from the others what is right. What arrives replaces what differs from it.
+        tracing::warn!(%id, size = object.len(), ?bound, "cached object has another size than stated, fetching it again");
         Ok(None)
     }
 
@@ -483,19 +501,13 @@ impl FetcherState {
     }
 
     /// Waits until fewer downloads are under way than there may be.
-    async fn turn(
-        &self,
-        label: &str,
-        patient: impl Fn() -> bool,
-    ) -> Result<OwnedSemaphorePermit, FetchError> {
+    async fn turn(&self, label: &str, patient: impl Fn() -> bool) -> Result<Turn, FetchError> {
         loop {
-            let turn = Arc::clone(&self.turns).acquire_owned();
-            match tokio::time::timeout(TURN_LIMIT, turn).await {
-                Ok(Ok(turn)) => return Ok(turn),
-                Ok(Err(_)) | Err(_) if patient() => {}
-                Ok(Err(_)) | Err(_) => {
-                    let (label, transfers) = (label.to_owned(), self.transfers);
-                    return Err(FetchError::Busy { label, limit: TURN_LIMIT, transfers });
+            match self.turns.turn(TURN_LIMIT).await {
+                Ok(turn) => return Ok(turn),
+                Err(_) if patient() => {}
+                Err(exhausted) => {
+                    return Err(FetchError::Busy { label: label.to_owned(), exhausted });
                 }
             }
         }

@@ -1,10 +1,13 @@
 //! The database of named tags (spec/format.md section 21).
 
-use rusqlite::{Connection, OptionalExtension as _, Params, Row, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Params, Row, params};
 
 use crate::cache::CachedObject;
 use crate::catalog::CatalogError;
+use crate::catalog::budget::Budget;
 use crate::catalog::sql::{Database, open_database};
+use crate::catalog::tables;
 use crate::fqrn::Fqrn;
 use crate::hash::{ContentHash, HashParseError};
 
@@ -12,6 +15,15 @@ use crate::hash::{ContentHash, HashParseError};
 const REVISION_WITH_SIZE: u32 = 1;
 /// From this schema revision on, tags belong to a branch; the trunk is the branch ''.
 const REVISION_WITH_BRANCH: u32 = 3;
+
+/// Longest name, hash or description of a tag, and longest property; tags with longer ones are refused.
+const MAX_TEXT: usize = 64 << 10;
+/// Most tags that are listed: a repository with one for each day of a century has fewer.
+const MAX_TAGS: usize = 100_000;
+/// Bytes of their texts.
+const MAX_TAG_BYTES: usize = 32 << 20;
+/// Most properties that are looked at: servers write three.
+const MAX_PROPERTIES: u32 = 1000;
 
 /// Why tags cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +42,17 @@ pub enum HistoryError {
         /// The repository found; empty if none is named.
         found: String,
     },
+    /// A text is longer than any that a server writes.
+    #[error("tag database has a {column} of {len} bytes")]
+    Long {
+        /// The column.
+        column: &'static str,
+        /// Its length.
+        len: usize,
+    },
+    /// More tags than are listed.
+    #[error("tag database has too many tags to be listed")]
+    TooMany,
     /// A tag has no usable root catalog.
     #[error("tag {name:?} names no root catalog")]
     Hash {
@@ -69,68 +92,134 @@ pub struct Tag {
 #[derive(Debug)]
 pub struct History {
     database: Database,
-    schema_revision: u32,
+    has_size: bool,
+    has_branch: bool,
 }
 
 impl History {
     /// Opens a history object, which must be of the repository `fqrn`.
-    pub fn open(object: &CachedObject, fqrn: &Fqrn) -> Result<Self, HistoryError> {
-        let database = open_database(object)?;
-        let found = property(database.statement(), "fqrn")?.unwrap_or_default();
+    pub fn open(object: &CachedObject, fqrn: &Fqrn, budget: &Budget) -> Result<Self, HistoryError> {
+        let database = open_database(object, &tables::HISTORY, budget)?;
+        let (found, schema_revision) = database.ask(budget, read_properties)?;
         if found != fqrn.as_str() {
             return Err(HistoryError::Name { expected: fqrn.clone(), found });
         }
-        // Databases older than the property are of revision 0.
-        let schema_revision = property(database.statement(), "schema_revision")?;
-        let schema_revision = schema_revision.and_then(|text| text.parse().ok()).unwrap_or(0);
-        Ok(Self { database, schema_revision })
+        // Columns that an upgrade did not add are not there, whatever the number says.
+        let has = |column| database.found().has("tags", column);
+        let has_size = schema_revision >= REVISION_WITH_SIZE && has("size");
+        let has_branch = schema_revision >= REVISION_WITH_BRANCH && has("branch");
+        Ok(Self { database, has_size, has_branch })
     }
 
     /// Finds a tag by its name.
-    pub fn by_name(&self, name: &str) -> Result<Option<Tag>, HistoryError> {
+    pub fn by_name(&self, name: &str, budget: &Budget) -> Result<Option<Tag>, HistoryError> {
         let sql = format!("SELECT {} FROM tags WHERE name = ?1", self.columns());
-        self.first(&sql, params![name])
+        let mut found = None;
+        self.each(&sql, params![name], budget, |tag| {
+            found.get_or_insert(tag);
+            Ok(())
+        })?;
+        found.map(check).transpose()
     }
 
     /// Finds the newest revision of the trunk that was published at `date` (Unix seconds) or before.
-    pub fn by_date(&self, date: i64) -> Result<Option<Tag>, HistoryError> {
-        let trunk =
-            if self.schema_revision >= REVISION_WITH_BRANCH { "AND branch = ''" } else { "" };
-        let sql = format!(
-            "SELECT {} FROM tags WHERE timestamp <= ?1 {trunk} ORDER BY revision DESC LIMIT 1",
-            self.columns()
-        );
-        self.first(&sql, params![date])
+    pub fn by_date(&self, date: i64, budget: &Budget) -> Result<Option<Tag>, HistoryError> {
+        let trunk = if self.has_branch { "AND branch = ''" } else { "" };
+        let sql = format!("SELECT {} FROM tags WHERE timestamp <= ?1 {trunk}", self.columns());
+        // Compared here: SQLite would sort all of them.
+        let mut newest: Option<RawTag> = None;
+        self.each(&sql, params![date], budget, |tag| {
+            if newest.as_ref().is_none_or(|newest| newest.revision < tag.revision) {
+                newest = Some(tag);
+            }
+            Ok(())
+        })?;
+        newest.map(check).transpose()
+    }
+
+    /// Finds a tag of this root catalog.
+    pub fn by_root(
+        &self,
+        root: &ContentHash,
+        budget: &Budget,
+    ) -> Result<Option<Tag>, HistoryError> {
+        let sql = format!("SELECT {} FROM tags WHERE hash = ?1", self.columns());
+        let mut found = None;
+        self.each(&sql, params![root.to_string()], budget, |tag| {
+            found.get_or_insert(tag);
+            Ok(())
+        })?;
+        found.map(check).transpose()
     }
 
     /// Returns all tags, the newest revision first, then by name.
-    pub fn tags(&self) -> Result<Vec<Tag>, HistoryError> {
-        let sql = format!("SELECT {} FROM tags ORDER BY revision DESC, name", self.columns());
-        let mut statement = self.database.statement().prepare(&sql)?;
-        let rows = statement.query_map([], raw_tag)?;
-        rows.map(|row| check(row?)).collect()
+    pub fn tags(&self, budget: &Budget) -> Result<Vec<Tag>, HistoryError> {
+        let sql = format!("SELECT {} FROM tags", self.columns());
+        let (mut tags, mut bytes) = (Vec::new(), 0);
+        self.each(&sql, params![], budget, |tag| {
+            let tag = check(tag)?;
+            bytes += tag.name.len() + tag.description.len();
+            if tags.len() >= MAX_TAGS || bytes > MAX_TAG_BYTES {
+                return Err(HistoryError::TooMany);
+            }
+            tags.push(tag);
+            Ok(())
+        })?;
+        tags.sort_by(|a, b| b.revision.cmp(&a.revision).then_with(|| a.name.cmp(&b.name)));
+        Ok(tags)
     }
 
-    fn first(&self, sql: &str, with: impl Params) -> Result<Option<Tag>, HistoryError> {
-        let row = self.database.statement().query_row(sql, with, raw_tag).optional()?;
-        row.map(check).transpose()
+    /// Calls `take` with each row of a statement.
+    fn each(
+        &self,
+        sql: &str,
+        with: impl Params,
+        budget: &Budget,
+        mut take: impl FnMut(RawTag) -> Result<(), HistoryError>,
+    ) -> Result<(), HistoryError> {
+        self.database.ask(budget, |connection| {
+            let mut statement = connection.prepare(sql)?;
+            let mut rows = statement.query(with)?;
+            while let Some(row) = rows.next()? {
+                budget.check()?;
+                take(raw_tag(row)?)?;
+            }
+            Ok(())
+        })
     }
 
     fn columns(&self) -> &'static str {
-        if self.schema_revision >= REVISION_WITH_SIZE {
-            "name, hash, revision, timestamp, COALESCE(description, ''), COALESCE(size, 0)"
+        if self.has_size {
+            "name, hash, revision, timestamp, description, size"
         } else {
-            "name, hash, revision, timestamp, COALESCE(description, ''), 0"
+            "name, hash, revision, timestamp, description, 0"
         }
     }
 }
 
-fn property(connection: &Connection, key: &str) -> Result<Option<String>, rusqlite::Error> {
-    let sql = "SELECT CAST(value AS TEXT) FROM properties WHERE key = ?1";
-    Ok(connection
-        .query_row(sql, [key], |row| row.get::<_, Option<String>>(0))
-        .optional()?
-        .flatten())
+/// Returns the name of the repository, empty if there is none, and the revision of the schema; databases older than
+/// that property are of revision 0.
+fn read_properties(connection: &Connection) -> Result<(String, u32), HistoryError> {
+    let (mut fqrn, mut revision) = (String::new(), 0);
+    let sql = format!("SELECT key, value FROM properties LIMIT {MAX_PROPERTIES}");
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let value = match row.get_ref(1)? {
+            ValueRef::Integer(number) => number.to_string(),
+            ValueRef::Text(text) | ValueRef::Blob(text) => {
+                bounded(text.len(), "property")?;
+                String::from_utf8_lossy(text).into_owned()
+            }
+            ValueRef::Null | ValueRef::Real(_) => String::new(),
+        };
+        match row.get_ref(0)? {
+            ValueRef::Text(b"fqrn") => fqrn = value,
+            ValueRef::Text(b"schema_revision") => revision = value.parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    Ok((fqrn, revision))
 }
 
 /// A row of the table, with the types of its columns and nothing else checked.
@@ -143,15 +232,25 @@ struct RawTag {
     size: i64,
 }
 
-fn raw_tag(row: &Row<'_>) -> Result<RawTag, rusqlite::Error> {
+fn raw_tag(row: &Row<'_>) -> Result<RawTag, HistoryError> {
+    for (index, column) in [(0, "name"), (1, "hash"), (4, "description")] {
+        if let ValueRef::Text(text) | ValueRef::Blob(text) = row.get_ref(index)? {
+            bounded(text.len(), column)?;
+        }
+    }
     Ok(RawTag {
         name: row.get(0)?,
         hash: row.get(1)?,
         revision: row.get(2)?,
         timestamp: row.get(3)?,
-        description: row.get(4)?,
-        size: row.get(5)?,
+        description: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+        size: row.get::<_, Option<i64>>(5)?.unwrap_or(0),
     })
+}
+
+/// Refuses a text before it is copied.
+fn bounded(len: usize, column: &'static str) -> Result<(), HistoryError> {
+    if len <= MAX_TEXT { Ok(()) } else { Err(HistoryError::Long { column, len }) }
 }
 
 fn check(raw: RawTag) -> Result<Tag, HistoryError> {

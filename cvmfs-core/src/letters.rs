@@ -14,16 +14,21 @@ use crate::fqrn::Fqrn;
 use crate::net::DownloadError;
 use crate::object::{ObjectId, ObjectKind};
 use crate::trust::{
-    MasterKeys, TrustError, Verified, unverified_alternative_paths, unverified_certificate_hash,
-    verify_manifest, verify_whitelist, verify_whitelist_origin,
+    MasterKeys, TrustError, Verified, must_be_current, unverified_alternative_paths,
+    unverified_certificate_hash, verify_manifest, verify_whitelist, verify_whitelist_maker,
+    verify_whitelist_origin,
 };
 
 mod root;
+mod seen;
 
 pub(crate) use root::RootAhead;
+pub(crate) use seen::{SeenWhitelist, SeenWhitelists};
 
 /// Where a server has its manifest.
 const MANIFEST: &str = ".cvmfspublished";
+/// Where a server has its whitelist.
+const WHITELIST: &str = ".cvmfswhitelist";
 
 /// Why one server's letters were refused.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) blocklist: &'a Blocklist,
     /// Unix seconds.
     pub(crate) now: i64,
+    /// Newest whitelists so far; older ones are refused.
+    pub(crate) seen: &'a SeenWhitelists,
 }
 
 /// A manifest that passed every check, and what proves it.
@@ -76,8 +83,9 @@ impl Letters {
         Ok(Self { manifest, whitelist, manifest_bytes, whitelist_bytes, certificate })
     }
 
-    /// Fetches and checks the letters of one server. Of its whitelist and the known one the newer
-    /// counts: a mirror that is behind, or an attacker, cannot bring back a certificate. A
+    /// Fetches and checks the letters of one server. Of its whitelist and the newest one that was
+    /// ever verified the newer counts, and an older one is refused once the newer has expired: a
+    /// mirror that is behind, or an attacker, cannot bring back a certificate. A
     /// `manifest` that this server has just sent is not asked for again. The root catalog is fetched
     /// beside the certificate if there is somewhere to put it.
     pub(crate) async fn fetch(
@@ -95,22 +103,19 @@ impl Letters {
                 None => fetch_manifest(fetcher, host).await,
             }
         };
+        let genuine = |bytes: &[u8]| verify_whitelist_origin(bytes, judge.keys, judge.fqrn).is_ok();
         let (manifest, whitelist) = tokio::join!(
             manifest,
-            downloader.fetch_letter(".cvmfswhitelist", MAX_WHITELIST_LEN as u64, host),
+            downloader.fetch_signed(WHITELIST, MAX_WHITELIST_LEN as u64, host, &genuine),
         );
+        // Before anything else can fail: what it revokes is revoked, whatever came along.
+        let fetched = whitelist.map_err(ServerError::Whitelist).and_then(|bytes| {
+            let (list, key) = verify_whitelist_maker(&bytes, judge.keys, judge.fqrn)?;
+            judge.seen.see(key, &list, &bytes, judge.now);
+            Ok((bytes, list))
+        });
         let manifest_bytes = manifest?;
-        let fetched = whitelist.map_err(ServerError::Whitelist)?;
-        let valid = |bytes: &Bytes| {
-            verify_whitelist(bytes, judge.keys, judge.fqrn, judge.now)
-                .map(|whitelist| (bytes.clone(), whitelist))
-        };
-        let kept = known.and_then(|known| valid(&known.whitelist_bytes).ok());
-        let (whitelist_bytes, whitelist) = match (valid(&fetched), kept) {
-            (Ok(new), Some(kept)) if kept.1.created > new.1.created => kept,
-            (Ok(new), _) => new,
-            (Err(error), _) => return Err(error.into()),
-        };
+        let (whitelist_bytes, whitelist) = judge.newest_whitelist(fetched?, known)?;
         let certificate = certificate(fetcher, &manifest_bytes, host, |pem| {
             check(judge, &manifest_bytes, pem, &whitelist)
         });
@@ -125,9 +130,33 @@ impl Letters {
     }
 }
 
+impl Judge<'_> {
+    /// Chooses the whitelist that counts: the one that was fetched, or a newer one that is still
+    /// good.
+    fn newest_whitelist(
+        self,
+        fetched: (Bytes, Verified<Whitelist>),
+        known: Option<&Letters>,
+    ) -> Result<(Bytes, Verified<Whitelist>), TrustError> {
+        must_be_current(&fetched.1, self.now)?;
+        let kept = known.map(|known| known.whitelist_bytes.clone());
+        let newer = kept.into_iter().chain(self.seen.newest(self.keys)).filter_map(|bytes| {
+            let list = verify_whitelist(&bytes, self.keys, self.fqrn, self.now).ok()?;
+            (list.created > fetched.1.created).then_some((bytes, list))
+        });
+        if let Some(newest) = newer.max_by_key(|(_, list)| list.created) {
+            return Ok(newest);
+        }
+        self.seen.must_be_newest(&fetched.1, self.keys)?;
+        Ok(fetched)
+    }
+}
+
 /// Fetches a server's manifest, which nobody has checked yet.
 pub(crate) async fn fetch_manifest(fetcher: &Fetcher, host: usize) -> Result<Bytes, ServerError> {
-    let manifest = fetcher.downloader().fetch_letter(MANIFEST, MAX_MANIFEST_LEN as u64, host);
+    let genuine = |bytes: &[u8]| unverified_certificate_hash(bytes).is_ok();
+    let downloader = fetcher.downloader();
+    let manifest = downloader.fetch_signed(MANIFEST, MAX_MANIFEST_LEN as u64, host, &genuine);
     manifest.await.map_err(ServerError::Manifest)
 }
 

@@ -8,11 +8,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`chain`], [`clock`], [`descriptors`] | errors with their causes; time as a parameter; who may open how many files |
+//! | [`chain`], [`clock`], [`descriptors`], [`reminder`] | errors with their causes; time as a parameter; who may open how many files; messages about what lasts |
+//! | [`share`] | turns that no user can take all of |
 //! | [`hash`], [`object`], [`path`] | the value types: content hashes, object names, repository paths |
 //! | [`decode`] | one pass over a body: hash what was sent, inflate, bound the size |
 //! | [`format`] | parsers of the signed letters and the certificate: bytes in, value out |
 //! | [`trust`] | the chain from the master keys to a [`trust::Verified`] manifest |
+//! | [`exact_names`] | databases opened where no link is followed |
 //! | [`catalog`], [`history`] | the SQLite databases of a repository |
 //! | [`cache`] | the contract of a store for objects |
 //! | [`net`] | transport and the choice of servers |
@@ -27,9 +29,13 @@ pub mod chain;
 pub mod clock;
 pub mod decode;
 pub mod descriptors;
+pub mod exact_names;
 pub mod fetch;
 pub mod format;
 pub mod fqrn;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hash;
 pub mod history;
 mod letters;
@@ -38,6 +44,8 @@ pub mod mirrors;
 pub mod net;
 pub mod object;
 pub mod path;
+pub mod reminder;
 pub mod repository;
 pub mod revision;
+pub mod share;
 pub mod trust;

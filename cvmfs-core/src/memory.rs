@@ -12,8 +12,8 @@ use crate::cache::{CacheError, ObjectCache};
 use crate::format::blocklist::Blocklist;
 use crate::format::certificate::Certificate;
 use crate::format::whitelist::Whitelist;
-use crate::letters::{Judge, Letters};
-use crate::trust::TrustError;
+use crate::letters::{Judge, Letters, SeenWhitelist};
+use crate::trust::{TrustError, verify_whitelist_origin};
 
 /// Certificates remembered; repositories have one or two at a time.
 const MAX_CERTIFICATES: usize = 16;
@@ -30,6 +30,9 @@ pub(crate) struct RevisionMemory {
     /// When a server last confirmed them, Unix seconds.
     pub(crate) confirmed: i64,
     certificates: Vec<Remembered>,
+    /// Newest verified whitelist of each master key, also where its manifest was refused.
+    #[serde(default)]
+    pub(crate) whitelists: Vec<SeenWhitelist>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ impl RevisionMemory {
         }
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes.get(..bytes.len().min(MAX_RECORD_LEN))?).ok()
     }
 
@@ -65,9 +68,18 @@ impl RevisionMemory {
             return None;
         }
         let bytes = |text: &str| hex::decode(text).ok().map(Bytes::from);
-        let manifest = bytes(&self.manifest)?;
-        let letters =
-            Letters::again(judge, manifest, bytes(&self.whitelist)?, bytes(&self.certificate)?);
+        let (manifest, own) = (bytes(&self.manifest)?, bytes(&self.whitelist)?);
+        // One that was seen later may have revoked the certificate.
+        let newest = judge.seen.newest(judge.keys);
+        let created = |bytes: &Bytes| {
+            let list = verify_whitelist_origin(bytes, judge.keys, judge.fqrn).ok()?;
+            list.created
+        };
+        let whitelist = match newest {
+            Some(newest) if created(&newest) > created(&own) => newest,
+            _ => own,
+        };
+        let letters = Letters::again(judge, manifest, whitelist, bytes(&self.certificate)?);
         letters
             .inspect_err(|error| {
                 tracing::warn!(fqrn = %judge.fqrn, %error, "remembered revision is not trusted any more");
@@ -109,19 +121,20 @@ impl RevisionMemory {
     pub(crate) fn accept(
         &mut self,
         letters: &Letters,
-        blocklist: &Blocklist,
-        now: i64,
+        judge: Judge<'_>,
         cache: &dyn ObjectCache,
-        fqrn: &str,
     ) -> Result<(), CacheError> {
+        let Judge { fqrn, blocklist, now, seen, .. } = judge;
         self.note(letters, blocklist, now);
         let mut merged = self.clone();
-        cache.update_record(fqrn, &mut |stored| {
+        cache.update_record(fqrn.as_str(), &mut |stored| {
             // A sibling on the same store may know more.
             let sibling = stored.as_deref().and_then(Self::parse).unwrap_or_default();
             for other in sibling.certificates {
                 merged.raise(&other.certificate, other.revision);
             }
+            merged.whitelists = sibling.whitelists;
+            seen.merge(&mut merged.whitelists);
             merged.drop_untrusted(&letters.whitelist, blocklist);
             let behind =
                 merged.newest(&letters.whitelist, blocklist) > Some(letters.manifest.revision);

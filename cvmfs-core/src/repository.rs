@@ -27,7 +27,7 @@ use crate::fetch::Fetcher;
 use crate::format::blocklist::Blocklist;
 use crate::fqrn::Fqrn;
 use crate::hash::ContentHash;
-use crate::letters::{Judge, Letters, RootAhead, fetch_manifest};
+use crate::letters::{Judge, Letters, RootAhead, SeenWhitelists, fetch_manifest};
 use crate::memory::RevisionMemory;
 use crate::net::{
     Downloader, GeoOptions, Names, ProxySpec, Selection, SelectionOptions, Timeouts, Transport,
@@ -36,22 +36,32 @@ use crate::object::{ObjectId, ObjectKind};
 use crate::revision::{OpenCatalogs, Revision, RootCatalog};
 use crate::trust::MasterKeys;
 
+mod elsewhere;
 mod error;
 mod inspect;
 mod newest;
+mod offline;
 mod root;
 mod servers;
+mod stale;
 mod state;
 
 pub use crate::letters::ServerError;
 pub use error::RepositoryError;
 pub use inspect::{Inspection, VerifiedLetters, inspect};
+pub use offline::Withheld;
 pub use servers::ExternalServers;
+pub use stale::Stale;
 
+use elsewhere::Elsewhere;
 use newest::newest_letters;
 use root::root_catalog;
 use servers::{apply_order, find_order};
+use stale::StaleState;
 
+/// Longest look for a new revision, with all catalogs in use. Only a net below the time limits of downloads and of
+/// questions to catalogs: whatever a revision makes of them together, the next one is looked for.
+const LONGEST_LOOK: Duration = Duration::from_secs(15 * 60);
 /// The whitelist is asked for at least this often, whatever else changes: it may revoke.
 const WHITELIST_RECHECK: i64 = 24 * 3600;
 /// A difference of clocks that is worth a word.
@@ -113,15 +123,9 @@ pub struct RepositoryConfig {
     /// cached and still trusted; `None` waits for them. Whoever sets it has to look for a newer
     /// one when [`Repository::take_unconfirmed`] says so.
     pub grace: Option<Duration>,
-}
-
-/// Since when, and why, the repository shows what may not be the newest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stale {
-    /// Unix seconds.
-    pub since: i64,
-    /// For people.
-    pub reason: String,
+    /// How long after its whitelist has expired a repository is still shown while no server gives a
+    /// newer one; `None` is no bound.
+    pub offline_limit: Option<Duration>,
 }
 
 /// A newer revision, complete and checked, that is not shown yet.
@@ -156,7 +160,10 @@ pub struct Repository {
     clock: Arc<dyn Clock>,
     current: ArcSwap<Revision>,
     accepted: Mutex<Accepted>,
-    stale: ArcSwapOption<Stale>,
+    stale: StaleState,
+    withheld: ArcSwapOption<Withheld>,
+    seen: SeenWhitelists,
+    others: Elsewhere,
     /// No server has been heard since the start.
     unconfirmed: AtomicBool,
 }
@@ -185,13 +192,17 @@ impl Repository {
                 clock,
                 current: ArcSwap::from_pointee(revision),
                 accepted: Mutex::default(),
-                stale: ArcSwapOption::empty(),
+                stale: StaleState::default(),
+                withheld: ArcSwapOption::empty(),
+                seen: SeenWhitelists::default(),
+                others: Elsewhere::default(),
                 unconfirmed: AtomicBool::new(false),
             });
         }
         let now = clock.unix_seconds();
-        let judge = judge(&config, &config.blocklist, now);
         let memory = RevisionMemory::load(&**fetcher.cache(), fqrn.as_str());
+        let seen = SeenWhitelists::recorded(fetcher.cache(), fqrn.as_str(), &memory);
+        let judge = judge(&config, &config.blocklist, now, &seen);
         let known = memory.letters(judge);
         let ahead = RootAhead::default();
         let asked = async {
@@ -233,6 +244,15 @@ impl Repository {
             (Err(error @ RepositoryError::Blocked { .. }), _) => return Err(error),
             (Err(error), None) => return Err(error),
             (Err(error), Some(known)) => {
+                if let Some(withheld) = offline::withheld(&config, &known, now) {
+                    let (limit, expired) = (withheld.limit, withheld.expired);
+                    let reason = error.summary();
+                    return Err(RepositoryError::Offline { fqrn, expired, limit, reason });
+                }
+                // The servers may have told just now that its certificate is revoked.
+                if accepted.memory.letters(judge).is_none() {
+                    return Err(error);
+                }
                 // A cached root catalog is all it takes; the first error tells more if it fails.
                 let revision = match remembered {
                     Some(revision) => revision,
@@ -254,7 +274,7 @@ impl Repository {
             }
         };
         if stale.is_none() {
-            accepted.remember(&letters, &config.blocklist, now, &fetcher, &fqrn);
+            accepted.remember(&letters, judge, &fetcher);
         }
         accepted.letters = Some(letters);
         warn_about_clock(&fetcher);
@@ -265,7 +285,10 @@ impl Repository {
             clock,
             current: ArcSwap::from_pointee(revision),
             accepted: Mutex::new(accepted),
-            stale: ArcSwapOption::from(stale),
+            stale: StaleState::beginning(stale),
+            withheld: ArcSwapOption::empty(),
+            seen,
+            others: Elsewhere::since(now),
             unconfirmed: AtomicBool::new(unconfirmed),
         })
     }
@@ -284,8 +307,9 @@ impl Repository {
         let (fetcher, catalogs) = prepare(&config, transport, cache)?;
         let now = clock.unix_seconds();
         let memory = RevisionMemory::load(&**fetcher.cache(), config.fqrn.as_str());
+        let seen = SeenWhitelists::recorded(fetcher.cache(), config.fqrn.as_str(), &memory);
         let letters = memory
-            .letters(judge(&config, &config.blocklist, now))
+            .letters(judge(&config, &config.blocklist, now, &seen))
             .filter(|letters| letters.manifest.root_catalog == root);
         let at = RootCatalog { hash: root, size: None, alternative_path: false };
         let revision = match &letters {
@@ -300,7 +324,10 @@ impl Repository {
             clock,
             current: ArcSwap::from_pointee(revision),
             accepted: Mutex::new(accepted),
-            stale: ArcSwapOption::empty(),
+            stale: StaleState::default(),
+            withheld: ArcSwapOption::empty(),
+            seen,
+            others: Elsewhere::since(now),
             unconfirmed: AtomicBool::new(false),
         })
     }
@@ -316,11 +343,13 @@ impl Repository {
     ///
     /// `blocklist` is the present one; its file may have changed.
     pub async fn check(&self, blocklist: &Blocklist) -> Result<Option<Update>, RepositoryError> {
-        let outcome = self.find_update(blocklist).await;
+        let found = tokio::time::timeout(LONGEST_LOOK, self.find_update(blocklist)).await;
+        let outcome =
+            found.unwrap_or_else(|_| Err(RepositoryError::Late { fqrn: self.config.fqrn.clone() }));
         match &outcome {
-            Ok(None) => self.set_stale(None),
+            Ok(None) => self.set_fresh(),
             Ok(Some(_)) => {}
-            Err(error) => self.set_stale(Some(error.summary())),
+            Err(error) => self.set_stale(error.summary()),
         }
         outcome
     }
@@ -330,7 +359,7 @@ impl Repository {
             return Ok(None);
         }
         let now = self.clock.unix_seconds();
-        let judge = judge(&self.config, blocklist, now);
+        let judge = judge(&self.config, blocklist, now, &self.seen);
         let Accepted { letters, memory, whitelist_checked } = self.accepted.lock().clone();
         let hosts = self.fetcher.downloader().hosts();
         let first = self.fetcher.downloader().current_host();
@@ -354,24 +383,21 @@ impl Repository {
                 Ok::<_, ServerError>(Some(new))
             };
             match outcome.await {
-                Ok(None) => return Ok(None),
-                Ok(Some(new)) => {
-                    let same = self.current.load().root_hash() == new.manifest.root_catalog;
+                Ok(None) => {
                     if step > 0 {
                         self.fetcher.downloader().prefer_host(host);
                     }
-                    if same {
-                        self.confirm(new, blocklist, now);
-                        return Ok(None);
+                    let Some(letters) = &letters else { return Ok(None) };
+                    return match self.newer_elsewhere(host, judge, letters, &memory).await {
+                        Some(newer) => self.prepared(newer, judge).await,
+                        None => Ok(None),
+                    };
+                }
+                Ok(Some(new)) => {
+                    if step > 0 {
+                        self.fetcher.downloader().prefer_host(host);
                     }
-                    let (config, fetcher) = (&self.config, &self.fetcher);
-                    let revision = revision_of(config, fetcher, &self.catalogs, &new).await?;
-                    let fqrn = self.config.fqrn.clone();
-                    revision
-                        .adopt(&self.current.load_full())
-                        .await
-                        .map_err(|source| RepositoryError::RootCatalog { fqrn, source })?;
-                    return Ok(Some(Update { revision: Arc::new(revision), letters: Some(new) }));
+                    return self.prepared(new, judge).await;
                 }
                 Err(error) => {
                     tracing::debug!(server = %hosts[host], error = %chain(&error), "server refused");
@@ -382,9 +408,36 @@ impl Repository {
         Err(RepositoryError::NoManifest { fqrn: self.config.fqrn.clone(), servers })
     }
 
-    /// Prepares the revision with this root catalog, which is trusted because a person named it.
+    /// Prepares the revision of accepted letters; `None` if it is the current one.
+    async fn prepared(
+        &self,
+        new: Letters,
+        judge: Judge<'_>,
+    ) -> Result<Option<Update>, RepositoryError> {
+        if self.current.load().root_hash() == new.manifest.root_catalog {
+            self.confirm(new, judge);
+            return Ok(None);
+        }
+        let revision = revision_of(&self.config, &self.fetcher, &self.catalogs, &new).await?;
+        let fqrn = self.config.fqrn.clone();
+        revision
+            .adopt(&self.current.load_full())
+            .await
+            .map_err(|source| RepositoryError::RootCatalog { fqrn, source })?;
+        Ok(Some(Update { revision: Arc::new(revision), letters: Some(new) }))
+    }
+
+    /// Prepares the revision with this root catalog, if the repository has published it: it is that of the
+    /// manifest, the one before, one with a tag, or the present one. A hash that a person names is no proof of
+    /// that: whoever can add objects to a server or a cache could name one of them.
     /// The next revision that is published takes its place.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NotPublished`] for any other root catalog.
     pub async fn prepare(&self, root: ContentHash) -> Result<Update, RepositoryError> {
+        if !self.has_published(root).await? {
+            return Err(RepositoryError::NotPublished { fqrn: self.config.fqrn.clone(), root });
+        }
         let revision = self.earlier(root).await?;
         let fqrn = || self.config.fqrn.clone();
         revision
@@ -392,6 +445,21 @@ impl Repository {
             .await
             .map_err(|source| RepositoryError::RootCatalog { fqrn: fqrn(), source })?;
         Ok(Update { revision, letters: None })
+    }
+
+    /// Tells whether a root catalog is of a revision that is verified: signed, or named by what is signed.
+    async fn has_published(&self, root: ContentHash) -> Result<bool, RepositoryError> {
+        let is_of = |revision: &Revision| {
+            revision.root_hash() == root || revision.properties().previous == Some(root)
+        };
+        if is_of(&self.current.load()) {
+            return Ok(true);
+        }
+        let Some(manifest) = self.manifest() else { return Ok(false) };
+        if manifest.root_catalog == root || is_of(&*self.earlier(manifest.root_catalog).await?) {
+            return Ok(true);
+        }
+        root::has_tag(&self.config, &self.fetcher, &manifest, root).await
     }
 
     /// Makes a prepared revision the current one and remembers its letters.
@@ -402,59 +470,37 @@ impl Repository {
         tracing::info!(fqrn = %self.config.fqrn, "switched to catalog revision {number}");
         self.current.store(update.revision);
         if let Some(letters) = update.letters {
-            self.set_stale(None);
-            self.confirm(letters, blocklist, now);
+            self.set_fresh();
+            self.confirm(letters, judge(&self.config, blocklist, now, &self.seen));
         }
     }
 
-    fn confirm(&self, letters: Letters, blocklist: &Blocklist, now: i64) {
+    fn confirm(&self, letters: Letters, judge: Judge<'_>) {
         let mut accepted = self.accepted.lock().clone();
-        accepted.whitelist_checked = now;
+        accepted.whitelist_checked = judge.now;
         // The record is a file: written without the lock. Only one update runs at a time.
-        accepted.remember(&letters, blocklist, now, &self.fetcher, &self.config.fqrn);
+        accepted.remember(&letters, judge, &self.fetcher);
         accepted.letters = Some(letters);
         *self.accepted.lock() = accepted;
-    }
-
-    fn set_stale(&self, reason: Option<String>) {
-        let fqrn = &self.config.fqrn;
-        let before = self.stale.load_full();
-        match (reason, before) {
-            (None, None) => {}
-            (None, Some(_)) => {
-                tracing::info!(%fqrn, "up to date again");
-                self.stale.store(None);
-            }
-            (Some(reason), before) => {
-                let since = before.as_ref().map(|stale| stale.since);
-                if before.as_ref().is_none_or(|stale| stale.reason != reason) {
-                    tracing::warn!(%fqrn, reason, "the current revision may be stale");
-                }
-                let since = since.unwrap_or_else(|| self.clock.unix_seconds());
-                self.stale.store(Some(Arc::new(Stale { since, reason })));
-            }
-        }
     }
 }
 
 impl Accepted {
-    fn remember(
-        &mut self,
-        letters: &Letters,
-        blocklist: &Blocklist,
-        now: i64,
-        fetcher: &Fetcher,
-        fqrn: &Fqrn,
-    ) {
+    fn remember(&mut self, letters: &Letters, judge: Judge<'_>, fetcher: &Fetcher) {
         let cache = &**fetcher.cache();
-        if let Err(error) = self.memory.accept(letters, blocklist, now, cache, fqrn.as_str()) {
-            tracing::warn!(%fqrn, error = %chain(&error), "cannot record the accepted revision");
+        if let Err(error) = self.memory.accept(letters, judge, cache) {
+            tracing::warn!(fqrn = %judge.fqrn, error = %chain(&error), "cannot record the accepted revision");
         }
     }
 }
 
-fn judge<'a>(config: &'a RepositoryConfig, blocklist: &'a Blocklist, now: i64) -> Judge<'a> {
-    Judge { fqrn: &config.fqrn, keys: &config.keys, blocklist, now }
+fn judge<'a>(
+    config: &'a RepositoryConfig,
+    blocklist: &'a Blocklist,
+    now: i64,
+    seen: &'a SeenWhitelists,
+) -> Judge<'a> {
+    Judge { fqrn: &config.fqrn, keys: &config.keys, blocklist, now, seen }
 }
 
 /// Tells whether letters that were accepted before may be shown before any server has answered. No
@@ -536,3 +582,6 @@ async fn open_revision(
     }
     Ok(revision)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::catalog::budget::Budget;
+use crate::catalog::evaluator::Evaluator;
 use crate::catalog::symlink::SymlinkVariables;
 use crate::catalog::xattr::Xattrs;
 use crate::catalog::{
     Attachment, Catalog, CatalogError, Chunk, Counters, DirectoryEntry, EntryKind,
-    MAX_CATALOG_SIZE, NestedReference, Properties, Totals,
+    MAX_CATALOG_SIZE, NestedReference, Page, Properties, Totals,
 };
 use crate::decode::SizeBound;
 use crate::fetch::{FetchOptions, Fetcher, Place};
@@ -34,6 +36,10 @@ pub use error::RevisionError;
 /// Places of nested catalogs remembered, so that a catalog that was closed is found again without
 /// its parents: less than 2 MiB.
 const MAX_REFERENCES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// Bytes of the entries of one directory that are held as a whole, about: some 40,000 entries. Longer directories are
+/// read page by page.
+pub const MAX_LISTING: usize = 16 << 20;
 
 /// Counts for `df -i` and the like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -88,7 +94,8 @@ impl Revision {
         };
         let root =
             NestedReference { attachment: Attachment::root(), hash: root.hash, size: root.size };
-        let catalog = load(&fetcher, &root, place.clone(), &variables).await?;
+        let catalog =
+            load(&fetcher, &root, place.clone(), &variables, catalogs.evaluator()).await?;
         Ok(Self {
             fqrn,
             fetcher,
@@ -189,41 +196,77 @@ impl Revision {
         path: &RepoPath,
     ) -> Result<Option<Arc<DirectoryEntry>>, RevisionError> {
         let catalog = self.catalog_of(path, false).await?;
-        self.ask(&catalog, |catalog| catalog.lookup(path)).map(|entry| entry.map(Arc::new))
+        self.ask(&catalog, path, Catalog::lookup).await.map(|entry| entry.map(Arc::new))
     }
 
-    /// Lists a directory without `.` and `..`, each name once.
+    /// Lists a directory without `.` and `..`, each name once; fails if its entries take more than [`MAX_LISTING`]
+    /// bytes.
     pub async fn list(
         &self,
         directory: &RepoPath,
     ) -> Result<Arc<[Arc<DirectoryEntry>]>, RevisionError> {
-        // Not remembered: a walk lists each directory once.
-        let entry = match self.hot.get(directory) {
-            Some(known) => known,
-            None => self.read_entry(directory).await?,
-        };
-        match entry {
-            None => return Err(RevisionError::NotFound(directory.clone())),
-            Some(entry) if entry.kind != EntryKind::Directory => {
-                return Err(RevisionError::NotADirectory(directory.clone()));
+        self.list_up_to(directory, MAX_LISTING).await
+    }
+
+    /// Lists a directory whose entries take up to `most` bytes.
+    pub async fn list_up_to(
+        &self,
+        directory: &RepoPath,
+        most: usize,
+    ) -> Result<Arc<[Arc<DirectoryEntry>]>, RevisionError> {
+        let (mut entries, mut bytes, mut next) = (Vec::new(), 0, Some(0));
+        while let Some(after) = next {
+            let page = self.page(directory, after).await?;
+            bytes += page.entries.iter().map(|(_, entry)| entry.weight()).sum::<usize>();
+            if bytes > most {
+                let source = Arc::new(CatalogError::TooManyEntries(directory.clone()));
+                let catalog = self.catalog_of(directory, true).await?;
+                let mountpoint = catalog.mountpoint().clone();
+                return Err(RevisionError::Catalog { mountpoint, source });
             }
-            Some(_) => {}
+            entries.extend(page.entries.into_iter().map(|(_, entry)| Arc::new(entry)));
+            next = page.next;
+            if next.is_some() {
+                // A long directory is a turn for others after each page.
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(entries.into())
+    }
+
+    /// Lists a part of a directory, from the row after `after` on (0 for the start); see [`Catalog::page`].
+    pub async fn page(&self, directory: &RepoPath, after: u32) -> Result<Page, RevisionError> {
+        if after == 0 {
+            // Not remembered: a walk lists each directory once.
+            let entry = match self.hot.get(directory) {
+                Some(known) => known,
+                None => self.read_entry(directory).await?,
+            };
+            match entry {
+                None => return Err(RevisionError::NotFound(directory.clone())),
+                Some(entry) if entry.kind != EntryKind::Directory => {
+                    return Err(RevisionError::NotADirectory(directory.clone()));
+                }
+                Some(_) => {}
+            }
         }
         let catalog = self.catalog_of(directory, true).await?;
-        let entries = self.ask(&catalog, |catalog| catalog.list(directory))?;
-        Ok(entries.into_iter().map(Arc::new).collect())
+        self.ask(&catalog, directory, move |catalog, directory, budget| {
+            catalog.page(directory, after, budget)
+        })
+        .await
     }
 
     /// Returns the chunks of a chunked file.
     pub async fn chunks(&self, path: &RepoPath) -> Result<Arc<[Chunk]>, RevisionError> {
         let catalog = self.catalog_of(path, false).await?;
-        self.ask(&catalog, |catalog| catalog.chunks(path)).map(Arc::from)
+        self.ask(&catalog, path, Catalog::chunks).await.map(Arc::from)
     }
 
     /// Returns the extended attributes stored for an entry.
     pub async fn xattrs(&self, path: &RepoPath) -> Result<Xattrs, RevisionError> {
         let catalog = self.catalog_of(path, false).await?;
-        self.ask(&catalog, |catalog| catalog.xattrs(path))
+        self.ask(&catalog, path, Catalog::xattrs).await
     }
 
     /// Returns mountpoint and hash of the catalog that answers for a path.
@@ -241,7 +284,7 @@ impl Revision {
         path: &RepoPath,
     ) -> Result<(RepoPath, ContentHash, Totals), RevisionError> {
         let catalog = self.catalog_of(path, false).await?;
-        let totals = self.ask(&catalog, Catalog::totals)?;
+        let totals = self.ask(&catalog, path, |catalog, _, budget| catalog.totals(budget)).await?;
         Ok((catalog.mountpoint().clone(), catalog.hash(), totals))
     }
 
@@ -254,7 +297,7 @@ impl Revision {
         for (reference, _) in open {
             let mountpoint = reference.attachment.mountpoint.clone();
             let parent = self.catalog_of(&mountpoint, false).await?;
-            let found = self.ask(&parent, |parent| parent.nested_at(&mountpoint))?;
+            let found = self.ask(&parent, &mountpoint, Catalog::nested_at).await?;
             drop(parent);
             match found {
                 // The same catalog, open already.
@@ -283,8 +326,8 @@ impl Revision {
         let mut old = earlier.catalog(&earlier.root).await?;
         let mut new = self.catalog(&self.root).await?;
         for prefix in mountpoint_candidates(directory, true) {
-            let before = earlier.ask(&old, |catalog| catalog.nested_at(&prefix))?;
-            let after = self.ask(&new, |catalog| catalog.nested_at(&prefix))?;
+            let before = earlier.ask(&old, &prefix, Catalog::nested_at).await?;
+            let after = self.ask(&new, &prefix, Catalog::nested_at).await?;
             match (before, after) {
                 (None, None) => {}
                 (Some(before), Some(after)) => {
@@ -324,7 +367,7 @@ impl Revision {
                 continue;
             }
             let catalog = self.catalog(&reference).await?;
-            let Some(nested) = self.ask(&catalog, |catalog| catalog.nested_at(&prefix))? else {
+            let Some(nested) = self.ask(&catalog, &prefix, Catalog::nested_at).await? else {
                 continue;
             };
             // A bind mountpoint may lead to the tree it lies in; any other repetition is hostile.
@@ -346,18 +389,32 @@ impl Revision {
         let mountpoint = &reference.attachment.mountpoint;
         tracing::debug!(%mountpoint, hash = %reference.hash, "loading catalog");
         let place = if mountpoint.is_root() { self.root_place.clone() } else { Place::Data };
-        let catalog = load(&self.fetcher, reference, place, &self.variables).await?;
+        let evaluator = self.catalogs.evaluator();
+        let catalog = load(&self.fetcher, reference, place, &self.variables, evaluator).await?;
         // Whoever else loaded it meanwhile got the same immutable content; the last one stays.
         Ok(self.catalogs.insert(catalog))
     }
 
-    /// Asks a catalog; one whose database fails is dropped, so that the next call starts afresh.
-    fn ask<T>(
+    /// Asks a catalog about a path, here or apart; one whose database fails is dropped, so that the next call starts
+    /// afresh.
+    async fn ask<T: Send + 'static>(
         &self,
         catalog: &Arc<Catalog>,
-        question: impl FnOnce(&Catalog) -> Result<T, CatalogError>,
+        path: &RepoPath,
+        question: impl Fn(&Catalog, &RepoPath, &Budget) -> Result<T, CatalogError>
+        + Copy
+        + Send
+        + 'static,
     ) -> Result<T, RevisionError> {
-        question(catalog).map_err(|error| {
+        let evaluator = self.catalogs.evaluator();
+        let answer = match evaluator.briefly(|budget| question(catalog, path, budget)) {
+            Some(answer) => answer,
+            None => {
+                let (catalog, path) = (Arc::clone(catalog), path.clone());
+                evaluator.apart(move |budget| question(&catalog, &path, budget)).await
+            }
+        };
+        answer.map_err(|error| {
             if error.may_be_damage() {
                 self.catalogs.remove(catalog);
                 self.fetcher.discard(&ObjectId::zlib(catalog.hash(), ObjectKind::Catalog));
@@ -389,6 +446,7 @@ async fn load(
     reference: &NestedReference,
     place: Place,
     variables: &SymlinkVariables,
+    evaluator: &Evaluator,
 ) -> Result<Catalog, RevisionError> {
     let NestedReference { attachment, hash, size } = reference;
     let id = ObjectId::zlib(*hash, ObjectKind::Catalog);
@@ -407,7 +465,16 @@ async fn load(
             .await
             .map_err(|source| RevisionError::Fetch { mountpoint: mountpoint.clone(), source })?;
         let object = object.pinned(fetcher.cache().pin(&id));
-        match Catalog::open(object, *hash, attachment.clone(), variables.clone()) {
+        let (hash, attachment, variables) = (*hash, attachment.clone(), variables.clone());
+        let open = move |budget: &Budget| {
+            let (object, attachment) = (object.clone(), attachment.clone());
+            Catalog::open(object, hash, attachment, variables.clone(), budget)
+        };
+        let opened = match evaluator.briefly(&open) {
+            Some(opened) => opened,
+            None => evaluator.apart(open).await,
+        };
+        match opened {
             Ok(catalog) => return Ok(catalog),
             Err(error) => {
                 // Never keep what cannot be used: damaged on disk, or signed and still no catalog.

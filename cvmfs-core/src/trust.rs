@@ -63,6 +63,18 @@ pub enum TrustError {
         /// The time of the check.
         now: String,
     },
+    /// The whitelist is older than one that was verified before, so it may list certificates that
+    /// were revoked.
+    #[error(
+        "outdated whitelist: created at {found}, and one created at {known} is known; ask another \
+         server, or have the whitelist signed anew"
+    )]
+    WhitelistOutdated {
+        /// When the whitelist was created.
+        found: String,
+        /// When the newest one was created that a key of this configuration signed.
+        known: String,
+    },
     /// The certificate cannot be used.
     #[error("bad certificate, failed to verify repository manifest")]
     Certificate(#[from] CertificateError),
@@ -220,13 +232,29 @@ impl MasterKeys {
 
     /// Checks the whitelist's kind of signature: PKCS#1 v1.5 type 1 padding around the characters
     /// of the hash, without a DigestInfo.
-    fn made(&self, letter: &SignedLetter<'_>) -> bool {
-        self.0.iter().any(|MasterKey { key, .. }| {
+    fn maker(&self, letter: &SignedLetter<'_>) -> Option<&MasterKey> {
+        self.0.iter().find(|MasterKey { key, .. }| {
             let scheme = Pkcs1v15Sign::new_unprefixed();
             key.verify(scheme, letter.signed_bytes(), letter.signature()).is_ok()
         })
     }
+
+    /// Tells whether a key is one of these.
+    pub(crate) fn has(&self, id: &KeyId) -> bool {
+        self.0.iter().any(|known| known.id() == *id)
+    }
 }
+
+impl MasterKey {
+    fn id(&self) -> KeyId {
+        KeyId(ContentHash::of(HashAlgorithm::Shake128, &self.der).to_string())
+    }
+}
+
+/// The name of a master key in what is remembered: the hash of its DER form. The file's name may
+/// change, and says nothing about the key.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct KeyId(String);
 
 /// Checks a whitelist: hash of the text, signature, repository, expiry at `now` (Unix seconds).
 ///
@@ -238,11 +266,16 @@ pub fn verify_whitelist(
     now: i64,
 ) -> Result<Verified<Whitelist>, TrustError> {
     let list = verify_whitelist_origin(bytes, keys, fqrn)?;
+    must_be_current(&list, now)?;
+    Ok(list)
+}
+
+pub(crate) fn must_be_current(list: &Whitelist, now: i64) -> Result<(), TrustError> {
     if list.is_expired(now) {
         let (ended, now) = (show_time(list.expires), show_time(now));
         return Err(TrustError::WhitelistExpired { ended, now });
     }
-    Ok(list)
+    Ok(())
 }
 
 /// Checks a whitelist like [`verify_whitelist`], but not its expiry: for what was accepted in its
@@ -252,6 +285,15 @@ pub fn verify_whitelist_origin(
     keys: &MasterKeys,
     fqrn: &Fqrn,
 ) -> Result<Verified<Whitelist>, TrustError> {
+    verify_whitelist_maker(bytes, keys, fqrn).map(|(list, _)| list)
+}
+
+/// Checks a whitelist like [`verify_whitelist_origin`], and tells which key signed it.
+pub(crate) fn verify_whitelist_maker(
+    bytes: &[u8],
+    keys: &MasterKeys,
+    fqrn: &Fqrn,
+) -> Result<(Verified<Whitelist>, KeyId), TrustError> {
     if bytes.is_empty() {
         return Err(TrustError::WhitelistEmpty);
     }
@@ -262,12 +304,12 @@ pub fn verify_whitelist_origin(
     // Parsed before the signature is checked, so that an unsupported kind of list, which has
     // another kind of signature, is named as such. Nothing but a refusal can come of it.
     let list = Whitelist::parse(letter.text()).map_err(TrustError::Whitelist)?;
-    if !keys.made(&letter) {
+    let Some(maker) = keys.maker(&letter) else {
         let keys = keys.names().collect::<Vec<_>>().join(", ");
         return Err(TrustError::WhitelistSignature { keys });
-    }
+    };
     must_be_whitelist_of(&list, fqrn)?;
-    Ok(Verified(list))
+    Ok((Verified(list), maker.id()))
 }
 
 /// Checks a manifest: certificate, hash of the text, signature; then its fields: repository, path
@@ -346,7 +388,7 @@ fn must_be_whitelist_of(list: &Whitelist, fqrn: &Fqrn) -> Result<(), TrustError>
     Err(TrustError::WhitelistName { expected: fqrn.clone(), found: list.fqrn.clone() })
 }
 
-fn show_time(unix_seconds: i64) -> String {
+pub(crate) fn show_time(unix_seconds: i64) -> String {
     Timestamp::from_second(unix_seconds)
         .map_or_else(|_| format!("{unix_seconds} s"), |time| time.to_string())
 }

@@ -8,6 +8,7 @@
 //! | [`fuse`] | fuser's calls turned into calls of [`fs::Vfs`]; mount and worker threads |
 //! | [`talk`] | what a live mount tells about itself, and what it can be told to do |
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
+//! | [`sandbox`] | capabilities and system calls that a server keeps |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
 //! | [`inherited`] | signals, limits and umask of whoever started a process |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
@@ -24,9 +25,14 @@ pub mod container;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+pub mod escape;
 pub mod fs;
 pub mod fuse;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inherited;
 pub mod mirrors;
 pub mod prefetch;
+pub mod sandbox;
 pub mod talk;

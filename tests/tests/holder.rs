@@ -38,7 +38,7 @@ hold() {
     HOLDER=$!
     wait_for [ -e "$SOCKET" ]
 }
-MOUNT="$STAGE/client mount small.test.repo $M --server $SERVER --public-key $STAGE/key --cache-dir $STAGE/cache --holder $SOCKET"
+MOUNT="$STAGE/client mount small.test.repo $M --server $SERVER --public-key $STAGE/key --cache-dir $STAGE/cache --holder $SOCKET --holder-user 1001"
 # The mounts of this container are ours, too.
 serve() { unshare --mount --propagation unchanged -pf --kill-child --mount-proc $MOUNT --foreground >>serve.log 2>&1 & }
 # This one sees none of them, and may do nothing. The device is not there.

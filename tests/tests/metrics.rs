@@ -38,7 +38,8 @@ impl Endpoint {
 
     fn get(&self, path: &str) -> (String, String) {
         let mut peer = self.connect();
-        write!(peer, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        write!(peer, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
         let mut reply = String::new();
         peer.read_to_string(&mut reply).unwrap();
         let (head, body) = reply.split_once("\r\n\r\n").unwrap();

@@ -180,7 +180,7 @@ owner /var/lib/cvmfs
                 &format!("gave /var/lib/cvmfs to user {uid}"),
                 "cvmfs cvmfs 755",
                 "hello cvmfs",
-                "root root 755",
+                "root root 700",
                 "all is set up already",
                 "root cvmfs 755",
             ],
@@ -445,5 +445,91 @@ setup nouser
             "all is set up already".into(),
         ];
         assert_eq!(said.lines().collect::<Vec<_>>(), lines);
+    });
+}
+
+/// Other users prepared directories that setup writes to, and links on the way to others.
+#[test]
+fn h3_setup_uses_nothing_that_others_prepared() {
+    deadline(LIMIT, || {
+        let said = said(
+            r#"
+autofs
+echo -- a directory of others
+chown 4711 /etc/auto.master.d
+refused setup nouser nostart
+ls -A /etc/auto.master.d
+chown root /etc/auto.master.d; chmod 777 /etc/auto.master.d
+refused setup nouser nostart
+ls -A /etc/auto.master.d
+chmod 755 /etc/auto.master.d
+echo -- functions of others
+echo 'touch /run/owned' >/etc/cvmfs/config.sh
+chown 4711 /etc/cvmfs/config.sh
+refused setup nouser nostart
+rm /etc/cvmfs/config.sh
+echo -- a map of others
+rm -f /etc/auto.cvmfs
+cp /usr/bin/true /etc/auto.cvmfs; chmod 777 /etc/auto.cvmfs
+refused setup nouser nostart
+rm /etc/auto.cvmfs
+echo -- a link to a directory of root
+useradd --system --user-group cvmfs
+mkdir -m 755 /srv/theirs; mkdir -m 700 /root/empty
+ln -s /root/empty /srv/theirs/cache
+chown -h 4711:4711 /srv/theirs /srv/theirs/cache
+echo CVMFS_CACHE_BASE=/srv/theirs/cache >/etc/cvmfs/default.local
+refused setup nouser noautofs
+owner /root/empty
+echo CVMFS_CACHE_BASE=/srv/theirs/cache/new/base >/etc/cvmfs/default.local
+refused setup nouser noautofs
+ls -A /root/empty
+echo -- umask
+echo CVMFS_CACHE_BASE=/srv/ours/base >/etc/cvmfs/default.local
+(umask 0; setup nouser nostart | sed 's/user [0-9]*$/user ID/')
+owner /srv/ours; owner /srv/ours/base; owner /etc/systemd/system/autofs.service.d
+stat -c %a /etc/cvmfs/config.sh /etc/auto.master.d/cvmfs.autofs
+"#,
+        );
+        let changeable = |path: &str, who: &str| {
+            format!(
+                "cvmfs-fuse: setup: {path} can be changed by others than root ({who}), and programs of root take \
+                 commands from it; look at what is there, then: chown root:root {path} && chmod go-w {path} \
+                 (1 - unknown error)"
+            )
+        };
+        let link = "/srv/theirs/cache is a symbolic link of user 4711, who could lead it elsewhere; give the path \
+                    behind it (1 - unknown error)";
+        let expected = [
+            "-- a directory of others".to_owned(),
+            "made directory /cvmfs".into(),
+            "made directory /var/lib/cvmfs-fuse".into(),
+            "wrote /etc/cvmfs/config.sh: functions for scripts".into(),
+            "made link /etc/auto.cvmfs to /usr/bin/cvmfs-fuse".into(),
+            changeable("/etc/auto.master.d", "user 4711, group 0, mode 755"),
+            changeable("/etc/auto.master.d", "user 0, group 0, mode 777"),
+            "-- functions of others".into(),
+            changeable("/etc/cvmfs/config.sh", "user 4711, group 0, mode 644"),
+            "-- a map of others".into(),
+            "wrote /etc/cvmfs/config.sh: functions for scripts".into(),
+            changeable("/etc/auto.cvmfs", "user 0, group 0, mode 777"),
+            "-- a link to a directory of root".into(),
+            format!("cvmfs-fuse: setup: cannot make directory /srv/theirs/cache: {link}"),
+            "root root 700".into(),
+            format!("cvmfs-fuse: setup: cannot make directory /srv/theirs/cache/new/base: {link}"),
+            "-- umask".into(),
+            "made directory /srv/ours/base".into(),
+            "gave /srv/ours/base to user ID".into(),
+            "made link /etc/auto.cvmfs to /usr/bin/cvmfs-fuse".into(),
+            "wrote /etc/auto.master.d/cvmfs.autofs: /cvmfs /etc/auto.cvmfs".into(),
+            "wrote /etc/systemd/system/autofs.service.d/cvmfs.conf: mounts go on while autofs restarts"
+                .into(),
+            "root root 755".into(),
+            "cvmfs cvmfs 755".into(),
+            "root root 755".into(),
+            "644".into(),
+            "644".into(),
+        ];
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
     });
 }

@@ -11,12 +11,14 @@
 //! | `wire` | messages, their bounds, and how descriptors travel |
 //! | `listener` | the socket of a process that is alone at its place |
 //! | `peer` | who is at the other end |
+//! | `seats` | how many connections each user has a right to |
 //! | `server` | [`Broker`]: who may connect, and what is done for them |
 //! | `client` | [`BrokeredCache`]: a store like any other; without its broker it is memory |
 
 mod client;
 mod listener;
 mod peer;
+mod seats;
 mod server;
 mod wire;
 
@@ -27,3 +29,9 @@ pub use server::{Broker, BrokerOptions, Peers};
 
 #[cfg(test)]
 mod tests;
+
+/// Input of the fuzz target `cache`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    wire::fuzz(data);
+}

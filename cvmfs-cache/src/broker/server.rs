@@ -13,19 +13,15 @@ use std::time::{Duration, Instant};
 use cvmfs_core::cache::{CacheError, CachedObject, Condition, ObjectCache as _, ObjectMeta, Pin};
 use cvmfs_core::decode::{BodyDecoder, DecodeError, SizeBound};
 use cvmfs_core::object::ObjectId;
-use parking_lot::Mutex;
 use rustix::net::SocketFlags;
 
 use super::listener::listen_alone;
 use super::peer::peer_of;
+use super::seats::{Seat, Seats};
 use super::wire::{Connection, MAX_BODY_LEN, MAX_RECORD_LEN, PROTOCOL, Parcel, Reply, Request};
 use crate::disk::DiskCache;
 use crate::layout::{RECORDS, parse_object_name};
 
-/// Connections at a time: a mount uses a handful.
-const MAX_CONNECTIONS: usize = 512;
-/// Of them, those of one user, so that nobody can lock the others out.
-const MAX_CONNECTIONS_OF_USER: usize = 128;
 /// Catalogs that one connection may pin: more than a mount ever has open.
 const MAX_PINS: usize = 4096;
 /// Records of one user: two or three for each repository.
@@ -95,8 +91,7 @@ struct Shared {
     cache: DiskCache,
     peers: Peers,
     stop: AtomicBool,
-    /// Connections of each user.
-    connections: Mutex<HashMap<u32, usize>>,
+    seats: Arc<Seats>,
 }
 
 impl Broker {
@@ -104,8 +99,8 @@ impl Broker {
     pub fn bind(options: BrokerOptions, cache: DiskCache) -> Result<Self, CacheError> {
         let BrokerOptions { socket: path, peers } = options;
         let (listener, lock) = listen_alone(&path)?;
-        let shared =
-            Shared { cache, peers, stop: AtomicBool::new(false), connections: Mutex::default() };
+        let seats = Arc::new(Seats::new(crate::sharing::our_user()));
+        let shared = Shared { cache, peers, stop: AtomicBool::new(false), seats };
         Ok(Self { listener, socket: path, _lock: lock, shared: Arc::new(shared) })
     }
 
@@ -161,47 +156,23 @@ impl Broker {
             tracing::warn!(uid, gid, "this user may not use the cache");
             return Err(refused("user not allowed"));
         }
-        let seat = {
-            let mut connections = self.shared.connections.lock();
-            let all: usize = connections.values().sum();
-            let own = connections.entry(uid).or_default();
-            if all >= MAX_CONNECTIONS || *own >= MAX_CONNECTIONS_OF_USER {
-                return Err(refused("too many connections"));
-            }
-            *own += 1;
-            Seat { shared: Arc::clone(&self.shared), uid }
-        };
         let connection = Arc::new(Connection::new(peer, PATIENCE)?);
+        let seat = self.shared.seats.take(uid, &connection);
+        let seat = seat.ok_or_else(|| refused("too many connections"))?;
+        let shared = Arc::clone(&self.shared);
         // Weak, so that the end of the thread hangs up.
         let held = Arc::downgrade(&connection);
         let thread = std::thread::Builder::new().name("cvmfs-client".to_owned());
         let thread = thread.spawn(move || {
-            let mut client = Client { seat, connection, pins: HashMap::new() };
+            let mut client = Client { shared, seat, connection, pins: HashMap::new() };
             client.serve();
         })?;
         Ok((thread, held))
     }
 }
 
-/// A place among the connections.
-struct Seat {
-    shared: Arc<Shared>,
-    uid: u32,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut connections = self.shared.connections.lock();
-        if let Some(own) = connections.get_mut(&self.uid) {
-            *own -= 1;
-            if *own == 0 {
-                connections.remove(&self.uid);
-            }
-        }
-    }
-}
-
 struct Client {
+    shared: Arc<Shared>,
     seat: Seat,
     connection: Arc<Connection>,
     pins: HashMap<String, Pin>,
@@ -212,7 +183,7 @@ type Answer = (Reply, Option<OwnedFd>);
 
 impl Client {
     fn serve(&mut self) {
-        while !self.seat.shared.stop.load(Ordering::Relaxed) {
+        while !self.shared.stop.load(Ordering::Relaxed) {
             let (request, descriptor) = match self.connection.receive::<Request>() {
                 Ok(Some(received)) => received,
                 Ok(None) => return,
@@ -236,7 +207,7 @@ impl Client {
     }
 
     fn answer(&mut self, request: Request, descriptor: Option<OwnedFd>) -> Result<Answer, String> {
-        let cache = &self.seat.shared.cache;
+        let cache = &self.shared.cache;
         let done = Ok((Reply::Done, None));
         match request {
             Request::Hello { protocol: PROTOCOL } => done,
@@ -317,7 +288,7 @@ impl Client {
                 Self::Decode(error)
             }
         }
-        let cache = &self.seat.shared.cache;
+        let cache = &self.shared.cache;
         let (mut file, len) = Parcel::accept(body, MAX_BODY_LEN).map_err(text)?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(0)).map_err(text)?;
         let mut transaction = cache.begin(&id, meta).map_err(text)?;
@@ -359,7 +330,7 @@ impl Client {
 
     fn check_record_count(&self, name: &str) -> Result<(), String> {
         let prefix = self.record_prefix();
-        let records = self.seat.shared.cache.store.layout.list(RECORDS).map_err(text)?;
+        let records = self.shared.cache.store.layout.list(RECORDS).map_err(text)?;
         let own = records.iter().filter(|record| record.starts_with(&prefix)).count();
         if own >= MAX_RECORDS_OF_USER && !records.iter().any(|record| record == name) {
             return Err("too many records".to_owned());

@@ -380,3 +380,55 @@ fn a_broker_restarted_unnoticed_gets_the_pins_again() {
         assert!(get(&client, &id).is_none() && get(&client, &more).is_none());
     }
 }
+
+#[test]
+fn m1_deep_messages_are_refused_in_a_small_stack() {
+    let run = || {
+        for inner in ["[", "{\"Hello\":", "{\"Hello\":{\"x\":"] {
+            let deep = inner.repeat(2000);
+            assert!(serde_json::from_str::<Request>(&deep).is_err());
+            assert!(serde_json::from_str::<Reply>(&deep).is_err());
+        }
+    };
+    let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+    small.join().unwrap();
+}
+
+/// Does something as another user; sockets tell the numbers of the thread that connects.
+fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: changes the effective user of this thread only, and touches no memory.
+            let done = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, -1, uid, -1) };
+            assert_eq!(done, 0, "needs root");
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn low_four_users_do_not_keep_root_and_others_from_a_broker() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(scratch.path(), open).unwrap();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let broker = Running::start(scratch.path(), Quota::Auto);
+    let socket = &broker.socket;
+    let hello = Request::Hello { protocol: PROTOCOL };
+    let connect = || {
+        let connection = Connection::open(socket, LIMIT).ok()?;
+        connection.send(&hello, None).ok()?;
+        matches!(connection.receive::<Reply>(), Ok(Some((Reply::Done, _)))).then_some(connection)
+    };
+    let crowd: Vec<_> = (3001..=3004)
+        .flat_map(|uid| as_user(uid, || (0..128).map(|_| connect()).collect::<Vec<_>>()))
+        .collect();
+    let root = as_user(0, connect);
+    assert!(root.is_some(), "root finds a seat");
+    let fifth = as_user(3005, connect);
+    assert!(fifth.is_some(), "so does one more user");
+    drop(crowd);
+}

@@ -141,6 +141,19 @@ impl Connection {
     }
 }
 
+/// Input of the fuzz target `cache`: what was understood is said and understood again as the same.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
+        if let Ok(message) = serde_json::from_slice::<T>(data) {
+            let text = serde_json::to_vec(&message).expect("text");
+            assert_eq!(serde_json::from_slice::<T>(&text).ok(), Some(message));
+        }
+    }
+    again::<Request>(data);
+    again::<Reply>(data);
+}
+
 /// Makes a socket that keeps packets apart and in order.
 pub(super) fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(

@@ -157,7 +157,7 @@ fn usage_counts_objects_and_knows_the_limit() {
 #[test]
 fn a_directory_that_cannot_be_written_is_refused() {
     let error = DiskCache::open("/proc/self/cache").unwrap_err();
-    assert_eq!(error.to_string(), "cannot create directory /proc/self/cache");
+    assert_eq!(error.to_string(), "cannot use cache directory /proc/self/cache");
 }
 
 /// Waits until the keeper has done something; it is woken, so this is short.

@@ -1,5 +1,7 @@
 //! Directories: what is made, what is refused, what is left alone.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 use cvmfs_core::hash::{ContentHash, HashAlgorithm};
 
@@ -71,7 +73,12 @@ fn refuses_what_others_can_write() {
         let path = scratch.path().join(path);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         let refused = reason(create(scratch.path()).unwrap_err());
-        assert_eq!(refused, UnfitDirectory::WritableByOthers { mode });
+        let group = path.metadata().unwrap().gid();
+        let expected = match mode {
+            0o770 => UnfitDirectory::SharedBefore { mode, group },
+            _ => UnfitDirectory::WritableByOthers { mode },
+        };
+        assert_eq!(refused, expected);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     create(scratch.path()).unwrap();
@@ -189,4 +196,47 @@ fn what_is_no_name_of_an_object() {
     ] {
         assert_eq!(parse_object_name(name), None, "{name}");
     }
+}
+
+#[test]
+fn h4_a_group_shares_a_directory_only_on_purpose() {
+    for (bits, expected) in [
+        (0o700, Sharing::Private),
+        (0o755, Sharing::Private),
+        (0o775, Sharing::Private),
+        (0o770, Sharing::Private),
+        (0o2750, Sharing::Private),
+        (0o1777, Sharing::Private),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(bits)).unwrap();
+        let layout = create(scratch.path()).unwrap();
+        assert_eq!(*layout.sharing(), expected, "{bits:o}");
+        for name in ["", OBJECTS, TRANSACTIONS, RECORDS, SESSIONS] {
+            let found = layout.path(name).metadata().unwrap();
+            assert_eq!(found.mode() & 0o7777, 0o700, "{bits:o} {name}");
+        }
+        let kept = scratch.path().metadata().unwrap().mode() & 0o7777;
+        assert_eq!(kept, bits, "the directory of the user stays as it is");
+    }
+}
+
+/// Somebody who may rename the directory puts another one there, under a live mount.
+#[test]
+fn a_directory_in_the_place_of_the_cache_is_not_trusted_more_than_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (here, away) = (scratch.path().join("here"), scratch.path().join("away"));
+    let layout = create(&here).unwrap();
+    std::fs::rename(&here, &away).unwrap();
+    std::fs::create_dir(&here).unwrap();
+    std::fs::set_permissions(&here, std::fs::Permissions::from_mode(0o2770)).unwrap();
+    let refused = reason(layout.restore().unwrap_err());
+    assert_eq!(refused, UnfitDirectory::Exchanged);
+    assert!(!here.join("v2").exists());
+    // What is open goes on where it was opened.
+    layout.open_control("gauge").unwrap();
+    assert!(away.join("v2/gauge").exists());
+    std::fs::remove_dir(&here).unwrap();
+    layout.restore().unwrap();
+    assert!(here.join("v2").exists(), "a missing one is made again");
 }

@@ -77,7 +77,7 @@ fn objects(store: &Store) -> Vec<(String, u64)> {
 
 fn rows(store: &Store) -> Vec<(String, u64)> {
     let mut rows = Vec::new();
-    let index = Index::open(store.layout.path("index.sqlite")).unwrap();
+    let index = Index::open(store.layout.path("index.sqlite"), None).unwrap();
     index
         .for_each(&mut |row| {
             rows.push((row.name, row.size));

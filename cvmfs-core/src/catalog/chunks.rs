@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::CatalogError;
+use super::budget::Budget;
 use super::entry::{Chunk, MAX_FILE_SIZE, style_of};
 use super::row::RawRow;
 use crate::hash::ContentHash;
@@ -12,14 +13,16 @@ use crate::object::{ObjectId, ObjectKind};
 /// Most chunks of one file: 1 TiB in chunks of 1 MiB.
 const MAX_CHUNKS: usize = 1 << 20;
 
-/// Reads the chunks of a row; the inner error says why they cannot be used.
+/// Hands the chunks of a row to `take`, one after the other; the inner error says why they cannot be used.
 ///
 /// They must start at 0 and follow each other without gap or overlap up to the file's size:
 /// upstream moves the data silently where they do not.
-pub(super) fn read(
+pub(super) fn each(
     connection: &Connection,
-    row: &RawRow,
-) -> Result<Result<Vec<Chunk>, &'static str>, CatalogError> {
+    row: &RawRow<'_>,
+    budget: &Budget,
+    take: &mut dyn FnMut(Chunk),
+) -> Result<Result<(), &'static str>, CatalogError> {
     let style = match style_of(row.flags) {
         Ok(style) => style,
         Err(reason) => return Ok(Err(reason)),
@@ -29,9 +32,10 @@ pub(super) fn read(
          ORDER BY offset, size",
     )?;
     let mut rows = statement.query([row.path.0, row.path.1])?;
-    let mut chunks = Vec::new();
+    let mut count = 0;
     let mut end = 0u64;
     while let Some(row) = rows.next()? {
+        budget.check()?;
         let (ValueRef::Integer(offset), ValueRef::Integer(size), ValueRef::Blob(digest)) =
             (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?)
         else {
@@ -50,21 +54,22 @@ pub(super) fn read(
             Some(end) if end <= MAX_FILE_SIZE => end,
             _ => return Ok(Err("chunk beyond every file")),
         };
-        if chunks.len() >= MAX_CHUNKS {
+        if count >= MAX_CHUNKS {
             return Ok(Err("too many chunks"));
         }
+        count += 1;
         let compression = style.compression;
-        chunks.push(Chunk {
+        take(Chunk {
             offset,
             size,
             object: ObjectId { hash, kind: ObjectKind::Chunk, compression },
         });
     }
-    if chunks.is_empty() {
+    if count == 0 {
         return Ok(Err("no chunks"));
     }
     if u64::try_from(row.size) != Ok(end) {
         return Ok(Err("chunks do not add up to the size"));
     }
-    Ok(Ok(chunks))
+    Ok(Ok(()))
 }

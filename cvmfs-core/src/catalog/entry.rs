@@ -1,13 +1,20 @@
 //! One row of a catalog as a checked value (spec/format.md sections 11 and 13).
 
-use crate::catalog::row::RawRow;
-use crate::catalog::symlink::SymlinkVariables;
+use super::CatalogError;
+use super::row::RawRow;
+use super::symlink::SymlinkVariables;
 use crate::hash::{ContentHash, HashAlgorithm};
 use crate::object::{Compression, ObjectId, ObjectKind};
 use crate::path::is_valid_name;
 
 /// Largest file we believe in: 2^53 bytes, beyond any real file and safe in every arithmetic.
 pub const MAX_FILE_SIZE: u64 = 1 << 53;
+
+/// Longest link target, as stored and as shown: PATH_MAX of Linux with its NUL.
+pub const MAX_TARGET_LEN: usize = 4095;
+
+/// Longest blob of extended attributes: what the kernel takes of a list of names.
+pub const MAX_XATTR_LEN: usize = 64 << 10;
 
 const S_IFMT: u32 = 0o170_000;
 
@@ -159,22 +166,75 @@ pub enum RowFault {
     /// Negative, or over [`MAX_FILE_SIZE`].
     #[error("impossible size")]
     Size,
+    /// A link target over [`MAX_TARGET_LEN`] bytes, as stored or with its variables expanded.
+    #[error("impossible link target")]
+    Target,
+    /// A row number that no listing can continue from.
+    #[error("impossible row number")]
+    Number,
 }
+
+/// Why a row gives no entry.
+pub(super) enum DecodeFailure {
+    /// The row is at fault.
+    Fault(RowFault),
+    /// The catalog is, or the question takes too long.
+    Catalog(CatalogError),
+}
+
+impl From<RowFault> for DecodeFailure {
+    fn from(fault: RowFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Hands all chunks of a row to a function; see [`super::chunks::each`].
+pub(super) type EachChunk<'a> =
+    dyn FnMut(&mut dyn FnMut(Chunk)) -> Result<Result<(), &'static str>, CatalogError> + 'a;
 
 /// What the decoder of rows needs beside the row.
 pub(super) struct RowContext<'a> {
     pub(super) variables: &'a SymlinkVariables,
     /// Mountpoint of the catalog: hard-link groups are numbered per catalog.
     pub(super) mountpoint: &'a [u8],
-    /// Chunks of the row if it is chunked: checked, or the reason why they cannot be used.
-    pub(super) chunks: Option<Result<&'a [Chunk], &'static str>>,
     /// The root row of a catalog has no name of its own.
     pub(super) is_root: bool,
 }
 
 impl DirectoryEntry {
-    pub(super) fn decode(row: &RawRow, context: &RowContext<'_>) -> Result<Self, RowFault> {
-        if !context.is_root && !is_valid_name(&row.name) {
+    /// Checks a row; `chunks` reads its chunks, and is asked only if it is chunked.
+    pub(super) fn decode(
+        row: &RawRow<'_>,
+        context: &RowContext<'_>,
+        chunks: &mut EachChunk<'_>,
+    ) -> Result<Self, DecodeFailure> {
+        let mut entry = Self::of_columns(row, context)?;
+        let mut hasher = begin_identity(&entry, row);
+        if Self::is_chunked(row) {
+            // The same identity as without chunks, should they be of no use.
+            let mut with_chunks = hasher.clone();
+            let read = chunks(&mut |chunk| {
+                field(&mut with_chunks, &chunk.offset.to_le_bytes());
+                field(&mut with_chunks, chunk.object.hash.digest());
+            });
+            entry.content = match (read.map_err(DecodeFailure::Catalog)?, style_of(row.flags)) {
+                (Ok(()), Ok(style)) => {
+                    hasher = with_chunks;
+                    Content::Chunked(style)
+                }
+                (Err(reason), Ok(_)) | (_, Err(reason)) => Content::Broken(reason),
+            };
+        }
+        if entry.hardlink_group != 0 {
+            field(&mut hasher, context.mountpoint);
+        }
+        entry.identity.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Ok(entry)
+    }
+
+    /// Checks all but the chunks.
+    fn of_columns(row: &RawRow<'_>, context: &RowContext<'_>) -> Result<Self, RowFault> {
+        if !context.is_root && !is_valid_name(row.name) {
             return Err(RowFault::Name);
         }
         let mode = u32::try_from(row.mode).map_err(|_| RowFault::Columns)?;
@@ -188,10 +248,16 @@ impl DirectoryEntry {
             return Err(RowFault::Size);
         }
         let is_device = matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice);
-        let symlink = match kind {
-            EntryKind::Symlink => context.variables.expand(&row.symlink).into_boxed_slice(),
+        let symlink: Box<[u8]> = match kind {
+            EntryKind::Symlink if row.symlink.len() > MAX_TARGET_LEN => {
+                return Err(RowFault::Target);
+            }
+            EntryKind::Symlink => context.variables.expand(row.symlink).into_boxed_slice(),
             _ => Box::default(),
         };
+        if symlink.len() > MAX_TARGET_LEN {
+            return Err(RowFault::Target);
+        }
         let size = match kind {
             EntryKind::Regular | EntryKind::Directory => stored_size,
             EntryKind::Symlink => symlink.len() as u64,
@@ -201,8 +267,8 @@ impl DirectoryEntry {
         let hardlinks = row.hardlinks.to_le_bytes();
         let nlink = u32::from_le_bytes([hardlinks[0], hardlinks[1], hardlinks[2], hardlinks[3]]);
         let group = u32::from_le_bytes([hardlinks[4], hardlinks[5], hardlinks[6], hardlinks[7]]);
-        let mut entry = Self {
-            name: if context.is_root { Box::default() } else { row.name.clone() },
+        Ok(Self {
+            name: if context.is_root { Box::default() } else { row.name.into() },
             kind,
             mode,
             uid: u32::try_from(row.uid).map_err(|_| RowFault::Columns)?,
@@ -220,9 +286,9 @@ impl DirectoryEntry {
                 .map_or(0, |ns| ns.min(999_999_999)),
             nlink: nlink.max(1),
             hardlink_group: if kind == EntryKind::Directory { 0 } else { group },
-            content: content_of(row, kind, context.chunks.as_ref()),
+            content: content_of(row, kind),
             raw_symlink: match kind {
-                EntryKind::Symlink => row.symlink.clone(),
+                EntryKind::Symlink => row.symlink.into(),
                 _ => Box::default(),
             },
             symlink,
@@ -233,23 +299,23 @@ impl DirectoryEntry {
             direct_io: row.flags & flag::DIRECT_IO != 0,
             external: kind == EntryKind::Regular && row.flags & flag::EXTERNAL != 0,
             identity: EntryIdentity::default(),
-        };
-        entry.identity = identify(&entry, row, context);
-        Ok(entry)
+        })
+    }
+
+    /// Returns the bytes that the entry takes in memory, about.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.name.len() + self.symlink.len() + self.raw_symlink.len()
     }
 
     /// Tells whether the row's flags say that its content is in the chunk table.
-    pub(super) fn is_chunked(row: &RawRow) -> bool {
+    pub(super) fn is_chunked(row: &RawRow<'_>) -> bool {
         row.flags & flag::CHUNKED != 0
             && u32::try_from(row.mode).ok().and_then(EntryKind::of_mode) == Some(EntryKind::Regular)
     }
 }
 
-fn content_of(
-    row: &RawRow,
-    kind: EntryKind,
-    chunks: Option<&Result<&[Chunk], &'static str>>,
-) -> Content {
+/// Tells where the bytes of a row are that is not chunked.
+fn content_of(row: &RawRow<'_>, kind: EntryKind) -> Content {
     if kind != EntryKind::Regular {
         return Content::None;
     }
@@ -257,12 +323,7 @@ fn content_of(
         Ok(style) => style,
         Err(reason) => return Content::Broken(reason),
     };
-    match chunks {
-        Some(Ok(_)) => return Content::Chunked(style),
-        Some(Err(reason)) => return Content::Broken(reason),
-        None => {}
-    }
-    match &row.hash {
+    match row.hash {
         None => Content::Broken("no content hash"),
         Some(digest) => match ContentHash::from_digest(style.algorithm, digest) {
             Ok(hash) if hash.is_null() => Content::Broken("null content hash"),
@@ -292,7 +353,8 @@ pub(super) fn style_of(flags: i64) -> Result<ChunkStyle, &'static str> {
     Ok(ChunkStyle { algorithm, compression })
 }
 
-fn identify(entry: &DirectoryEntry, row: &RawRow, context: &RowContext<'_>) -> EntryIdentity {
+/// Begins the fingerprint of a row; chunks and group follow.
+fn begin_identity(entry: &DirectoryEntry, row: &RawRow<'_>) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
     for number in [
         i64::from(entry.mode),
@@ -306,23 +368,13 @@ fn identify(entry: &DirectoryEntry, row: &RawRow, context: &RowContext<'_>) -> E
     ] {
         hasher.update(&number.to_le_bytes());
     }
-    let mut field = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    field(&entry.symlink);
-    field(row.hash.as_deref().unwrap_or_default());
-    field(row.xattr.as_deref().unwrap_or_default());
-    if let Some(Ok(chunks)) = &context.chunks {
-        for chunk in *chunks {
-            field(&chunk.offset.to_le_bytes());
-            field(chunk.object.hash.digest());
-        }
-    }
-    if entry.hardlink_group != 0 {
-        field(context.mountpoint);
-    }
-    let mut identity = EntryIdentity::default();
-    identity.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    identity
+    field(&mut hasher, &entry.symlink);
+    field(&mut hasher, row.hash.unwrap_or_default());
+    field(&mut hasher, row.xattr.unwrap_or_default());
+    hasher
+}
+
+fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
 }

@@ -6,11 +6,14 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::CatalogError;
+use crate::hash::ContentHash;
 
 /// TTL of a catalog that states none (spec/format.md section 20).
 const DEFAULT_TTL: u64 = 240;
 /// Rows read of each table: servers write some twenty.
 const MAX_ROWS: u32 = 1000;
+/// Longest key or value: a path; anything longer counts as empty.
+const MAX_PROPERTY_LEN: usize = 4096;
 
 /// What a catalog says about itself (spec/format.md section 20).
 #[derive(Debug, Clone, Default)]
@@ -25,6 +28,8 @@ pub struct Properties {
     pub last_modified: Option<i64>,
     /// Membership needed to read.
     pub membership: Option<String>,
+    /// Root catalog of the revision before, as the publisher names it.
+    pub previous: Option<ContentHash>,
     pub(super) root_prefix: Option<Vec<u8>>,
 }
 
@@ -81,6 +86,9 @@ pub(super) fn read_properties(connection: &Connection) -> Result<(Properties, f6
     while let Some(row) = rows.next()? {
         let text = |index| -> rusqlite::Result<Vec<u8>> {
             Ok(match row.get_ref(index)? {
+                ValueRef::Text(value) | ValueRef::Blob(value) if value.len() > MAX_PROPERTY_LEN => {
+                    Vec::new()
+                }
                 ValueRef::Text(value) | ValueRef::Blob(value) => value.to_vec(),
                 ValueRef::Integer(value) => value.to_string().into_bytes(),
                 ValueRef::Real(value) => value.to_string().into_bytes(),
@@ -96,6 +104,7 @@ pub(super) fn read_properties(connection: &Connection) -> Result<(Properties, f6
             b"volatile" => properties.volatile = utf8 == "1",
             b"last_modified" => properties.last_modified = utf8.parse().ok(),
             b"voms_authz" => properties.membership = Some(utf8.to_owned()),
+            b"previous_revision" => properties.previous = utf8.parse().ok(),
             b"root_prefix" => properties.root_prefix = Some(value),
             _ => {}
         }

@@ -5,23 +5,27 @@ use rusqlite::types::ValueRef;
 
 use super::schema::Schema;
 
-/// Raw columns; see spec/format.md section 10.1.
+/// Raw columns, where SQLite has them; see spec/format.md section 10.1. Nothing is copied before its length is
+/// checked.
 #[derive(Debug, Clone)]
-pub(super) struct RawRow {
+pub(super) struct RawRow<'r> {
     pub(super) path: (i64, i64),
     pub(super) hardlinks: i64,
-    pub(super) hash: Option<Box<[u8]>>,
+    pub(super) hash: Option<&'r [u8]>,
     pub(super) size: i64,
     pub(super) mode: i64,
     pub(super) mtime: i64,
     pub(super) mtime_ns: Option<i64>,
     pub(super) flags: i64,
-    pub(super) name: Box<[u8]>,
-    pub(super) symlink: Box<[u8]>,
+    pub(super) name: &'r [u8],
+    pub(super) symlink: &'r [u8],
     pub(super) uid: i64,
     pub(super) gid: i64,
-    pub(super) xattr: Option<Box<[u8]>>,
+    pub(super) xattr: Option<&'r [u8]>,
 }
+
+/// Number of the first column behind those of [`columns`].
+pub(super) const COLUMNS: usize = 14;
 
 /// The select list that [`RawRow::read`] expects; upgraded catalogs have another column order, so
 /// columns are always named.
@@ -34,9 +38,9 @@ pub(super) fn columns(schema: &Schema) -> String {
     )
 }
 
-impl RawRow {
+impl<'r> RawRow<'r> {
     /// Reads the columns; `None` if one has a type that it must not have.
-    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Option<Self>> {
+    pub(super) fn read(row: &'r Row<'_>) -> rusqlite::Result<Option<Self>> {
         let integer = |index| -> rusqlite::Result<Option<i64>> {
             Ok(match row.get_ref(index)? {
                 ValueRef::Integer(value) => Some(value),
@@ -44,10 +48,10 @@ impl RawRow {
             })
         };
         // NULL text and NULL blobs are empty; servers write both.
-        let bytes = |index| -> rusqlite::Result<Option<Box<[u8]>>> {
+        let bytes = |index| -> rusqlite::Result<Option<&'r [u8]>> {
             Ok(match row.get_ref(index)? {
-                ValueRef::Text(value) | ValueRef::Blob(value) => Some(value.into()),
-                ValueRef::Null => Some(Box::default()),
+                ValueRef::Text(value) | ValueRef::Blob(value) => Some(value),
+                ValueRef::Null => Some(&[]),
                 _ => None,
             })
         };

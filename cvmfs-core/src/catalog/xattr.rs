@@ -19,6 +19,9 @@ pub enum XattrError {
     /// An attribute without name, or a NUL byte in one.
     #[error("bad attribute name")]
     Name,
+    /// More bytes than the kernel would show.
+    #[error("attribute blob of {0} bytes")]
+    Long(usize),
 }
 
 /// The extended attributes of one entry; the default has none, as for a NULL column.

@@ -1,10 +1,9 @@
 //! Why there is no object.
 
-use std::time::Duration;
-
 use crate::cache::CacheError;
 use crate::net::DownloadError;
 use crate::object::ObjectId;
+use crate::share::Exhausted;
 
 /// Why an object could not be had. For a reader this is EIO.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +45,12 @@ pub enum FetchError {
         source: CacheError,
     },
     /// Too many downloads are under way already.
-    #[error("no turn for {label} within {limit:?}: {} downloads are under way", .transfers)]
+    #[error("no turn to download {label}: {exhausted}")]
     Busy {
         /// For people.
         label: String,
-        /// How long it waited.
-        limit: Duration,
-        /// How many may be under way.
-        transfers: usize,
+        /// Whose share is used up.
+        exhausted: Exhausted,
     },
     /// The task that fetched it died; a defect of ours that must not take the mount down.
     #[error("the download of {label} (object {id}) was aborted")]

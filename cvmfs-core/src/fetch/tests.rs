@@ -27,6 +27,8 @@ enum Answer {
     /// A body that ends early though its length was announced.
     Cut(Vec<u8>),
     Endless,
+    /// From where it was asked for, twenty bytes each five milliseconds.
+    Drip(Vec<u8>),
 }
 
 /// Answers requests in the order of the script, the last answer for ever, and remembers them.
@@ -83,6 +85,22 @@ impl Transport for Script {
                 Answer::Cut(bytes) => {
                     Body { announced_len: Some(bytes.len() as u64 + 10), ..whole(bytes) }
                 }
+                Answer::Drip(bytes) => Body {
+                    start: request.from,
+                    date: None,
+                    announced_len: Some(bytes.len() as u64 - request.from),
+                    pieces: futures_util::stream::iter(
+                        bytes[usize::try_from(request.from).unwrap()..]
+                            .chunks(20)
+                            .map(Bytes::copy_from_slice)
+                            .collect::<Vec<_>>(),
+                    )
+                    .then(|piece| async move {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        Ok(piece)
+                    })
+                    .boxed(),
+                },
                 Answer::Endless => Body {
                     start: 0,
                     date: None,
@@ -113,7 +131,7 @@ fn fetcher_with(script: &Arc<Script>, cache: Arc<dyn ObjectCache>, transfers: us
     let options = SelectionOptions { max_retries: 0, ..SelectionOptions::default() };
     let mirrors = Selection::new(hosts, &ProxySpec::direct(), options);
     let transport: Arc<dyn Transport> = Arc::clone(script) as _;
-    let downloader = Downloader::new(transport, mirrors, TIMEOUTS);
+    let downloader = Downloader::new(transport, mirrors, TIMEOUTS).hurrying(HURRY, 1 << 40);
     Fetcher::with_external(cache, downloader, None, false, transfers)
 }
 
@@ -131,6 +149,9 @@ const TIMEOUTS: Timeouts = Timeouts {
     direct: Duration::from_millis(50),
     low_speed_limit: 1024,
 };
+
+/// How long a slow transfer is waited for where another route is left.
+const HURRY: Duration = Duration::from_millis(200);
 
 const PLAIN: &[u8] = b"the quick brown fox jumps over the lazy dog, again and again";
 
@@ -289,6 +310,30 @@ async fn a_row_that_lies_about_the_size_fails_alone() {
     assert_eq!(honest.unwrap().len(), PLAIN.len() as u64);
 }
 
+/// All repositories share a cache, and the same content is one object of it.
+#[tokio::test]
+async fn low_a_lying_size_evicts_nothing_of_others() {
+    let (id, stored) = object(PLAIN);
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Body(stored.clone())]);
+    let cache: Arc<dyn ObjectCache> = Arc::new(MemoryCache::default());
+    let fetcher = fetcher(&script, Arc::clone(&cache));
+    let right = SizeBound::Exactly(PLAIN.len() as u64);
+    fetcher.open(&id, right, "honest").await.unwrap();
+    for lie in [SizeBound::Exactly(0), SizeBound::Exactly(1 << 40), SizeBound::AtMost(3)] {
+        for host in ["a", "b"] {
+            script.on(host, [Answer::Body(stored.clone())]);
+        }
+        assert!(fetcher.open(&id, lie, "liar").await.is_err());
+        assert!(cache.open(&id).unwrap().is_some(), "{lie:?}: gone");
+    }
+    // Neither by doubts about its content, which is what was stored.
+    fetcher.discard(&id);
+    let before = asked(&script).len();
+    fetcher.open(&id, right, "honest").await.unwrap();
+    assert_eq!(asked(&script).len(), before, "nothing is fetched again");
+}
+
 /// Fails as a full or dying disk does: at the start or in the middle of a transaction.
 struct FailingCache {
     at_start: bool,
@@ -362,10 +407,10 @@ async fn an_object_keeps_its_turn_until_it_is_taken() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert_eq!((asked(&script).len(), fetcher.shared.turns.available_permits()), (1, 0));
+    assert_eq!((asked(&script).len(), fetcher.shared.turns.taken()), (1, 1));
     assert_eq!(&waiting.await.unwrap().read_all(1000).unwrap()[..], PLAIN);
     assert_eq!(&later.await.unwrap().unwrap().read_all(1000).unwrap()[..], b"second");
-    assert_eq!((asked(&script).len(), fetcher.shared.turns.available_permits()), (2, 1));
+    assert_eq!((asked(&script).len(), fetcher.shared.turns.taken()), (2, 0));
 }
 
 #[tokio::test]
@@ -382,7 +427,7 @@ async fn a_thousand_requests_take_turns() {
     for error in futures_util::future::join_all(requests).await {
         assert!(matches!(*error, FetchError::Download { .. }), "{error}");
     }
-    assert_eq!(fetcher.shared.turns.available_permits(), 3);
+    assert_eq!(fetcher.shared.turns.taken(), 0);
 }
 
 /// A cache without a descriptor left for what it has.
@@ -481,4 +526,58 @@ async fn who_joins_a_guess_that_fails_still_asks_all_servers() {
     });
     assert_eq!(ahead, AheadOutcome::Failed);
     assert_eq!(asked.unwrap().len(), PLAIN.len() as u64);
+}
+
+/// Limits that no machine is too busy for: pace is what these tests are about.
+const GENEROUS: Timeouts = Timeouts {
+    proxy: Duration::from_secs(30),
+    direct: Duration::from_secs(30),
+    low_speed_limit: 0,
+};
+
+/// The first server is just above the limit of low speed: the other one is asked.
+#[tokio::test]
+async fn m4_a_slow_server_is_left_while_there_is_another() {
+    let (id, stored) = object(&noise(6000));
+    let script = Arc::new(Script::default());
+    script.on("a", [Answer::Drip(stored.clone())]);
+    script.on("b", [Answer::Body(stored.clone())]);
+    let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+    fetcher.downloader().set_timeouts(GENEROUS);
+    fetcher.open(&id, SizeBound::AtMost(10_000), "x").await.unwrap();
+    assert_eq!(asked(&script), ["a", "b"]);
+    // It is not asked for the next one.
+    let (next, stored) = object(PLAIN);
+    script.on("b", [Answer::Body(stored)]);
+    fetcher.open(&next, SizeBound::AtMost(10_000), "y").await.unwrap();
+    assert_eq!(asked(&script), ["a", "b", "b"]);
+}
+
+/// It is the only one that delivers: it may take its time, and goes on where it was.
+#[tokio::test]
+async fn m4_a_slow_server_is_used_where_there_is_no_other() {
+    let (id, stored) = object(&noise(6000));
+    // The last route is not left, so a second slow one finishes what the first began.
+    for (other, requests) in [(Answer::Status(404), 3), (Answer::Drip(stored.clone()), 2)] {
+        let script = Arc::new(Script::default());
+        script.on("a", [Answer::Drip(stored.clone())]);
+        script.on("b", [other]);
+        let fetcher = fetcher(&script, Arc::new(MemoryCache::default()));
+        fetcher.downloader().set_timeouts(GENEROUS);
+        let object = fetcher.open(&id, SizeBound::AtMost(10_000), "x").await.unwrap();
+        assert_eq!(&object.read_all(10_000).unwrap()[..], &noise(6000)[..]);
+        assert_eq!(asked(&script).len(), requests, "{:?}", asked(&script));
+        let resumed = fetcher.downloader().statistics().resumed.load(Ordering::Relaxed);
+        assert!(resumed > 0, "what came is kept");
+    }
+}
+
+/// Bytes that do not get smaller.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..len).map(|_| next()).collect()
 }

@@ -52,6 +52,7 @@ fn config(servers: Vec<String>, key: &Path) -> RepositoryConfig {
         fetch_ahead: false,
         ahead_bandwidth: None,
         grace: None,
+        offline_limit: None,
     }
 }
 

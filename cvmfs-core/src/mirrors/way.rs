@@ -8,7 +8,7 @@ use super::report::{ConnectionReport, Objects, Throughput};
 use crate::cache::MemoryCache;
 use crate::fetch::Fetcher;
 use crate::format::manifest::Manifest;
-use crate::letters::{Judge, Letters, ServerError};
+use crate::letters::{Judge, Letters, SeenWhitelists, ServerError};
 use crate::net::probe::{Connection, ProbeError, Prober};
 use crate::net::transport::escape_url;
 use crate::net::{Downloader, Proxy, ProxySpec, Selection, SelectionOptions};
@@ -128,7 +128,9 @@ impl Question<'_> {
         let downloader = downloader(self.config, self.meter, self.server, self.proxy);
         let fetcher = Fetcher::new(Arc::new(MemoryCache::default()), downloader, false);
         let RepositoryConfig { fqrn, keys, blocklist, .. } = self.config;
-        let judge = Judge { fqrn, keys, blocklist, now: self.now };
+        // It only looks: what the servers have is to be shown, not what is accepted.
+        let seen = SeenWhitelists::default();
+        let judge = Judge { fqrn, keys, blocklist, now: self.now, seen: &seen };
         let start = Instant::now();
         let letters = Letters::fetch(judge, &fetcher, 0, None, None, None).await?;
         Ok(FoundLetters {

@@ -98,6 +98,21 @@ impl Discovery {
     }
 }
 
+/// Input of the fuzz target `pac_answer`: what a script answers is a list of proxies, or an error.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(choices) = super::pac::fuzz_answer(&text) {
+        assert!(group_list(&choices).parse::<ProxySpec>().is_ok());
+    }
+    if let Ok(spec) = text.parse::<ProxySpec>() {
+        assert!(!spec.groups().is_empty());
+        for proxy in spec.groups().iter().flatten() {
+            assert!(!proxy.display().is_empty());
+        }
+    }
+}
+
 /// Each choice is a group: scripts mean them in order.
 fn group_list(choices: &[Choice]) -> String {
     let groups: Vec<_> = choices

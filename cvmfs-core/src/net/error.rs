@@ -6,6 +6,7 @@ use super::proxy::without_password;
 use crate::chain::chain;
 use crate::decode::DecodeError;
 use crate::descriptors::is_out_of_descriptors;
+use crate::share::Exhausted;
 
 /// What kind of failure it was, and so what is tried next (spec/network.md section 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub enum FailureClass {
     ProxyHttp,
     /// The body is not the object.
     BadData,
+    /// Too slow for its size, while another route is left.
+    Slow,
+    /// No turn at this server or proxy. Says nothing about it: users wait for each other.
+    Busy,
     /// Our own disk: no other way would help.
     Final,
 }
@@ -69,9 +74,9 @@ pub enum AttemptError {
     /// A name without address.
     #[error("failed to resolve the address: {0}")]
     Resolve(String),
-    /// Too many transfers with this server are under way already.
-    #[error("no free connection within {0:?}")]
-    Busy(Duration),
+    /// Too many transfers with this server or proxy are under way already.
+    #[error("no free connection: {0}")]
+    Busy(Exhausted),
     /// No connection.
     #[error("host connection problem: {0}")]
     Connect(String),
@@ -81,6 +86,14 @@ pub enum AttemptError {
     /// Slower than the limit.
     #[error("host serving data too slowly: {bytes} bytes in {seconds} s")]
     TooSlow {
+        /// Bytes received.
+        bytes: u64,
+        /// In this time.
+        seconds: u64,
+    },
+    /// Slower than what is left to be useful, while another route is left.
+    #[error("host serving data too slowly while another is left: {bytes} bytes in {seconds} s")]
+    Outpaced {
         /// Bytes received.
         bytes: u64,
         /// In this time.
@@ -135,8 +148,8 @@ impl AttemptError {
     /// Classifies the failure of a way (spec/network.md section 7.1).
     pub fn failure(&self, through_proxy: bool) -> Failure {
         use FailureClass::{
-            BadData, Final, HostHttp, HostResolve, HostTransfer, ProxyHttp, ProxyResolve,
-            ProxyTransfer,
+            BadData, Busy, Final, HostHttp, HostResolve, HostTransfer, ProxyHttp, ProxyResolve,
+            ProxyTransfer, Slow,
         };
         let side = |proxy, host| if through_proxy { proxy } else { host };
         let class = match self {
@@ -149,7 +162,8 @@ impl AttemptError {
             Self::Connect(_) | Self::Silent(_) | Self::TooSlow { .. } | Self::Cut(_) => {
                 side(ProxyTransfer, HostTransfer)
             }
-            Self::Busy(_) => side(ProxyHttp, HostHttp),
+            Self::Busy(_) => Busy,
+            Self::Outpaced { .. } => Slow,
             Self::Local(_) => HostTransfer,
             Self::TooLarge(_) | Self::Unusable(_) | Self::NoAuthorities | Self::NoParts => HostHttp,
             Self::Corrupt(_) => BadData,
@@ -166,7 +180,10 @@ impl AttemptError {
 
     /// Tells whether what was received before it is good as far as it goes.
     pub(super) fn keeps_what_came(&self) -> bool {
-        matches!(self, Self::Silent(_) | Self::TooSlow { .. } | Self::Cut(_))
+        matches!(
+            self,
+            Self::Silent(_) | Self::TooSlow { .. } | Self::Outpaced { .. } | Self::Cut(_)
+        )
     }
 }
 

@@ -132,6 +132,16 @@ fn host_of(url: &str) -> String {
     parsed.as_ref().and_then(url::Url::host_str).unwrap_or_default().to_owned()
 }
 
+/// Input of the fuzz target `geo_answer`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let (count, reply) = data.split_first().map_or((0, data), |(count, reply)| (*count, reply));
+    let sorted: Vec<usize> = (0..usize::from(count)).rev().collect();
+    if let Some(order) = parse(reply, &sorted) {
+        assert_eq!(order.len(), sorted.len());
+    }
+}
+
 /// Reads `2,1,3`: places in the sorted list, turned into indices as configured.
 fn parse(reply: &[u8], sorted: &[usize]) -> Option<Vec<usize>> {
     let text = std::str::from_utf8(reply).ok()?;

@@ -9,8 +9,10 @@
 //! | [`pac`] | scripts that name proxies |
 //! | [`names`] | names turned into addresses |
 //! | [`geo`] | servers ordered by distance |
+//! | `redirects` | where a server may send us |
 //! | [`probe`] | one connection, and how long each of its steps takes |
 //! | [`selection`] | which server and proxy next, and when to give up |
+//! | `letter` | small files that no hash names |
 //! | `shard` | which proxy of a group for which object |
 //! | [`error`] | attempts and what they died of |
 //!
@@ -31,10 +33,12 @@ mod clients;
 pub mod discovery;
 pub mod error;
 pub mod geo;
+mod letter;
 pub mod names;
 pub mod pac;
 pub mod probe;
 pub mod proxy;
+mod redirects;
 pub mod selection;
 mod shard;
 pub mod transport;
@@ -55,6 +59,12 @@ const MIN_RESUMED: u64 = 64 * 1024;
 /// Pause before all ways are tried again by a request that may wait for ever; short, because a
 /// reader shall go on within a second of the network's return.
 const PATIENT_PAUSE: Duration = Duration::from_millis(500);
+/// How long a transfer may take whatever its size before another route is preferred: as long as two
+/// silences of a server without a proxy.
+const ROUTE_PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes per second below which another route is preferred. An eighth of a modern modem; with a
+/// hundred transfers at a time it is still what the slowest site has.
+const USEFUL_RATE: u64 = 16 * 1024;
 /// Attempts kept in an error; one that waited for hours has many.
 const MAX_ATTEMPTS_KEPT: usize = 64;
 
@@ -72,6 +82,22 @@ pub struct Downloader {
     failing: AtomicBool,
     recovered: Notify,
     skew: AtomicI64,
+    hurry: Hurry,
+}
+
+/// When a slow transfer is left for another route, if there is one: after `patience`, and the time
+/// that its size takes at `useful_rate` bytes per second.
+#[derive(Debug, Clone, Copy)]
+struct Hurry {
+    patience: Duration,
+    useful_rate: u64,
+}
+
+impl Hurry {
+    /// Returns how long a transfer of `len` bytes may take.
+    fn limit(self, len: u64) -> Duration {
+        self.patience.saturating_add(Duration::from_secs(len / self.useful_rate.max(1)))
+    }
 }
 
 /// Counters since start (spec/network.md section 13).
@@ -106,6 +132,14 @@ pub struct Resource<'a> {
     pub cap: u64,
 }
 
+/// What was fetched, by which route, and what failed before.
+struct Found<T> {
+    value: T,
+    walk: Walk,
+    way: Way,
+    failure: DownloadError,
+}
+
 /// What of a body is here already.
 struct Partial<S> {
     sink: S,
@@ -125,7 +159,15 @@ impl Downloader {
             failing: AtomicBool::new(false),
             recovered: Notify::new(),
             skew: AtomicI64::new(0),
+            hurry: Hurry { patience: ROUTE_PATIENCE, useful_rate: USEFUL_RATE },
         }
+    }
+
+    /// Leaves slow transfers earlier.
+    #[cfg(test)]
+    pub(crate) fn hurrying(mut self, patience: Duration, useful_rate: u64) -> Self {
+        self.hurry = Hurry { patience, useful_rate };
+        self
     }
 
     /// Uses each address of a proxy's name as a proxy of its own, and follows their changes.
@@ -227,7 +269,8 @@ impl Downloader {
         self.recovered.notified().await;
     }
 
-    /// Fetches a resource into sinks until one accepts it.
+    /// Fetches a resource into sinks until one accepts it. Sinks accept only what a hash proves
+    /// right.
     ///
     /// When all ways have failed the request goes around once more for as long as `patient` says
     /// so.
@@ -236,8 +279,36 @@ impl Downloader {
         resource: Resource<'_>,
         walk: Walk,
         patient: impl Fn() -> bool,
-        mut new_sink: impl FnMut() -> S,
+        new_sink: impl FnMut() -> S,
     ) -> Result<T, DownloadError> {
+        let may_doubt = |_: &Proxy| true;
+        let found = self.fetch_by(resource, walk, patient, may_doubt, new_sink).await?;
+        self.was_right(&found.walk, &found.way);
+        Ok(found.value)
+    }
+
+    /// Notes that an answer was proven right, and so whose answers were wrong.
+    fn was_right(&self, walk: &Walk, way: &Way) {
+        if walk.is_doubting() {
+            let is_proven = |proxy: &Proxy| self.transport.is_proven(proxy);
+            let wrong = self.selection.lock().proven_wrong(walk, is_proven, Instant::now());
+            wrong.iter().for_each(|proxy| self.transport.note_proxy(proxy, false));
+        } else if way.proxy != Proxy::Direct {
+            self.transport.note_proxy(&way.proxy, true);
+            self.selection.lock().proven_right(&way.proxy);
+        }
+    }
+
+    /// Fetches like [`Downloader::fetch`], and tells by which route. `may_doubt` tells whether the
+    /// answers of a proxy are doubted when all servers fail through it.
+    async fn fetch_by<T, S: Sink<T>>(
+        &self,
+        resource: Resource<'_>,
+        walk: Walk,
+        patient: impl Fn() -> bool,
+        may_doubt: impl Fn(&Proxy) -> bool,
+        mut new_sink: impl FnMut() -> S,
+    ) -> Result<Found<T>, DownloadError> {
         let mut failure = DownloadError::default();
         let start = walk;
         let mut walk = start.clone();
@@ -251,9 +322,12 @@ impl Downloader {
             let choice = {
                 let mut selection = self.selection.lock();
                 let way = selection.way(&mut walk, Instant::now());
-                way.map(|way| (selection.hosts()[way.host].clone(), way))
+                way.map(|way| {
+                    let hurry = selection.has_other(&walk, &way).then_some(self.hurry);
+                    (selection.hosts()[way.host].clone(), way, hurry)
+                })
             };
-            let Some((host, way)) = choice else { return Err(failure) };
+            let Some((host, way, hurry)) = choice else { return Err(failure) };
             let from = partial.as_ref().map_or(0, |partial: &Partial<S>| partial.received);
             let request = Request {
                 url: escape_url(&[host.as_bytes(), resource.path].join(&b'/')),
@@ -264,33 +338,46 @@ impl Downloader {
                 limit: timeouts.silence(&way.proxy),
             };
             let url = request.url.clone();
-            let error = match self.attempt(request, resource.cap, &mut partial, &mut new_sink).await
-            {
-                Ok(done) => {
+            let attempt = self.attempt(request, (resource.cap, hurry), &mut partial, &mut new_sink);
+            let error = match attempt.await {
+                Ok(value) => {
                     if self.failing.swap(false, Ordering::Relaxed) {
                         self.recovered.notify_waiters();
                     }
-                    return Ok(done);
+                    return Ok(Found { value, walk, way, failure });
                 }
                 Err(error) => error,
             };
             self.statistics.failures.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%url, %error, "download attempt failed");
-            if !error.keeps_what_came()
-                || partial.as_ref().is_some_and(|p| p.received < MIN_RESUMED)
-            {
+            // What came from a slow route may have to be waited for there once more.
+            let is_little = partial.as_ref().is_some_and(|p| p.received < MIN_RESUMED);
+            let keeps = match &error {
+                AttemptError::Outpaced { .. } => true,
+                // Nothing of this attempt was added.
+                AttemptError::Status { .. }
+                | AttemptError::Connect(_)
+                | AttemptError::Resolve(_)
+                | AttemptError::Busy(_) => true,
+                error => error.keeps_what_came() && !is_little,
+            };
+            if !keeps {
                 partial = None;
             }
-            let next = self.give_way(&mut walk, &way, &error);
+            // What comes of doubts says nothing about the object.
+            let is_answer = !walk.is_doubting();
+            let next = self.give_way(&mut walk, &way, &error, &may_doubt);
             let proxy = match &way.proxy {
                 Proxy::Direct => None,
                 Proxy::Url(url) => Some(url.clone()),
             };
-            if failure.attempts.len() == MAX_ATTEMPTS_KEPT {
-                failure.attempts.remove(0);
-            }
             let is_final = error.failure(false).class == FailureClass::Final;
-            failure.attempts.push(Attempt { url, proxy, error });
+            if is_answer || is_final {
+                if failure.attempts.len() == MAX_ATTEMPTS_KEPT {
+                    failure.attempts.remove(0);
+                }
+                failure.attempts.push(Attempt { url, proxy, error });
+            }
             match next {
                 Next::Again(wait) if wait.is_zero() => {}
                 Next::Again(wait) => tokio::time::sleep(wait).await,
@@ -308,26 +395,26 @@ impl Downloader {
         }
     }
 
-    fn give_way(&self, walk: &mut Walk, way: &Way, error: &AttemptError) -> Next {
-        let failure = error.failure(way.proxy != Proxy::Direct);
-        self.selection.lock().failed(walk, &failure, Instant::now())
-    }
-
-    /// Fetches a small file that no hash names, such as the manifest, from one server.
-    pub async fn fetch_letter(
+    fn give_way(
         &self,
-        path: &str,
-        cap: u64,
-        host: usize,
-    ) -> Result<Bytes, DownloadError> {
-        let resource = Resource { path: path.as_bytes(), window: None, cap };
-        self.fetch(resource, Walk::new(Some(host), 0), || false, MemorySink::default).await
+        walk: &mut Walk,
+        way: &Way,
+        error: &AttemptError,
+        may_doubt: impl Fn(&Proxy) -> bool,
+    ) -> Next {
+        let failure = error.failure(way.proxy != Proxy::Direct);
+        let is_of_the_server =
+            matches!(failure.class, FailureClass::HostHttp | FailureClass::BadData);
+        if is_of_the_server && way.proxy != Proxy::Direct && may_doubt(&way.proxy) {
+            walk.doubt(way);
+        }
+        self.selection.lock().failed(walk, &failure, Instant::now())
     }
 
     async fn attempt<T, S: Sink<T>>(
         &self,
         request: Request,
-        cap: u64,
+        (cap, hurry): (u64, Option<Hurry>),
         partial: &mut Option<Partial<S>>,
         new_sink: &mut impl FnMut() -> S,
     ) -> Result<T, AttemptError> {
@@ -349,7 +436,9 @@ impl Downloader {
         if end.is_some_and(|end| end > cap) {
             return Err(AttemptError::TooLarge(cap));
         }
-        let mut window = (Instant::now(), *received);
+        let begun = (Instant::now(), *received);
+        let limit = hurry.map(|hurry| hurry.limit(announced_len.unwrap_or(cap)));
+        let mut window = begun;
         loop {
             let piece = tokio::time::timeout(silence, pieces.next())
                 .await
@@ -373,6 +462,10 @@ impl Downloader {
                 }
                 window = (Instant::now(), *received);
             }
+            if limit.is_some_and(|limit| begun.0.elapsed() > limit) && end != Some(*received) {
+                let (bytes, seconds) = (*received - begun.1, begun.0.elapsed().as_secs());
+                return Err(AttemptError::Outpaced { bytes, seconds });
+            }
         }
         if let Some(end) = end.filter(|end| end != received) {
             return Err(AttemptError::Cut(format!("{received} of {end} bytes")));
@@ -387,20 +480,5 @@ impl Downloader {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or(0);
         self.skew.store(date.saturating_sub(now), Ordering::Relaxed);
-    }
-}
-
-/// Keeps a small body in memory.
-#[derive(Default)]
-struct MemorySink(Vec<u8>);
-
-impl Sink<Bytes> for MemorySink {
-    fn piece(&mut self, piece: Bytes) -> BoxFuture<'_, Result<(), AttemptError>> {
-        self.0.extend_from_slice(&piece);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn end(self) -> BoxFuture<'static, Result<Bytes, AttemptError>> {
-        Box::pin(std::future::ready(Ok(Bytes::from(self.0))))
     }
 }

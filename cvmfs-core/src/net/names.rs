@@ -19,6 +19,9 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use rand::seq::IndexedRandom as _;
 
+use crate::clock::{Clock as _, SystemClock};
+use crate::reminder::Reminder;
+
 /// Names remembered; a client knows a few dozen.
 const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Addresses used of one name and family, as upstream.
@@ -108,6 +111,7 @@ struct Known {
 struct Slot {
     known: Mutex<Option<Known>>,
     asking: tokio::sync::Mutex<()>,
+    reminder: Mutex<Reminder>,
 }
 
 /// The resolver, and the versions of the system's files that it was made from.
@@ -199,7 +203,11 @@ impl Names {
                 Known { outcome: Ok(addresses), until: Instant::now() + ttl }
             }
             (Err(error), Some(Ok(old))) => {
-                tracing::warn!(name, %error, "keeping the addresses known before");
+                // Asked for each minute while nobody answers.
+                match slot.reminder.lock().is_due(SystemClock.unix_seconds()) {
+                    true => tracing::warn!(name, %error, "keeping the addresses known before"),
+                    false => tracing::debug!(name, %error, "keeping the addresses known before"),
+                }
                 Known { outcome: Ok(old), until: Instant::now() + min_ttl }
             }
             (Err(error), _) => {

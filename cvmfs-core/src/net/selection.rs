@@ -6,6 +6,7 @@
 //! (what it has tried already). A switch is global, and only the request that failed on the
 //! current choice makes it: whoever comes later finds it made.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -81,6 +82,14 @@ pub struct Walk {
     tried: Vec<Way>,
     /// Servers that failed by their own fault.
     failed_hosts: Vec<usize>,
+    /// Routes left because they were slow; they are taken again when no other is left.
+    slow: Vec<Way>,
+    /// Only slow routes are left: their pace does not matter any more.
+    unhurried: bool,
+    /// Routes whose proxy may have given the answer that the server was blamed for.
+    doubted: Vec<Way>,
+    /// Attempts past the doubted proxies; 0 before the first.
+    doubts: usize,
 }
 
 impl Walk {
@@ -95,6 +104,10 @@ impl Walk {
             no_cache: false,
             tried: Vec::new(),
             failed_hosts: Vec::new(),
+            slow: Vec::new(),
+            unhurried: false,
+            doubted: Vec::new(),
+            doubts: 0,
         }
     }
 
@@ -129,6 +142,8 @@ pub struct Selection {
     /// When the first group was left.
     group_left: Option<Instant>,
     burned: Vec<Proxy>,
+    /// Wrong answers of proxies that another route proved wrong, since their last right one.
+    proven_wrong: HashMap<Proxy, u32>,
     /// When the first member of the current group was burned.
     burning_since: Option<Instant>,
     chosen: Option<Proxy>,
@@ -158,6 +173,7 @@ impl Selection {
             group: 0,
             group_left: None,
             burned: Vec::new(),
+            proven_wrong: HashMap::new(),
             burning_since: None,
             chosen: None,
             random: SmallRng::seed_from_u64(seed),
@@ -257,6 +273,9 @@ impl Selection {
     /// Decides after a failure on the way that [`Selection::way`] returned last.
     pub fn failed(&mut self, walk: &mut Walk, failure: &Failure, now: Instant) -> Next {
         let Some(way) = walk.way.clone() else { return Next::GiveUp };
+        if walk.doubts > 0 {
+            return self.failed_past_doubted(walk, way, failure);
+        }
         let hosts = if walk.only_host.is_some() { 1 } else { self.hosts.len() };
         let was_fresh = std::mem::take(&mut walk.no_cache);
         let class = match failure.class {
@@ -271,10 +290,14 @@ impl Selection {
         };
         // What this failure rules out for this request: a way, or all ways to a server.
         let mut ruled_out = walk.clone();
-        if class.is_proxy() {
+        let is_of_the_way = matches!(class, FailureClass::Slow | FailureClass::Busy);
+        if class.is_proxy() || is_of_the_way {
             ruled_out.tried.push(way.clone());
         } else {
             ruled_out.failed_hosts.push(way.host);
+        }
+        if class == FailureClass::Slow {
+            ruled_out.slow.push(way.clone());
         }
         let left = self.untried(&ruled_out);
         // A plea for patience is worth one repetition at the end of all ways; a cut only where
@@ -300,7 +323,13 @@ impl Selection {
             self.burn(&way.proxy, now);
         }
         if left.is_none() || walk.tried.len() + walk.failed_hosts.len() > most {
-            return Next::GiveUp;
+            return self.last_ways(walk);
+        }
+        if is_of_the_way {
+            if class == FailureClass::Slow {
+                self.leave_slow(walk, &way, now);
+            }
+            return Next::Again(Duration::ZERO);
         }
         let leaves_host = !self.has_untried(walk, way.host);
         if leaves_host && class.is_proxy() {
@@ -413,6 +442,8 @@ impl Selection {
     }
 }
 
+mod doubt;
+mod slow;
 mod steering;
 #[cfg(test)]
 mod tests;

@@ -12,13 +12,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use lru::LruCache;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clients::{self, Clients, Kind};
 use super::error::AttemptError;
 use super::proxy::Proxy;
+use super::redirects;
 use crate::chain::chain;
 use crate::descriptors::{DescriptorBudget, is_out_of_descriptors};
+use crate::share::{Shares, Turn};
 
 /// Pieces in which files are read.
 const FILE_PIECE_LEN: usize = 256 * 1024;
@@ -30,8 +31,6 @@ const MAX_TRANSFERS: usize = 64;
 const TURN_LIMIT: Duration = Duration::from_secs(60);
 /// Peers whose turns are kept: addresses of proxies change over a long life.
 const MAX_TURNS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
-/// Redirects followed if they are allowed at all (spec/network.md section 3).
-const MAX_REDIRECTS: usize = 4;
 /// How long an idle connection is kept: shorter than the keep-alive of common servers (60-75 s).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
@@ -130,6 +129,18 @@ pub struct Body {
 pub trait Transport: Send + Sync + 'static {
     /// Starts the request and returns when the headers are there and say success.
     fn get(&self, request: Request) -> BoxFuture<'_, Result<Body, AttemptError>>;
+
+    /// Notes whether the last answer through a proxy that a hash or a signature decides on was
+    /// right. All repositories of a process share what is known.
+    fn note_proxy(&self, proxy: &Proxy, was_right: bool) {
+        let _ = (proxy, was_right);
+    }
+
+    /// Tells whether a proxy gave a right answer, and no wrong one since.
+    fn is_proven(&self, proxy: &Proxy) -> bool {
+        let _ = proxy;
+        false
+    }
 }
 
 /// How servers are talked to.
@@ -154,8 +165,10 @@ pub struct HttpTransport {
     clients: Mutex<Clients>,
     /// The system has no certificates of authorities, and none were given.
     lacks_authorities: AtomicBool,
-    /// Turns at each server or proxy.
-    turns: Mutex<LruCache<String, Arc<Semaphore>>>,
+    /// Turns at each server or proxy, shared fairly by all users of the process.
+    turns: Mutex<LruCache<String, Arc<Shares>>>,
+    /// Proxies that gave right answers.
+    proven: Mutex<LruCache<Proxy, ()>>,
 }
 
 impl HttpTransport {
@@ -169,6 +182,7 @@ impl HttpTransport {
             clients,
             lacks_authorities: AtomicBool::new(false),
             turns: Mutex::new(LruCache::new(MAX_TURNS)),
+            proven: Mutex::new(LruCache::new(MAX_TURNS)),
         }
     }
 
@@ -187,11 +201,7 @@ impl HttpTransport {
         let builder = || {
             let builder = reqwest::Client::builder()
                 .user_agent(USER_AGENT)
-                .redirect(if self.options.follow_redirects {
-                    reqwest::redirect::Policy::limited(MAX_REDIRECTS)
-                } else {
-                    reqwest::redirect::Policy::none()
-                })
+                .redirect(redirects::policy(self.options.follow_redirects))
                 .connect_timeout(self.options.timeouts.silence(proxy))
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .pool_max_idle_per_host(self.options.descriptors.idle_of_peer)
@@ -218,17 +228,14 @@ impl HttpTransport {
     }
 
     /// Waits for a turn at the peer of a request: its proxy, or else its server.
-    async fn turn(&self, request: &Request) -> Result<OwnedSemaphorePermit, AttemptError> {
+    async fn turn(&self, request: &Request) -> Result<Turn, AttemptError> {
         let peer = match &request.proxy {
             Proxy::Url(url) => url.clone(),
             Proxy::Direct => server_of(&request.url),
         };
-        let new = || Arc::new(Semaphore::new(MAX_TRANSFERS));
+        let new = || Shares::new(MAX_TRANSFERS);
         let turns = Arc::clone(self.turns.lock().get_or_insert(peer, new));
-        match tokio::time::timeout(TURN_LIMIT, turns.acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(AttemptError::Busy(TURN_LIMIT)),
-        }
+        turns.turn(TURN_LIMIT).await.map_err(AttemptError::Busy)
     }
 
     async fn get_http(&self, request: Request) -> Result<Body, AttemptError> {
@@ -317,6 +324,19 @@ impl Transport for HttpTransport {
                 None => self.get_http(request).await,
             }
         })
+    }
+
+    fn note_proxy(&self, proxy: &Proxy, was_right: bool) {
+        let mut proven = self.proven.lock();
+        if !was_right {
+            proven.pop(proxy);
+        } else if proven.get(proxy).is_none() {
+            proven.put(proxy.clone(), ());
+        }
+    }
+
+    fn is_proven(&self, proxy: &Proxy) -> bool {
+        self.proven.lock().contains(proxy)
     }
 }
 

@@ -1,13 +1,16 @@
 //! Why a repository cannot be opened or updated.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::chain::chain;
 use crate::fetch::FetchError;
 use crate::fqrn::Fqrn;
+use crate::hash::ContentHash;
 use crate::history::HistoryError;
 use crate::letters::ServerError;
 use crate::revision::RevisionError;
+use crate::trust::show_time;
 
 /// Why a repository cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +31,29 @@ pub enum RepositoryError {
     Slow {
         /// The repository.
         fqrn: Fqrn,
+    },
+    /// A look for a new revision that did not end.
+    #[error("looking for a new revision of {fqrn} took too long")]
+    Late {
+        /// The repository.
+        fqrn: Fqrn,
+    },
+    /// No server has given a good whitelist for so long that what is cached is not shown.
+    #[error(
+        "{fqrn} cannot be trusted any more: its whitelist expired at {}, and no server gave a newer \
+         one within {} days (CVMFS_FUSE_OFFLINE_LIMIT): {reason}",
+        show_time(*.expired),
+        .limit.as_secs() / 86_400
+    )]
+    Offline {
+        /// The repository.
+        fqrn: Fqrn,
+        /// When the whitelist expired, Unix seconds.
+        expired: i64,
+        /// How long after that it may be shown.
+        limit: Duration,
+        /// What the servers said.
+        reason: String,
     },
     /// The revision is on the blocklist.
     #[error(
@@ -67,6 +93,17 @@ pub enum RepositoryError {
         fqrn: Fqrn,
         /// The cause.
         source: HistoryError,
+    },
+    /// A root catalog was named that is not known to be of this repository.
+    #[error(
+        "{root} is no root catalog that {fqrn} has published: neither that of the manifest, nor the one before, \
+         nor one with a tag"
+    )]
+    NotPublished {
+        /// The repository.
+        fqrn: Fqrn,
+        /// The root catalog.
+        root: ContentHash,
     },
     /// No such tag.
     #[error("{fqrn} has no tag {tag:?}")]

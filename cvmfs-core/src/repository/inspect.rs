@@ -8,7 +8,7 @@ use super::{RepositoryConfig, ServerError, judge};
 use crate::cache::MemoryCache;
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
-use crate::letters::Letters;
+use crate::letters::{Letters, SeenWhitelists};
 use crate::net::{Downloader, Selection, Transport};
 
 /// What one server said.
@@ -48,7 +48,8 @@ pub async fn inspect(
         Downloader::new(transport, selection, config.timeouts).resolving(config.names.clone());
     let fetcher = Fetcher::new(Arc::new(MemoryCache::default()), downloader, false);
     let start = Instant::now();
-    let judge = judge(config, &config.blocklist, clock.unix_seconds());
+    let seen = SeenWhitelists::default();
+    let judge = judge(config, &config.blocklist, clock.unix_seconds(), &seen);
     let outcome = Letters::fetch(judge, &fetcher, 0, None, None, None).await;
     Inspection {
         outcome: outcome.map(|letters| VerifiedLetters {

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Pin, Repository, Stale};
+use super::{Pin, Repository};
 use crate::cache::ObjectCache;
 use crate::descriptors::DescriptorBudget;
 use crate::fetch::Fetcher;
@@ -23,11 +23,6 @@ impl Repository {
     /// Returns the current revision. An operation takes it once and uses only that.
     pub fn current(&self) -> Arc<Revision> {
         self.current.load_full()
-    }
-
-    /// Tells since when the repository may not be the newest; `None` while it is.
-    pub fn stale(&self) -> Option<Arc<Stale>> {
-        self.stale.load_full()
     }
 
     /// Tells, once, that the revision shown was accepted before and no server has answered since:

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::catalog::evaluator::Evaluator;
 use crate::catalog::{Attachment, Catalog, NestedReference};
 use crate::descriptors::DescriptorBudget;
 use crate::hash::ContentHash;
@@ -22,13 +23,20 @@ type Key = (ContentHash, Attachment);
 pub struct OpenCatalogs {
     open: Mutex<LruCache<Key, Arc<Catalog>>>,
     connections: usize,
+    evaluator: Evaluator,
 }
 
 impl OpenCatalogs {
     /// Makes an empty table with the bounds of `budget`.
     pub fn new(budget: &DescriptorBudget) -> Self {
         let bound = NonZeroUsize::new(budget.catalogs).unwrap_or(NonZeroUsize::MIN);
-        Self { open: Mutex::new(LruCache::new(bound)), connections: budget.connections }
+        let (open, connections) = (Mutex::new(LruCache::new(bound)), budget.connections);
+        Self { open, connections, evaluator: Evaluator::default() }
+    }
+
+    /// Returns who answers questions to them.
+    pub(super) fn evaluator(&self) -> &Evaluator {
+        &self.evaluator
     }
 
     /// Returns an open catalog and counts that as a use.

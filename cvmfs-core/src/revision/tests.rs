@@ -60,7 +60,7 @@ async fn errors_are_not_remembered() {
     let published = repo.publish();
     let revision = open(&published).await;
     let root = revision.catalog(&revision.root).await.unwrap();
-    let reference = root.nested_at(&path("/n")).unwrap().unwrap();
+    let reference = root.nested_at(&path("/n"), &Budget::long()).unwrap().unwrap();
     let object = ObjectId::zlib(reference.hash, ObjectKind::Catalog).server_path();
     let file = published.root().join(published.fqrn()).join(object);
     let away = file.with_extension("away");

@@ -156,6 +156,14 @@ pub enum Command {
         /// Resolved
         mountpoint: PathBuf,
     },
+    /// For the program itself: drops what the kernel knows of a mount and nobody uses
+    #[command(hide = true, name = crate::daemon::shrinker::COMMAND)]
+    Shrinker {
+        /// As in /proc/self/mountinfo
+        device: String,
+        /// Resolved
+        mountpoint: PathBuf,
+    },
     /// For 'cvmfs_config': what is not one of the others
     #[command(hide = true, name = "cvmfs_config", subcommand)]
     Site(SiteCommand),
@@ -229,6 +237,10 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "SOCKET", help_heading = "Mount")]
     pub holder: Option<PathBuf>,
 
+    /// Number of the user as whom the holder runs, besides root and this user
+    #[arg(long, value_name = "UID", requires = "holder", help_heading = "Mount")]
+    pub holder_user: Option<u32>,
+
     /// Descriptor on which the background process tells its parent how the mount went
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
@@ -256,6 +268,7 @@ impl ProcessArgs {
             server_fd: self.server_fd,
             take_over: self.take_over,
             holder: self.holder.as_ref().map(holder).transpose()?,
+            holder_user: self.holder_user,
         })
     }
 }
@@ -379,6 +392,7 @@ mod tests {
             "upgrade /mnt /mnt2",
             "upgrade --all",
             "mount a.b.c /mnt --holder /run/h",
+            "mount a.b.c /mnt --holder /run/h --holder-user 1001",
             "hold --socket /run/h --deadline 60 --allow 5 --allow @7",
             "ls a.b.c:/ a.b.c:/x --server http://a",
             "-v ls -l a.b.c:/",

@@ -89,12 +89,20 @@ pub(super) fn run(
 }
 
 fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, Failure> {
-    let values = configuration.values.iter();
+    let unsaid = Value::default();
+    let added = configuration.added.keys().map(|name| (name, &unsaid));
+    let values: BTreeMap<_, _> = added.chain(&configuration.values).collect();
     let values: BTreeMap<_, _> = values
-        .filter(|(_, value)| !args.short || !value.text.is_empty())
+        .into_iter()
+        .filter(|(name, value)| {
+            !args.short || !value.text.is_empty() || configuration.added.contains_key(*name)
+        })
         .map(|(name, value)| (name.as_str(), value))
         .collect();
-    let is_unset = |known: &&Parameter| !configuration.values.contains_key(known.name);
+    let is_unset = |known: &&Parameter| {
+        !configuration.values.contains_key(known.name)
+            && !configuration.added.contains_key(known.name)
+    };
     let unset = table::all().filter(is_unset).map(|known| (known.name, known));
     if args.json {
         let origin = |value: &Value| {
@@ -104,7 +112,13 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
             .iter()
             .map(|(name, value)| {
                 let (file, line) = origin(value).unzip();
-                let value = serde_json::json!({"value": value.text, "file": file, "line": line});
+                let mut value =
+                    serde_json::json!({"value": value.text, "file": file, "line": line});
+                if let Some(added) = configuration.added.get(*name) {
+                    let (file, line) = origin(added).unzip();
+                    value["added"] =
+                        serde_json::json!({"value": added.text, "file": file, "line": line});
+                }
                 ((*name).to_owned(), value)
             })
             .collect();
@@ -119,7 +133,7 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
     // The shape of 'cvmfs2 -o parse', which scripts read (spec/config.md section 5).
     let mut text = String::from("# CernVM-FS parameters:\n");
     let mut lines: BTreeMap<_, _> =
-        values.into_iter().map(|(name, value)| (name, line(name, value))).collect();
+        values.into_iter().map(|(name, value)| (name, line(name, value, configuration))).collect();
     if args.all {
         lines.extend(unset.map(|(name, known)| {
             let note = if known.default.is_empty() { "" } else { "    # built in" };
@@ -131,10 +145,15 @@ fn show(configuration: &Configuration, args: &ConfigArgs) -> Result<ExitStatus, 
     Ok(ExitStatus::Ok)
 }
 
-fn line(name: &str, value: &Value) -> String {
+fn line(name: &str, value: &Value, configuration: &Configuration) -> String {
     let mut text = format!("{name}={}", quoted(&value.text));
     if let Some(origin) = &value.origin {
         let _ = write!(text, "    # from {origin}");
+    }
+    if let Some(added) = configuration.added.get(name)
+        && let Some(origin) = &added.origin
+    {
+        let _ = write!(text, "    # added: {} from {origin}", quoted(&added.text));
     }
     text.push('\n');
     text
@@ -171,7 +190,7 @@ fn show_named(
         all.extend(configuration.values.iter().map(|(name, value)| (name.as_str(), value)));
         for (name, value) in all {
             if !args.short || !value.text.is_empty() {
-                text.push_str(&line(name, value));
+                text.push_str(&line(name, value, &configuration));
             }
         }
     }
@@ -182,6 +201,8 @@ fn show_named(
 /// Quotes a value as upstream does: unless it is made of harmless characters only.
 fn quoted(text: &str) -> String {
     let is_harmless = |c: char| c.is_ascii_alphanumeric() || "/:._,-".contains(c);
+    // Some of it comes from a configuration repository, and this is for a terminal.
+    let text = &text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}");
     match text.chars().all(is_harmless) {
         true => text.to_owned(),
         false => format!("'{}'", text.replace('\'', "'\\''")),

@@ -195,10 +195,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Server names and answers end up in messages: one line, and nothing for the terminal.
-        for c in self.message.chars() {
-            let c = if c == '\n' { ' ' } else { c };
-            if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }?;
-        }
+        f.write_str(&crate::escape::one_line(&self.message.replace('\n', " ")))?;
         write!(f, " ({} - {})", self.status.code(), self.status.text())
     }
 }
@@ -240,7 +237,7 @@ mod tests {
             Failure::new(ExitStatus::Catalog, "http://h\n\x1b[31msays no").advise("ask h");
         assert_eq!(
             failure.to_string(),
-            "http://h \\u{1b}[31msays no; ask h (16 - file catalog failure)"
+            "http://h \\x1b[31msays no; ask h (16 - file catalog failure)"
         );
     }
 

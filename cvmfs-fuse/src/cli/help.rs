@@ -199,8 +199,11 @@ Examples:
   docker run --user 1001 --cap-drop ALL --network none --read-only -v hold:/hold IMAGE \\
       cvmfs-fuse hold --socket /hold/socket --allow 0
   docker run --cap-add SYS_ADMIN --device /dev/fuse -v hold:/hold -v /cvmfs:/cvmfs:rshared IMAGE \\
-      cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch --foreground --holder /hold/socket
+      cvmfs-fuse mount cms.cern.ch /cvmfs/cms.cern.ch --foreground \\
+      --holder /hold/socket --holder-user 1001
 
+A holder is believed that runs as root, as the user who mounts, or as the user of --holder-user. What one user \
+deposits is given back to that user only. \
 When all processes of a mount die or its container is stopped, users of the mount wait until the \
 same 'mount --holder' command runs again, which goes on with the live mount: for that it needs \
 neither the capability nor /dev/fuse. If nobody comes within the deadline, users get errors. \

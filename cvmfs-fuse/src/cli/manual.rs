@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use cvmfs_cache::safe_path::{OutputMode, write_output};
 
 use super::args::Cli;
 use super::exit::{ExitStatus, Failure};
@@ -68,7 +69,7 @@ fn page(command: clap::Command) -> Result<Vec<u8>, Failure> {
 
 fn write(dir: &Path, name: &str, page: &[u8]) -> Result<(), Failure> {
     let path = dir.join(format!("{name}.1"));
-    std::fs::write(&path, page).map_err(|error| {
+    write_output(&path, page, OutputMode::ByUmask).map_err(|error| {
         Failure::caused(ExitStatus::Unknown, &format!("cannot write {path:?}"), &error)
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, builder::RangedU64ValueParser};
 use cvmfs_cache::parse_size;
+use cvmfs_cache::safe_path::{OutputMode, write_output};
 use cvmfs_core::clock::SystemClock;
 use cvmfs_core::mirrors::{Change, Examiner, Limits, Plan, Survey, Tolerance};
 use parking_lot::Mutex;
@@ -277,7 +278,7 @@ fn show(
         let changes = earlier.map_or_else(Vec::new, |earlier| survey.changes_since(earlier));
         if args.json {
             let round = Round { survey, changes: &changes };
-            let line = serde_json::to_string(&round)
+            let line = crate::escape::json(&round)
                 .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))?;
             text += &(line + "\n");
         } else if args.csv {
@@ -302,21 +303,7 @@ fn write_page(file: &Path, html: &str) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| {
         Failure::caused(ExitStatus::Unknown, &format!("cannot write {}", file.display()), error)
     };
-    // A device or a pipe cannot be replaced.
-    if std::fs::metadata(file).is_ok_and(|known| !known.is_file()) {
-        return std::fs::write(file, html).map_err(|error| failed(&error));
-    }
-    let directory = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut temporary =
-        tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(&error))?;
-    std::io::Write::write_all(&mut temporary, html.as_bytes()).map_err(|error| failed(&error))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    temporary.as_file().set_permissions(mode).map_err(|error| failed(&error))?;
-    temporary.persist(file).map_err(|error| failed(&error.error))?;
-    Ok(())
+    write_output(file, html.as_bytes(), OutputMode::Exactly(0o644)).map_err(|error| failed(&error))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ use args::{AutomountArgs, Cli, Command, DemoArgs, MountArgs, UmountArgs};
 use called::Called;
 use exit::{ExitStatus, Failure};
 
-pub use read::for_terminal;
+pub use crate::escape::for_terminal;
 
 /// Threads that wait for the network in commands without a mount.
 const RUNTIME_THREADS: usize = 2;
@@ -130,6 +130,9 @@ fn execute(command: &Command, environment: &Environment) -> Result<ExitCode, Fai
         Command::Automount(args) => crate::daemon::mount(&automount_settings(args, environment)?),
         Command::Mounter { options, mountpoint } => {
             crate::fuse::mounter::serve(options, mountpoint)
+        }
+        Command::Shrinker { device, mountpoint } => {
+            crate::daemon::shrinker::serve(device, mountpoint)
         }
         Command::Umount(args) => umount(args),
         Command::Upgrade(args) => upgrade::run(args),

@@ -61,7 +61,7 @@ impl Progress {
         drop(last);
         let message = message();
         if self.is_terminal {
-            self.bar.set_message(message);
+            self.bar.set_message(crate::escape::one_line(&message).into_owned());
             self.bar.set_position(bytes);
             return;
         }
@@ -73,7 +73,7 @@ impl Progress {
         });
         let line = format!("{} {}{left}, {rate}/s {message}\n", self.what, BinaryBytes(bytes));
         // Nobody listening is no reason to stop.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = std::io::stderr().write_all(crate::escape::lines(&line).as_bytes());
     }
 
     /// Bytes per second so far.

@@ -145,6 +145,7 @@ fn settings(
             server_fd: args.server_fd,
             take_over: args.take_over,
             holder: None,
+            holder_user: None,
         },
     })
 }

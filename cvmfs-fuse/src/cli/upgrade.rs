@@ -1,6 +1,5 @@
 //! `upgrade`: replaces the servers of live mounts by the program that is installed now.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +8,9 @@ use clap::Args;
 
 use super::exit::{ExitStatus, Failure};
 use crate::daemon::control::{Answer, AskError, ask};
+use crate::escape::one_line;
 use crate::fuse::mountinfo::{self, show};
+use crate::talk::address::SeenMount;
 
 /// Longer than the supervisor takes to give up a new program: until it is ready, and until it
 /// serves.
@@ -28,22 +29,23 @@ pub struct UpgradeArgs {
 }
 
 pub(super) fn run(args: &UpgradeArgs) -> Result<ExitStatus, Failure> {
-    let mounts = if args.all { all()?.into_iter().collect() } else { named(&args.mountpoints)? };
+    let mounts = if args.all { all()? } else { named(&args.mountpoints)? };
     let mut last = None;
-    for (device, mountpoint) in mounts {
-        let name = show(&mountpoint);
-        let failure = match ask(&device, ANSWER_LIMIT) {
+    for (mount, name) in mounts {
+        let failure = match ask(&mount, ANSWER_LIMIT) {
             Ok(Answer::Upgraded { from, to }) => {
                 // The upgrade is done, whether or not somebody reads of it.
-                let _ = writeln!(std::io::stdout(), "{name}: {from} -> {to}");
+                let told = format!("{name}: {from} -> {to}");
+                let _ = writeln!(std::io::stdout(), "{}", one_line(&told));
                 continue;
             }
             // Of other programs, or mounted by a version that had no successors.
             Err(AskError::Nobody(_)) if args.all => continue,
+            Ok(Answer::Unseen) => Failure::caused(ExitStatus::Permission, &name, &AskError::Unseen),
             Ok(Answer::Failed(reason)) => {
                 Failure::new(ExitStatus::RestoreState, format!("{name}: {reason}"))
             }
-            Err(error @ (AskError::NotAllowed | AskError::Stranger(_))) => {
+            Err(error @ (AskError::NotAllowed | AskError::Stranger(_) | AskError::Unseen)) => {
                 Failure::caused(ExitStatus::Permission, &name, &error)
             }
             Err(error) => Failure::caused(ExitStatus::Unknown, &name, &error),
@@ -55,27 +57,22 @@ pub(super) fn run(args: &UpgradeArgs) -> Result<ExitStatus, Failure> {
     last.map_or(Ok(ExitStatus::Ok), Err)
 }
 
-/// Returns mountpoints by device, each mount once.
-fn all() -> Result<BTreeMap<String, PathBuf>, Failure> {
-    let mounts = mountinfo::all().map_err(|error| table_unreadable(&error))?;
-    let mounts = mounts.into_iter().filter(mountinfo::MountEntry::is_fuse);
-    let mut found = BTreeMap::new();
-    for mount in mounts {
-        found.entry(mount.device).or_insert(mount.mountpoint);
-    }
-    Ok(found)
+/// Returns all mounts that are seen from here, each once, with their names for messages.
+fn all() -> Result<Vec<(SeenMount, String)>, Failure> {
+    let mounts = SeenMount::all().map_err(|error| table_unreadable(&error))?;
+    Ok(mounts.into_iter().map(|mount| (mount.clone(), show(&mount.mountpoint))).collect())
 }
 
-fn named(mountpoints: &[PathBuf]) -> Result<Vec<(String, PathBuf)>, Failure> {
-    mountpoints.iter().map(|mountpoint| device_of(mountpoint)).collect()
+fn named(mountpoints: &[PathBuf]) -> Result<Vec<(SeenMount, String)>, Failure> {
+    mountpoints.iter().map(|mountpoint| mounted_on(mountpoint)).collect()
 }
 
-fn device_of(mountpoint: &Path) -> Result<(String, PathBuf), Failure> {
+fn mounted_on(mountpoint: &Path) -> Result<(SeenMount, String), Failure> {
     let name = show(mountpoint);
     let resolved = mountinfo::resolve(mountpoint)
         .map_err(|error| Failure::caused(ExitStatus::Unknown, &name, &error))?;
     match mountinfo::topmost_at(&resolved).map_err(|error| table_unreadable(&error))? {
-        Some(entry) if entry.is_fuse() => Ok((entry.device, mountpoint.to_owned())),
+        Some(entry) if entry.is_fuse() => Ok((SeenMount::of(entry), name)),
         _ => Err(Failure::new(ExitStatus::Unknown, format!("{name}: no repository is mounted"))),
     }
 }

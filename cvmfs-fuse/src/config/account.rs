@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cvmfs_cache::safe_path::{self, PRIVATE, PUBLIC};
 use nix::unistd::{Gid, Uid, geteuid};
 use rustix::fs::{Mode, OFlags};
 
@@ -152,18 +153,13 @@ impl Account {
     /// One that is in use stays as it is: what is in it would still be somebody else's, and a site may
     /// share it on purpose. If the account cannot use it, opening it says so.
     pub fn give_cache(&self, directory: &Path) -> io::Result<()> {
-        if let Some(parent) = directory.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        match rustix::fs::mkdir(directory, Mode::from_bits_truncate(0o700)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+        // The account has to get through those above.
+        let (found, _) = safe_path::make_directories(directory, PRIVATE, PUBLIC)?;
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
+        let opened = File::from(rustix::fs::openat(found, ".", flags, Mode::empty())?);
         let found = opened.metadata()?;
         let is_ours = found.uid() == 0 && found.mode() & SHARED == 0;
-        if is_ours && std::fs::read_dir(directory)?.next().is_none() {
+        if is_ours && safe_path::is_empty(&opened)? {
             self.own(&opened)?;
         }
         Ok(())

@@ -133,6 +133,7 @@ impl AutomountSettings {
                 || self.flags.public_key.is_some()
                 || says("CVMFS_PUBLIC_KEY")
                 || says("CVMFS_KEYS_DIR")
+                || configuration.as_ref().is_some_and(|found| !found.added.is_empty())
                 || trust::has_keys(&self.environment.keys_dir(), fqrn.domain())
         };
         has_servers && has_keys()

@@ -77,6 +77,9 @@ pub enum CacheMode {
     Broker,
 }
 
+/// Write permission for the group and for everybody.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
 /// The settings of a store.
 #[derive(Debug, Clone)]
 pub struct CacheSettings {
@@ -202,6 +205,19 @@ impl CacheSettings {
 
     fn connect(&self) -> Result<BrokeredCache, BrokerError> {
         BrokeredCache::connect(&self.broker, self.broker_user)
+    }
+
+    /// Tells whether nobody but this user, or a broker, can change what is stored. What the kernel reads by itself
+    /// is not looked at again after it was verified.
+    pub fn is_only_ours(&self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+
+        if self.alien.is_some() || self.lower.is_some() || self.mode == CacheMode::Direct {
+            return false;
+        }
+        let is_shared = |found: std::fs::Metadata| found.mode() & WRITABLE_BY_OTHERS != 0;
+        // A new one will be ours alone.
+        self.mode == CacheMode::Broker || !std::fs::metadata(&self.directory).is_ok_and(is_shared)
     }
 
     /// Opens the directory itself.

@@ -59,6 +59,19 @@ impl Environment {
         self.of_user(self.cache_home.as_ref(), ".cache").map(|base| base.join("cvmfs-fuse"))
     }
 
+    /// Returns the cache directories of this user and of the machine that nobody has to state.
+    pub fn cache_dirs(&self) -> Vec<PathBuf> {
+        let mut all: Vec<_> = self.default_cache_dir().into_iter().collect();
+        all.push(PathBuf::from(SYSTEM_CACHE));
+        all.dedup();
+        all
+    }
+
+    /// Returns `XDG_RUNTIME_DIR`, if it is an absolute path.
+    pub fn runtime_dir() -> Option<PathBuf> {
+        variable("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+
     /// Returns the configuration file of a user; root has those of the machine.
     pub fn own_configuration(&self) -> Option<PathBuf> {
         let base = self.of_user(self.config_home.as_ref(), ".config").filter(|_| !self.is_root)?;

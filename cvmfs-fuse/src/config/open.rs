@@ -229,6 +229,7 @@ impl RepositorySettings {
             fetch_ahead: self.parameters.fetch_ahead.unwrap_or(true),
             ahead_bandwidth: self.parameters.ahead_bandwidth,
             grace: None,
+            offline_limit: self.parameters.offline_limit.0,
         }
     }
 }
@@ -317,7 +318,13 @@ fn failure_of(error: &RepositoryError) -> Failure {
             return Failure::new(ExitStatus::Catalog, message)
                 .advise(advice_about(servers.iter().map(|(_, error)| error)));
         }
-        RepositoryError::Slow { .. } => (ExitStatus::Catalog, "try again, or another --server"),
+        RepositoryError::Slow { .. } | RepositoryError::Late { .. } => {
+            (ExitStatus::Catalog, "try again, or another --server")
+        }
+        RepositoryError::Offline { .. } => (
+            ExitStatus::Catalog,
+            "connect the machine to a server, or raise --set CVMFS_FUSE_OFFLINE_LIMIT=DAYS",
+        ),
         RepositoryError::Blocked { .. } => (
             ExitStatus::RevisionBlocked,
             "wait for a newer revision, or ask who keeps /etc/cvmfs/blacklist",
@@ -332,6 +339,9 @@ fn failure_of(error: &RepositoryError) -> Failure {
             (ExitStatus::History, "try another --server, or --root-hash instead of a tag or date")
         }
         RepositoryError::NoSuchTag { .. } => (ExitStatus::History, "check the name given to --tag"),
+        RepositoryError::NotPublished { .. } => {
+            (ExitStatus::Catalog, "name a root catalog of its history of tags")
+        }
         RepositoryError::NoSuchDate { .. } => (ExitStatus::History, "give a later --date"),
         RepositoryError::Membership { .. } => {
             (ExitStatus::Catalog, "only public repositories can be read")

@@ -98,6 +98,8 @@ pub struct ProcessSettings {
     pub take_over: bool,
     /// The socket of the process that holds the mount besides its supervisor.
     pub holder: Option<PathBuf>,
+    /// User as whom the holder runs, besides root and our own.
+    pub holder_user: Option<u32>,
 }
 
 impl RepositorySettings {
@@ -110,6 +112,11 @@ impl RepositorySettings {
         let configuration = Configuration::of(flags, environment, Some(&fqrn))?;
         configuration.warn();
         configuration.requires()?;
+        // Who types keys wants these and no others.
+        let added = match flags.public_key.is_some() {
+            true => Vec::new(),
+            false => configuration.added_keys(),
+        };
         let flags = &configuration.complete(flags, environment);
         let parameters = Parameters::parse(flags.set.iter().map(String::as_str))?;
         let discovery = |list: Option<&str>| {
@@ -134,7 +141,13 @@ impl RepositorySettings {
         let servers = servers(flags, &fqrn, &proxy)?;
         let proxy = proxy.with_fallback(parameters.fallback_proxy.as_ref());
         let authorities = parameters.certificate_bundle.as_deref().map(authorities);
-        let keys = trust::master_keys(flags.public_key.as_deref(), &fqrn, &environment.keys_dir())?;
+        let keys = trust::master_keys(
+            flags.public_key.as_deref(),
+            &fqrn,
+            &environment.keys_dir(),
+            &|file| configuration.key(file),
+            added,
+        )?;
         let blocklist_file =
             flags.blocklist.clone().unwrap_or_else(|| environment.blocklist_file());
         let mut blocklist = trust::blocklist(&blocklist_file)?;
@@ -212,7 +225,9 @@ pub fn parse_fqrn(text: &OsStr) -> Result<Fqrn, Failure> {
 }
 
 fn authorities(file: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(file).map_err(|error| {
+    /// Largest file with authorities: that of a system has 250 KiB.
+    const MAX_SIZE: u64 = 16 << 20;
+    super::chain::read_local(file, MAX_SIZE).map_err(|error| {
         let what = format!("cannot read X509_CERT_BUNDLE {}", file.display());
         Failure::caused(ExitStatus::Options, &what, &error)
     })

@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use cvmfs_core::chain::chain;
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::trust::MasterKeys;
@@ -18,11 +19,21 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// Loads the keys that may sign the whitelist of `fqrn`: those of `--public-key`; else the
 /// built-in ones of its domain; else those in `keys_dir` (`DOMAIN/*.pub` and `DOMAIN.pub`).
+///
+/// `added` are those of a configuration repository: they never replace one of the others, and one that is no key
+/// is left out with a warning.
 pub(super) fn master_keys(
     flag: Option<&OsStr>,
     fqrn: &Fqrn,
     keys_dir: &Path,
+    read_key: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    added: Vec<(String, Vec<u8>)>,
 ) -> Result<MasterKeys, Failure> {
+    let added = added.into_iter().filter(|(name, pem)| {
+        let parsed = MasterKeys::parse([(name.as_str(), pem)]);
+        parsed.inspect_err(|error| tracing::warn!("{}", chain(error))).is_ok()
+    });
+    let added: Vec<_> = added.collect();
     let files: Vec<PathBuf> = match (flag, KnownDomain::find(fqrn.domain())) {
         (Some(list), _) => list
             .as_bytes()
@@ -32,14 +43,15 @@ pub(super) fn master_keys(
             .collect(),
         (None, Some(known)) => {
             tracing::debug!(%fqrn, "using built-in master keys");
-            return parse(known.keys.iter().map(|key| (key.name.to_owned(), key.pem)));
+            let known = known.keys.iter().map(|key| (key.name.to_owned(), key.pem.into()));
+            return parse(known.chain(added));
         }
         (None, None) => key_files(keys_dir, fqrn.domain()).map_err(|error| {
             let what = format!("cannot look for master keys in {}", keys_dir.display());
             Failure::caused(ExitStatus::Signature, &what, &error)
         })?,
     };
-    if files.is_empty() {
+    if files.is_empty() && added.is_empty() {
         return Err(match flag {
             Some(_) => Failure::new(ExitStatus::Options, "--public-key names no file"),
             None => Failure::new(
@@ -56,7 +68,7 @@ pub(super) fn master_keys(
     let mut keys = Vec::new();
     for file in files {
         let name = file.display().to_string();
-        let pem = read(&file).map_err(|error| {
+        let pem = read_key(&file).map_err(|error| {
             Failure::caused(
                 ExitStatus::Signature,
                 &format!("cannot read master key {name}"),
@@ -66,12 +78,11 @@ pub(super) fn master_keys(
         })?;
         keys.push((name, pem));
     }
+    keys.extend(added);
     parse(keys)
 }
 
-fn parse<P: AsRef<[u8]>>(
-    keys: impl IntoIterator<Item = (String, P)>,
-) -> Result<MasterKeys, Failure> {
+fn parse(keys: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<MasterKeys, Failure> {
     MasterKeys::parse(keys).map_err(|error| {
         Failure::caused(ExitStatus::Signature, "cannot use the master keys", &error)
     })
@@ -125,13 +136,12 @@ pub(super) fn blocklist(file: &Path) -> Result<Blocklist, Failure> {
     }
 }
 
+/// Reads a file without waiting for anybody: it may lie in a repository, where a FIFO is as easily made as a file.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_SIZE {
-        return Err(io::Error::other(format!("over {MAX_FILE_SIZE} bytes")));
+    if file == Path::new("/dev/null") {
+        return Ok(Vec::new());
     }
-    Ok(bytes)
+    super::chain::read_local(file, MAX_FILE_SIZE)
 }
 
 #[cfg(test)]
@@ -148,7 +158,7 @@ mod tests {
         let nowhere = Path::new("/nonexistent");
         for domain in DOMAINS {
             let fqrn = format!("x.{}", domain.domain).parse().unwrap();
-            let keys = master_keys(None, &fqrn, nowhere).unwrap();
+            let keys = master_keys(None, &fqrn, nowhere, &|file| read(file), Vec::new()).unwrap();
             let expected: Vec<_> = domain.keys.iter().map(|key| key.name).collect();
             assert_eq!(names(&keys), expected);
         }
@@ -169,10 +179,19 @@ mod tests {
         let fqrn = |name: &str| name.parse::<Fqrn>().unwrap();
 
         let flag = format!("{0}:{0}:", file.display());
-        let keys = master_keys(Some(OsStr::new(&flag)), &fqrn("x.cern.ch"), dir.path()).unwrap();
+        let keys = master_keys(
+            Some(OsStr::new(&flag)),
+            &fqrn("x.cern.ch"),
+            dir.path(),
+            &|file| read(file),
+            Vec::new(),
+        )
+        .unwrap();
         assert_eq!(names(&keys), [file.display().to_string(), file.display().to_string()]);
 
-        let keys = master_keys(None, &fqrn("x.example.org"), dir.path()).unwrap();
+        let keys =
+            master_keys(None, &fqrn("x.example.org"), dir.path(), &|file| read(file), Vec::new())
+                .unwrap();
         let expected = ["example.org/a.pub", "example.org/b.pub", "example.org.pub"]
             .map(|name| dir.path().join(name).display().to_string());
         assert_eq!(names(&keys), expected);
@@ -192,7 +211,8 @@ mod tests {
             (Some(dir.path().as_os_str()), ExitStatus::Signature, "cannot read master key"),
             (Some(bad.as_os_str()), ExitStatus::Signature, "bad.pub is not one PEM public key"),
         ] {
-            let failure = master_keys(flag, &fqrn, dir.path()).unwrap_err();
+            let failure =
+                master_keys(flag, &fqrn, dir.path(), &|file| read(file), Vec::new()).unwrap_err();
             assert_eq!(failure.status, status, "{failure}");
             assert!(failure.message.contains(message), "{failure}");
         }

@@ -14,7 +14,6 @@ use super::servers::Server;
 use super::signals::{Arrived, Signals};
 use crate::daemon::background::{PATIENCE, START_LIMIT};
 use crate::daemon::mountpoint::{self, Answer};
-use crate::fuse::mount;
 
 /// How long servers may take to end. They give users of their mounts 5 s; container engines kill
 /// after 10 s.
@@ -66,7 +65,11 @@ impl Household {
                 told = true;
                 for server in self.servers.iter().filter(|server| server.outcome.is_none()) {
                     // Nobody may be listening.
-                    let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", server.progress);
+                    let _ = writeln!(
+                        io::stderr(),
+                        "cvmfs-fuse: {}",
+                        crate::escape::one_line(&server.progress)
+                    );
                 }
             }
             if Instant::now() >= deadline {
@@ -217,7 +220,7 @@ fn exit_code(number: i32) -> u8 {
 fn remove_dead_mount(server: &Server) {
     if server.is_serving()
         && matches!(mountpoint::answer(&server.mountpoint), Answer::Dead)
-        && let Err(error) = mount::unmount(&server.mountpoint, true)
+        && let Err(error) = server.remove_mount()
     {
         tracing::warn!(%error, mountpoint = %server.mountpoint.display(), "cannot unmount");
     }

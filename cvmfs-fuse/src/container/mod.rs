@@ -172,7 +172,7 @@ fn tell(failures: impl Iterator<Item = Failure>, optional: bool) -> Option<Failu
 
 /// One line on stderr; nobody may be reading it.
 fn complain(what: &dyn std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "cvmfs-fuse: {what}");
+    let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", crate::escape::lines(&what.to_string()));
 }
 
 /// The exit codes of shells for a command that cannot be run.

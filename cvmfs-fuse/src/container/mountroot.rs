@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use cvmfs_cache::safe_path::{self, PUBLIC};
 use cvmfs_core::fqrn::Fqrn;
 use nix::mount::MsFlags;
 use rustix::fs::{Mode, OFlags};
@@ -48,7 +49,7 @@ impl MountRoot {
     }
 
     fn make(&mut self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
+        match safe_path::make_new_directory(path, PUBLIC) {
             Ok(()) => self.made.push(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             // The server removes the mount of a dead one.

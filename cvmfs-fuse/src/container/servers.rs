@@ -14,11 +14,14 @@ use super::command::die_with;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 use crate::daemon::Service as _;
+use crate::daemon::abort::detach;
 use crate::daemon::background::{self, Session};
 use crate::daemon::child::{Launcher, Order};
 use crate::daemon::log;
+use crate::daemon::own_mount::OwnMount;
 use crate::daemon::serve::Usable;
 use crate::daemon::succession::Succession;
+use crate::fuse::mount::UnmountError;
 
 /// Longest report; a failure has one line of text.
 const MAX_REPORT: usize = 64 << 10;
@@ -58,8 +61,10 @@ impl Server {
         let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
         let (reader, writer) = io::pipe().map_err(trouble)?;
         let log = (log_path.clone(), log_file);
-        let succession =
-            Succession::start(launcher(line, writer.as_raw_fd(), log, mask)).map_err(trouble)?;
+        let own = OwnMount::at(&settings.mountpoint);
+        let succession = Succession::start(launcher(line, writer.as_raw_fd(), log, mask), own)
+            .map_err(trouble)?
+            .caching_in(&settings.repository.cache.directory);
         Ok(Self {
             fqrn: settings.repository.fqrn.to_string(),
             mountpoint: settings.mountpoint.clone(),
@@ -106,6 +111,11 @@ impl Server {
             self.log_path.display()
         );
         Failure::new(ExitStatus::Mount, message)
+    }
+
+    /// Detaches its mount, if that is there and on top.
+    pub(super) fn remove_mount(&self) -> Result<(), UnmountError> {
+        detach(&self.mountpoint, self.succession.device())
     }
 
     /// Whether its mount was usable and its process should be there.

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::begin::{
     UNDER_WAY, await_estate, go_on, keep_suspects, make, request_deadline, under_way,
 };
+use super::confinement::{self, Shows};
 use super::estate::{Bequest, Estate};
 use super::identity;
 use super::mountpoint::Expected;
@@ -64,8 +65,10 @@ pub fn serve(
     };
     let account = identity::account_of(settings);
     let ground = identity::ground(settings, &origin, resolved, account.as_ref())?;
-    let limits = &settings.model.parameters.process;
-    in_runtime(limits, account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
+    let confinement = confinement::of(&settings.model, Shows::All);
+    in_runtime(&settings.model.parameters.process, account.as_ref(), confinement, |handle| {
+        run(settings, origin, ground, handle, ready)
+    })
 }
 
 async fn run(
@@ -122,18 +125,19 @@ async fn run(
     let adapter = Adapter::new(vfs, handle, request_deadline(patient), noted)
         .enforcing_acls(settings.model.parameters.enforce_acls);
     let begun = match &taken_over {
-        Some(mount) => go_on(adapter, &settings.options, mount, bequest)?,
+        Some(mount) => go_on(adapter, &settings.options, mount, ground.mounter, bequest)?,
         None => make(adapter, ground, &settings.options, bequest)?,
     };
     drop(taken_over);
     let limit = settings.idle_timeout;
+    let passing = begun.bequest.clone();
     let desk = talking::desk_of(&begun, true, &settings.model, activity);
     seated.send_replace(Some(Arc::clone(&desk)));
     let accompany = |kernel| {
         // Requests that need it wait for it.
         notifier.send_replace(Some(kernel));
         let closing = AbortOnDrop(tokio::spawn(close_unused(Arc::downgrade(&fs), limit)));
-        (closing, talking::at_device(&desk))
+        (closing, talking::in_control_directory(&desk, &passing, &settings.model))
     };
     attend(begun, &mut stop, ready, accompany).await
 }

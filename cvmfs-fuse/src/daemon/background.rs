@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,13 @@ use super::estate::{Bequest, Candidate};
 use super::holder::Deposit;
 use super::identity;
 use super::log;
+use super::own_mount::OwnMount;
 use super::serve::{Origin, Usable};
 use super::supervisor;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::escape::one_line;
 use crate::fuse::premounted;
+use crate::sandbox::capabilities;
 
 /// Start of the mount until it is usable. The network has tighter limits for each attempt; this
 /// one covers a long list of servers that are all slow.
@@ -63,7 +67,10 @@ pub(crate) const START_LIMIT: Duration = READY_DEADLINE;
 pub(crate) fn outcome_of(line: &[u8]) -> Option<Result<Usable, Failure>> {
     match serde_json::from_slice(line).ok()? {
         Report::Usable(usable) => Some(Ok(usable)),
-        Report::Failed(failure) => Some(Err(failure)),
+        // It may be the word of another user's server, and is shown on root's terminal.
+        Report::Failed(Failure { status, message }) => {
+            Some(Err(Failure::new(status, log::printable(&message, MAX_REPORT))))
+        }
     }
 }
 
@@ -107,6 +114,11 @@ pub(crate) fn open_log(service: &impl Service) -> Result<(PathBuf, File), Failur
             File::options().append(true).open(&nowhere).map(|file| (nowhere, file))
         })
         .map_err(|error| Failure::caused(ExitStatus::CacheDirectory, "cannot open a log", &error))
+}
+
+/// Returns who owns the log besides this user.
+fn partner_of(service: &impl Service) -> Option<u32> {
+    identity::account_of(service).map(|account| account.uid)
 }
 
 /// Adds to a command line what is for a child only; before `--`, after which all is positional.
@@ -204,7 +216,7 @@ impl Waiting {
             } else if !told && start.elapsed() >= PATIENCE {
                 told = true;
                 // Nobody may be listening.
-                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", service.progress());
+                let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", one_line(&service.progress()));
             }
         }
         match outcome_of(&line) {
@@ -263,7 +275,7 @@ impl Waiting {
 pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Failure> {
     let parent = Parent::adopt(descriptor)?;
     if let Some(path) = log::path_of_stderr() {
-        log::bound_stderr(path);
+        log::bound_stderr(&path, partner_of(service));
     }
     let place = supervisor::Place::Background(
         parent
@@ -272,7 +284,9 @@ pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Fail
             .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot pass on a pipe", &error))?
             .into(),
     );
-    let claimed = match super::held_at(service).map(Deposit::claim).transpose() {
+    let own = OwnMount::at(service.mountpoint());
+    let claimed = super::held_at(service).map(|place| Deposit::claim(place, &own));
+    let claimed = match claimed.transpose() {
         Ok(claimed) => claimed,
         Err(failure) => {
             // Nobody else tells.
@@ -283,7 +297,7 @@ pub fn run(service: &impl Service, descriptor: RawFd) -> Result<ExitStatus, Fail
         }
     };
     drop(parent);
-    supervisor::run(place, claimed)
+    supervisor::run(place, own, claimed, &service.model().cache.directory)
 }
 
 /// The server: serves the mount, and tells whoever waits for it how that went.
@@ -297,7 +311,7 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
     if !process.foreground
         && let Some(path) = log::path_of_stderr()
     {
-        log::bound_stderr(path);
+        log::bound_stderr(&path, partner_of(service));
     }
     let origin = if process.take_over {
         Origin::Successor(Candidate::receive(socket).map_err(|error| {
@@ -307,7 +321,8 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
         Origin::First(Bequest::to(socket).map_err(refused)?)
     };
     let mut parent = process.ready_fd.map(Parent::adopt).transpose()?;
-    if let Some(Err(error)) = parent.as_ref().map(Parent::stop_with_it) {
+    let drops = identity::account_of(service).is_none();
+    if let Some(Err(error)) = parent.as_ref().map(|parent| parent.stop_with_it(drops)) {
         tracing::warn!(%error, "cannot watch the parent");
     }
     let outcome = service.serve(origin, |usable| match parent.take() {
@@ -365,10 +380,18 @@ impl Parent {
 
     /// Stops this process like SIGTERM if the parent ends first (Ctrl-C while it waits): nobody
     /// would know of the mount.
-    fn stop_with_it(&self) -> io::Result<()> {
+    ///
+    /// The thread begins before the sandbox is entered, so it `drops` what it has; not where the whole process
+    /// becomes another user, which all threads must be able to.
+    fn stop_with_it(&self, drops: bool) -> io::Result<()> {
         let pipe = self.pipe.try_clone()?;
         let told = Arc::clone(&self.told);
+        let (sent, dropped) = mpsc::channel();
         thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
+            let _ = sent.send(match drops {
+                true => capabilities::drop_in_this_thread(),
+                false => Ok(()),
+            });
             // No event is asked for: what remains is the error that the reader is gone.
             let mut descriptors = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
             while poll(&mut descriptors, PollTimeout::NONE) == Err(Errno::EINTR) {}
@@ -377,7 +400,7 @@ impl Parent {
                 let _ = kill(getpid(), Signal::SIGTERM);
             }
         })?;
-        Ok(())
+        dropped.recv().unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
     fn tell(mut self, report: &Report) -> io::Result<()> {
@@ -420,6 +443,15 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1);
             assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
         }
+    }
+
+    #[test]
+    fn h2_what_a_server_reports_is_shown_as_text() {
+        let failure = Failure::new(ExitStatus::Catalog, "\u{1b}]0;owned\u{7}\nsecond line");
+        let report = serde_json::to_vec(&Report::Failed(failure)).unwrap();
+        let shown = outcome_of(&report).unwrap().unwrap_err();
+        assert!(!shown.message.chars().any(char::is_control), "{shown}");
+        assert_eq!(shown.status, ExitStatus::Catalog);
     }
 
     #[test]

@@ -18,10 +18,11 @@ use crate::fs::{RepoFs, RepoFsOptions, Vfs, journal};
 use crate::fuse::activity::Activity;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::backing::{self, Backings};
+use crate::fuse::device::Device;
 use crate::fuse::dispatch::REQUEST_DEADLINE;
 use crate::fuse::handover::Mount;
 use crate::fuse::mount::MountError;
-use crate::fuse::mounter::Ground;
+use crate::fuse::mounter::{Ground, Mounter};
 use crate::fuse::mountinfo::show;
 use crate::fuse::session::{MountedSession, mount_supervised, take_over};
 
@@ -37,8 +38,8 @@ pub(super) struct Begun<V: Vfs> {
     pub(super) bequest: Bequest,
     /// Resolved.
     pub(super) mountpoint: PathBuf,
-    /// As in [`crate::fuse::mountinfo::MountEntry`].
-    pub(super) device: Option<String>,
+    /// Its device, where that is known.
+    pub(super) device: Option<Device>,
     /// It was another server's.
     pub(super) is_successor: bool,
 }
@@ -85,12 +86,13 @@ pub(super) fn go_on<V: Vfs>(
     adapter: Adapter<V>,
     options: &MountOptions,
     mount: &Mount,
+    remover: Option<Mounter>,
     bequest: Bequest,
 ) -> Result<Begun<V>, Failure> {
     // fuser has its own descriptor of the connection.
-    let session = take_over(adapter, options, mount)
+    let session = take_over(adapter, options, mount, remover)
         .map_err(|error| mount_failed(&mount.mountpoint, &error))?;
-    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device.clone());
+    let (mountpoint, device) = (mount.mountpoint.clone(), mount.device);
     Ok(Begun { session, bequest, mountpoint, device, is_successor: true })
 }
 
@@ -119,7 +121,7 @@ pub(super) async fn first(
         &settings.repository,
     );
     let parameters = &settings.repository.parameters;
-    let backings = parameters.pass_through.then(pass_through).flatten();
+    let backings = parameters.pass_through.then(|| pass_through(&settings.repository)).flatten();
     let backings = backings.map(|backings| keep_backings(backings, settings, &bequest));
     let deadline = request_deadline(parameters.wait_for_network);
     let activity = Arc::<Activity>::default();
@@ -134,6 +136,7 @@ pub(super) async fn first(
 pub(super) async fn successor(
     settings: &MountSettings,
     candidate: Candidate,
+    remover: Option<Mounter>,
     handle: Handle,
     stop: &mut StopSignals,
 ) -> Result<(Shown, Begun<RepoFs>), Failure> {
@@ -187,7 +190,7 @@ pub(super) async fn successor(
     let (vfs, noted) = (Arc::clone(&fs), Arc::clone(&activity));
     let adapter =
         Adapter::new(vfs, handle, request_deadline(patient), noted).passing_through(backings);
-    let begun = go_on(adapter, &settings.options, &mount, bequest)?;
+    let begun = go_on(adapter, &settings.options, &mount, remover, bequest)?;
     Ok((Shown { repository, fs, activity }, begun))
 }
 
@@ -215,9 +218,17 @@ fn show_with(
     Arc::new(RepoFs::inheriting(repository, options, journal, inheritance, Some(suspects)))
 }
 
-/// Makes the memory for files that the kernel reads without us, if it would.
-fn pass_through() -> Option<Backings> {
+/// Tells whether a predecessor gave the kernel files that it reads by itself.
+pub(super) fn passed_through(candidate: &Candidate, name: &str) -> bool {
+    candidate.journal(&format!("{name}{BACKINGS}")).is_some()
+}
+
+/// Makes the memory for files that the kernel reads without us, if it would and nobody else can change them.
+fn pass_through(settings: &RepositorySettings) -> Option<Backings> {
     let backings = match backing::is_allowed() {
+        _ if !settings.cache.is_only_ours() => {
+            Err("others can write to the cache, and the kernel would not see that".to_owned())
+        }
         Ok(()) => Backings::new().map_err(|error| error.to_string()),
         Err(reason) => Err(reason.to_owned()),
     };

@@ -7,17 +7,24 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use cvmfs_core::chain::chain;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::estate::Wrong;
 use super::letters::{Line, Received, Word};
+use super::pace::Pace;
 
 /// Messages of a server that are read in one go, so that signals are not kept waiting.
 const MESSAGES_AT_ONCE: usize = 64;
 /// A server that said so many things without sense is not listened to any more.
 const MAX_NONSENSE: usize = 100;
+/// Messages of a server at once: two or three for each repository of an automount, and the same again.
+const MAX_BURST: u32 = 1024;
+/// Time for each message of a server beyond that. It waits in the socket, and then the server waits.
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(4);
 
 /// A program file that can be started again when its name leads elsewhere or nowhere.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,6 +79,8 @@ pub(super) enum Reason {
     Upgrade,
     /// It did not do in time what it should.
     Overdue,
+    /// It does not take what the present server says as quickly as that says it.
+    Crowded,
     /// The mount is left to somebody else.
     Left,
 }
@@ -92,8 +101,12 @@ pub(super) struct Child {
     /// As it says.
     pub(super) version: Option<String>,
     pub(super) killed: Option<(Instant, Reason)>,
+    /// It can be heard; false once its end is closed, or it has said too much without sense.
     pub(super) listens: bool,
+    /// It takes the place of another one.
+    succeeds: bool,
     nonsense: usize,
+    pace: Pace,
 }
 
 impl Child {
@@ -126,7 +139,9 @@ impl Child {
             version: None,
             killed: None,
             listens: true,
+            succeeds,
             nonsense: 0,
+            pace: Pace::new(MAX_BURST, MESSAGE_INTERVAL),
         })
     }
 
@@ -145,21 +160,44 @@ impl Child {
         }
     }
 
-    /// Takes what it says, at most a part at a time; true if there may be more. `take` returns
-    /// false for what makes no sense.
-    pub(super) fn listen(&mut self, mut take: impl FnMut(Word, Vec<OwnedFd>) -> bool) -> bool {
+    /// Tells whether it is worth while to wait for what it says.
+    pub(super) fn is_heard(&self, now: Instant) -> bool {
+        self.listens && self.pace.due(now).is_none()
+    }
+
+    /// Returns when it is heard again that has said much lately.
+    pub(super) fn heard_again(&self, now: Instant) -> Option<Instant> {
+        self.pace.due(now).filter(|_| self.listens)
+    }
+
+    /// Takes what it says, at most a part at a time; true if there may be more that is heard now. `take` refuses
+    /// what makes no sense.
+    pub(super) fn listen(
+        &mut self,
+        mut take: impl FnMut(Word, Vec<OwnedFd>) -> Result<(), Wrong>,
+    ) -> bool {
         for _ in 0..MESSAGES_AT_ONCE {
-            if !self.listens {
+            if !self.listens || self.pace.due(Instant::now()).is_some() {
                 return false;
             }
-            let understood = match self.line.hear() {
-                Ok(Received::Word(Word::Ready { version }, _)) => {
+            let heard = self.line.hear();
+            if !matches!(heard, Ok(Received::Nothing | Received::End)) {
+                self.pace.take(Instant::now());
+            }
+            let is_successor = self.succeeds && !self.ready;
+            let may_serve = !self.succeeds || self.heir_since.is_some();
+            let understood = match heard {
+                Ok(Received::Word(Word::Ready { version }, none))
+                    if is_successor && none.is_empty() =>
+                {
                     (self.ready, self.version) = (true, Some(version));
-                    true
+                    Ok(())
                 }
-                Ok(Received::Word(Word::Serving { version }, _)) => {
+                Ok(Received::Word(Word::Serving { version }, none))
+                    if may_serve && none.is_empty() =>
+                {
                     (self.serving, self.version) = (true, Some(version));
-                    true
+                    Ok(())
                 }
                 Ok(Received::Word(word, descriptors)) => take(word, descriptors),
                 Ok(Received::Nothing) => return false,
@@ -167,11 +205,19 @@ impl Child {
                     self.listens = false;
                     return false;
                 }
-                Ok(Received::Nonsense) | Err(_) => false,
+                Ok(Received::Hostile) => {
+                    self.listens = false;
+                    tracing::warn!(
+                        "the server sends descriptors of other things; it is not heard any more"
+                    );
+                    return false;
+                }
+                Ok(Received::Nonsense) | Err(_) => Err(Wrong::Word),
             };
-            if !understood {
+            if let Err(wrong) = understood {
                 self.nonsense += 1;
-                tracing::warn!("a message of the server is not understood");
+                let why = chain(&wrong);
+                tracing::warn!(why, "a message of the server is not understood");
                 self.listens = self.nonsense <= MAX_NONSENSE;
             }
         }

@@ -1,16 +1,26 @@
-//! How a supervisor is asked to replace its server, also when no server lives: an abstract socket
-//! named after the device of the mount, which /proc/self/mountinfo tells to whoever sees the mount.
+//! How a supervisor is asked to replace its server, also when no server lives: at the socket `control` in the
+//! control directory of the mount ([`crate::talk::directory`]).
 //!
-//! One packet asks, one answers. Both sides look at who the other one is: root, or the same user.
+//! One packet asks, one answers. The supervisor takes it from root and its own user, if they prove that they
+//! see the mount ([`crate::talk::proof`]); the command believes root and the user of the mount.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cvmfs_cache::peer_of;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recv,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::talk::address::SeenMount;
+use crate::talk::directory::{CONTROL, ControlDirectory, DirectoryError, Record, TALK};
+use crate::talk::finding;
+use crate::talk::proof::{self, Descriptors, Peer};
+use crate::talk::wire::{REFUSAL, UNSEEN};
 
 /// What is asked; there is one thing.
 const UPGRADE: &[u8] = b"upgrade";
@@ -18,6 +28,10 @@ const UPGRADE: &[u8] = b"upgrade";
 const MAX_ASKING: usize = 8;
 /// Longest answer: two versions, or one line of reasons.
 const MAX_ANSWER: usize = 4096;
+/// How long the address of a mount that has just begun is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// What came of an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +45,8 @@ pub enum Answer {
     },
     /// It is as before.
     Failed(String),
+    /// The peer has not proved that it sees the mount.
+    Unseen,
 }
 
 /// Why nothing can be asked.
@@ -43,8 +59,11 @@ pub enum AskError {
     #[error("user {0} listens in place of the supervisor")]
     Stranger(u32),
     /// It does not let us.
-    #[error("only root and the user who mounted may ask for that")]
+    #[error("{REFUSAL}")]
     NotAllowed,
+    /// It lets those who see the mount.
+    #[error("{UNSEEN}")]
+    Unseen,
     /// No answer.
     #[error("no answer after {} s", .0.as_secs())]
     Silence(Duration),
@@ -53,59 +72,75 @@ pub enum AskError {
     Broken(#[source] io::Error),
 }
 
-/// The supervisor's end.
+/// The supervisor's end: the control directory of its mount, with both sockets.
 #[derive(Debug)]
 pub(super) struct Control {
     listener: OwnedFd,
+    /// Where the server answers; never accepted from here.
+    talk: OwnedFd,
+    device: String,
     /// Connected, and not asked yet.
-    silent: Vec<OwnedFd>,
+    silent: Vec<(OwnedFd, Peer)>,
     asking: Vec<OwnedFd>,
-}
-
-fn address(device: &str) -> io::Result<SocketAddrUnix> {
-    Ok(SocketAddrUnix::new_abstract_name(format!("cvmfs-fuse/{device}").as_bytes())?)
-}
-
-fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | flags;
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
-}
-
-fn is_one_of_us(socket: &OwnedFd) -> io::Result<Result<(), u32>> {
-    let (uid, _) = peer_of(socket)?;
-    let ours = uid == 0 || uid == nix::unistd::geteuid().as_raw();
-    Ok(if ours { Ok(()) } else { Err(uid) })
+    /// Removed with its value.
+    _directory: ControlDirectory,
 }
 
 impl Control {
-    /// Listens for the mount with this device number.
-    pub(super) fn listen(device: &str) -> io::Result<Self> {
-        let listener = socket(SocketFlags::NONBLOCK)?;
-        rustix::net::bind(&listener, &address(device)?)?;
-        rustix::net::listen(&listener, i32::try_from(MAX_ASKING).unwrap_or(1))?;
-        Ok(Self { listener, silent: Vec::new(), asking: Vec::new() })
+    /// Makes the control directory of the mount with this device number, and listens in it.
+    pub(super) fn listen(
+        device: &str,
+        mountpoint: &Path,
+        caches: &[PathBuf],
+    ) -> Result<Self, DirectoryError> {
+        let mut directory = ControlDirectory::make(device, caches)?;
+        let listener = directory.listen(CONTROL, SocketType::SEQPACKET)?;
+        let talk = directory.listen(TALK, SocketType::STREAM)?;
+        // Last: a directory counts from its record on.
+        directory.write(&Record::of(device, mountpoint, std::process::id()))?;
+        tracing::debug!(path = %directory.path().display(), "control directory");
+        let (silent, asking, device) = (Vec::new(), Vec::new(), device.to_owned());
+        Ok(Self { listener, talk, device, silent, asking, _directory: directory })
+    }
+
+    /// Returns the socket that the server accepts clients from.
+    pub(super) fn talk(&self) -> BorrowedFd<'_> {
+        self.talk.as_fd()
     }
 
     /// Returns what is to be polled.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.listener].into_iter().chain(&self.silent).map(OwnedFd::as_fd)
+        let silent = self.silent.iter().map(|(peer, _)| peer);
+        [&self.listener].into_iter().chain(silent).map(OwnedFd::as_fd)
     }
 
     /// Tells whether somebody new asks for an upgrade.
     pub(super) fn is_asked(&mut self) -> bool {
-        while let Ok(peer) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
-            if self.silent.len() < MAX_ASKING && matches!(is_one_of_us(&peer), Ok(Ok(()))) {
-                self.silent.push(peer);
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+            let Ok(peer) = Peer::of(&socket) else { continue };
+            let is_allowed = peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw();
+            if is_allowed {
+                // Who says nothing makes room for who may.
+                if self.silent.len() >= MAX_ASKING {
+                    drop(self.silent.remove(0));
+                }
+                self.silent.push((socket, peer));
             }
         }
         let before = self.asking.len();
-        for peer in std::mem::take(&mut self.silent) {
-            let mut request = [0; 64];
-            match rustix::net::recv(&peer, &mut request[..], RecvFlags::DONTWAIT) {
-                Ok((len, _)) if request[..len] == *UPGRADE && self.asking.len() < MAX_ASKING => {
-                    self.asking.push(peer);
+        for (socket, peer) in std::mem::take(&mut self.silent) {
+            let (mut request, mut sent) = ([0; 64], Descriptors::default());
+            match proof::receive(&socket, &mut request, RecvFlags::DONTWAIT, &mut sent) {
+                Ok(len) if request.get(..len) == Some(UPGRADE) => {
+                    if !sent.show(&self.device) && !peer.sees(&self.device) {
+                        send(&socket, &Answer::Unseen);
+                    } else if self.asking.len() < MAX_ASKING {
+                        self.asking.push(socket);
+                    }
                 }
-                Err(rustix::io::Errno::AGAIN) => self.silent.push(peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.silent.push((socket, peer));
+                }
                 // Nonsense, or gone.
                 _ => {}
             }
@@ -115,34 +150,83 @@ impl Control {
 
     /// Answers all who asked.
     pub(super) fn answer(&mut self, answer: &Answer) {
-        let letter = serde_json::to_vec(answer).unwrap_or_default();
         for peer in self.asking.drain(..) {
-            // Nobody may be waiting any more.
-            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            let _ = rustix::net::send(&peer, &letter, flags);
+            send(&peer, answer);
         }
     }
 }
 
-/// Asks the supervisor of the mount with this device number for an upgrade.
-pub fn ask(device: &str, limit: Duration) -> Result<Answer, AskError> {
+/// Answers a peer, which may not be waiting any more.
+fn send(peer: &OwnedFd, answer: &Answer) {
+    let letter = serde_json::to_vec(answer).unwrap_or_default();
+    let _ = rustix::net::send(peer, &letter, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+}
+
+/// Asks the supervisor of a mount for an upgrade.
+///
+/// # Errors
+/// If no supervisor is found that speaks for the mount, or it does not answer.
+pub fn ask(mount: &SeenMount, limit: Duration) -> Result<Answer, AskError> {
     let broken = |error: rustix::io::Errno| AskError::Broken(error.into());
-    let socket = socket(SocketFlags::empty()).map_err(AskError::Broken)?;
-    let address = address(device).map_err(AskError::Broken)?;
-    rustix::net::connect(&socket, &address).map_err(|error| AskError::Nobody(error.into()))?;
-    is_one_of_us(&socket).map_err(AskError::Broken)?.map_err(AskError::Stranger)?;
-    rustix::net::send(&socket, UPGRADE, SendFlags::NOSIGNAL).map_err(broken)?;
+    let socket = connect(mount)?;
+    let (uid, _) = peer_of(&socket).map_err(AskError::Broken)?;
+    if !mount.is_spoken_for_by(uid) {
+        return Err(AskError::Stranger(uid));
+    }
+    let proof: Vec<_> = mount.proof().into_iter().collect();
+    proof::send(&socket, UPGRADE, &proof).map_err(AskError::Broken)?;
     let timeout = Timespec::try_from(limit).ok();
     let mut polled = [PollFd::new(&socket, PollFlags::IN)];
     if poll(&mut polled, timeout.as_ref()).map_err(broken)? == 0 {
         return Err(AskError::Silence(limit));
     }
     let mut letter = vec![0; MAX_ANSWER];
-    match rustix::net::recv(&socket, &mut letter[..], RecvFlags::empty()) {
+    match recv(&socket, &mut letter[..], RecvFlags::empty()) {
         Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Err(AskError::NotAllowed),
-        Ok((len, _)) => {
-            serde_json::from_slice(&letter[..len]).map_err(|error| AskError::Broken(error.into()))
-        }
+        Ok((len, _)) => match serde_json::from_slice(&letter[..len]) {
+            Ok(Answer::Unseen) => Err(AskError::Unseen),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(AskError::Broken(error.into())),
+        },
         Err(error) => Err(broken(error)),
     }
+}
+
+/// Returns the process id of the supervisor of a mount, without asking it anything.
+pub fn supervisor_of(mount: &SeenMount) -> Option<i32> {
+    let socket = attempt(mount).ok()?;
+    let peer = Peer::of(&socket).ok().filter(|peer| mount.is_spoken_for_by(peer.uid))?;
+    peer.pid()?.try_into().ok()
+}
+
+/// Connects to the supervisor. A mount of this program that has just begun gets its address in a moment.
+fn connect(mount: &SeenMount) -> Result<OwnedFd, AskError> {
+    let start = Instant::now();
+    loop {
+        let error = match attempt(mount) {
+            Ok(socket) => return Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(AskError::NotAllowed);
+            }
+            Err(error) => error,
+        };
+        if !mount.looks_ours || start.elapsed() >= PATIENCE {
+            return Err(AskError::Nobody(error));
+        }
+        #[expect(clippy::disallowed_methods, reason = "a short pause of a command")]
+        std::thread::sleep(RETRY);
+    }
+}
+
+fn attempt(mount: &SeenMount) -> io::Result<OwnedFd> {
+    let mut last = io::ErrorKind::NotFound.into();
+    for place in finding::find(mount)? {
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        let socket = rustix::net::socket_with(family, SocketType::SEQPACKET, flags, None)?;
+        match rustix::net::connect(&socket, &SocketAddrUnix::new(place.socket(CONTROL))?) {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
 }

@@ -1,19 +1,26 @@
 //! What a successor needs to go on with a mount, and who keeps it: the supervisor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
+use super::abort;
 use super::letters::{Line, MAX_DESCRIPTORS, Received, Word};
+use super::own_mount::{NotOurs, OwnMount, Teller};
 use crate::VERSION;
 use crate::fuse::handover::Mount;
+use crate::fuse::received::{Kind, kind_of};
 
 /// Longest name of a journal; names of repositories are shorter than file names.
 const MAX_NAME_LEN: usize = 255;
 /// Journals of one mount. Each is a descriptor of the supervisor, of which 1024 are usual.
-const MAX_JOURNALS: usize = 512;
+pub(super) const MAX_JOURNALS: usize = 512;
+/// Longest journal that is kept, in bytes: twice what a successor reads.
+const MAX_JOURNAL_LEN: u64 = 512 << 20;
 /// How long a successor waits for what is there already.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,62 +43,201 @@ pub(super) struct Holdings {
     pub(super) died: bool,
 }
 
+/// Whose words are taken, and what is believed of them.
+#[derive(Clone, Copy)]
+pub(super) enum Trust<'a> {
+    /// Our own supervisor, which has looked at everything.
+    Supervisor,
+    /// Whoever tells a supervisor of its mount.
+    Supervised(&'a OwnMount, Teller),
+    /// A depositor at a holder, which knows nothing of mounts and looks at the kinds of descriptors. It may keep so
+    /// many more journals.
+    Depositor { journals_left: usize },
+}
+
+/// What a word changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// There is a mount.
+    Mounted,
+    /// Journals of these names came, or took the place of earlier ones.
+    Journals(Vec<String>),
+    /// The journal of this name is gone.
+    Closed(String),
+    /// Nothing that others are told.
+    Nothing,
+}
+
+/// Why a word changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Wrong {
+    /// Nobody says that here.
+    #[error("a word that is not for its sender")]
+    Word,
+    /// There is a mount already.
+    #[error("a second mount")]
+    Again,
+    /// Names and descriptors that do not belong together.
+    #[error("descriptors that do not fit the word")]
+    Descriptors,
+    /// A name that no repository has.
+    #[error("a name that none of its kind has")]
+    Name,
+    /// A descriptor of something else than memory of bounded size.
+    #[error("a journal that is none")]
+    Journal,
+    /// More journals than there may be.
+    #[error("too many journals")]
+    TooMany,
+    /// A mount that is not ours.
+    #[error("a mount that is not ours")]
+    Mount(#[from] NotOurs),
+}
+
 impl Holdings {
-    /// Takes what a server says; false if it makes no sense.
-    pub(super) fn take(&mut self, word: Word, descriptors: Vec<OwnedFd>) -> bool {
-        let mut descriptors = descriptors.into_iter();
+    /// Takes what somebody says; what makes no sense changes nothing.
+    pub(super) fn take(
+        &mut self,
+        word: Word,
+        descriptors: Vec<OwnedFd>,
+        trust: Trust<'_>,
+    ) -> Result<Change, Wrong> {
         match word {
             Word::Mounted { greeting, mountpoint, device } => {
-                let Some(connection) = descriptors.next() else { return false };
-                self.mount = Some(Mount { connection, greeting, mountpoint, device });
-                true
+                let [connection] =
+                    <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| Wrong::Descriptors)?;
+                let said = Mount { connection, greeting, mountpoint, device };
+                self.take_mount(said, trust)?;
+                Ok(Change::Mounted)
             }
             Word::Journals { names } => {
-                let complete = names.len() == descriptors.len() && !names.is_empty();
-                complete && names.into_iter().zip(descriptors).all(|one| self.take_journal(one))
+                self.check_journals(&names, &descriptors, trust)?;
+                self.journals.extend(names.iter().cloned().zip(descriptors));
+                Ok(Change::Journals(names))
             }
-            Word::Died => {
+            _ if !descriptors.is_empty() => Err(Wrong::Descriptors),
+            Word::Closed { name } => match self.journals.remove(&name) {
+                Some(_) => Ok(Change::Closed(name)),
+                None => Ok(Change::Nothing),
+            },
+            Word::Died if matches!(trust, Trust::Supervisor) => {
                 self.died = true;
-                true
+                Ok(Change::Nothing)
             }
-            Word::Closed { name } => {
-                self.journals.remove(&name);
-                true
-            }
-            _ => false,
+            _ => Err(Wrong::Word),
         }
     }
 
-    fn take_journal(&mut self, (name, journal): (String, OwnedFd)) -> bool {
-        let fits = self.journals.len() < MAX_JOURNALS || self.journals.contains_key(&name);
-        let sensible = !name.is_empty() && name.len() <= MAX_NAME_LEN;
-        if fits && sensible {
-            self.journals.insert(name, journal);
+    fn take_mount(&mut self, said: Mount, trust: Trust<'_>) -> Result<(), Wrong> {
+        // A holder may hear of the next mount before it has noticed the end of the one before.
+        let is_replaced = matches!(trust, Trust::Depositor { .. })
+            && self.mount.as_ref().is_some_and(|mount| abort::is_over(&mount.connection));
+        if self.mount.is_some() && !is_replaced {
+            return Err(Wrong::Again);
         }
-        fits && sensible
+        let Mount { connection, greeting, mountpoint, device } = said;
+        self.mount = Some(match trust {
+            Trust::Supervised(own, teller) => own.verify(connection, greeting, device, teller)?,
+            Trust::Supervisor => Mount { connection, greeting, mountpoint, device },
+            Trust::Depositor { .. } => {
+                let kind = kind_of(connection.as_fd());
+                // In tests a socket stands for it.
+                if kind != Kind::Fuse && !(cfg!(test) && kind == Kind::Local) {
+                    return Err(NotOurs::NotFuse.into());
+                }
+                Mount { connection, greeting, mountpoint, device }
+            }
+        });
+        Ok(())
+    }
+
+    fn check_journals(
+        &self,
+        names: &[String],
+        descriptors: &[OwnedFd],
+        trust: Trust<'_>,
+    ) -> Result<(), Wrong> {
+        if names.len() != descriptors.len() || names.is_empty() {
+            return Err(Wrong::Descriptors);
+        }
+        let is_sensible = |name: &String| {
+            (1..=MAX_NAME_LEN).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if !names.iter().all(is_sensible) {
+            return Err(Wrong::Name);
+        }
+        let fresh: BTreeSet<_> =
+            names.iter().filter(|name| !self.journals.contains_key(*name)).collect();
+        let limit = match trust {
+            Trust::Depositor { journals_left } => self.journals.len() + journals_left,
+            _ => MAX_JOURNALS,
+        };
+        if self.journals.len() + fresh.len() > limit.min(MAX_JOURNALS) {
+            return Err(Wrong::TooMany);
+        }
+        let is_journal = |descriptor: &OwnedFd| matches!(kind_of(descriptor.as_fd()), Kind::Memory(len) if len <= MAX_JOURNAL_LEN);
+        if !matches!(trust, Trust::Supervisor) && !descriptors.iter().all(is_journal) {
+            return Err(Wrong::Journal);
+        }
+        Ok(())
     }
 
     /// Says all of it.
     pub(super) fn send(&self, line: &Line) -> io::Result<()> {
-        if let Some(mount) = &self.mount {
-            line.say(&mounted(mount), &[mount.connection.as_fd()])?;
-        }
+        self.pass_on(&Change::Mounted, line)?;
         // Few messages, so that all of them fit into the buffer of a socket.
-        let journals: Vec<_> = self.journals.iter().collect();
-        for some in journals.chunks(MAX_DESCRIPTORS) {
-            let names = some.iter().map(|(name, _)| (*name).clone()).collect();
-            let descriptors: Vec<_> = some.iter().map(|(_, journal)| journal.as_fd()).collect();
-            line.say(&Word::Journals { names }, &descriptors)?;
+        let names: Vec<_> = self.journals.keys().cloned().collect();
+        for some in names.chunks(MAX_DESCRIPTORS) {
+            self.pass_on(&Change::Journals(some.to_vec()), line)?;
         }
         line.say(&Word::Present, &[])
+    }
+
+    /// Says what has changed, as it is here: not in the words of who changed it.
+    pub(super) fn pass_on(&self, change: &Change, line: &Line) -> io::Result<()> {
+        match change {
+            Change::Mounted => match &self.mount {
+                Some(mount) => line.say(&mounted(mount), &[mount.connection.as_fd()]),
+                None => Ok(()),
+            },
+            Change::Journals(names) => {
+                let known = names.iter().filter_map(|name| self.journals.get_key_value(name));
+                let (names, journals): (Vec<_>, Vec<_>) =
+                    known.map(|(name, journal)| (name.clone(), journal.as_fd())).unzip();
+                line.say(&Word::Journals { names }, &journals)
+            }
+            Change::Closed(name) => line.say(&Word::Closed { name: name.clone() }, &[]),
+            Change::Nothing => Ok(()),
+        }
     }
 }
 
 fn mounted(mount: &Mount) -> Word {
     let Mount { greeting, mountpoint, device, .. } = mount;
     let (greeting, mountpoint) = (greeting.clone(), mountpoint.clone());
-    Word::Mounted { greeting, mountpoint, device: device.clone() }
+    Word::Mounted { greeting, mountpoint, device: *device }
 }
+
+/// What the supervisor has passed for clients of the mount.
+#[derive(Debug)]
+pub enum Passed {
+    /// A socket that listens in the control directory.
+    Listener(OwnedFd),
+    /// There is no control directory; the supervisor has logged why.
+    Nothing,
+    /// The supervisor says nothing of that: it is of an older version, or is gone.
+    Silent,
+}
+
+impl Passed {
+    fn of(descriptors: Vec<OwnedFd>) -> Self {
+        descriptors.into_iter().next().map_or(Self::Nothing, Self::Listener)
+    }
+}
+
+/// What was passed before it is asked for.
+type Kept = Arc<Mutex<Option<Passed>>>;
 
 /// A process that will go on with a mount when the present server ends. Until then it prepares
 /// what it can, from what there is.
@@ -99,13 +245,14 @@ fn mounted(mount: &Mount) -> Word {
 pub struct Candidate {
     line: Line,
     holdings: Holdings,
+    passed: Kept,
 }
 
 impl Candidate {
     /// Receives what there is.
     pub fn receive(socket: OwnedFd) -> io::Result<Self> {
         let line = Line::patient(socket)?;
-        let mut candidate = Self { line, holdings: Holdings::default() };
+        let mut candidate = Self { line, holdings: Holdings::default(), passed: Kept::default() };
         candidate.listen(&Word::Present, Some(PATIENCE))?;
         Ok(candidate)
     }
@@ -122,20 +269,23 @@ impl Candidate {
         self.listen(&Word::Complete, None)?;
         let Holdings { mount, journals, died } = self.holdings;
         let mount = mount.ok_or_else(|| io::Error::other("there is no mount to take over"))?;
-        Ok((Estate { mount, journals, died }, Bequest(Some(Arc::new(self.line)))))
+        Ok((Estate { mount, journals, died }, Bequest(Some(Arc::new(self.line)), self.passed)))
     }
 
     fn listen(&mut self, last: &Word, limit: Option<Duration>) -> io::Result<()> {
         loop {
             match self.line.wait(limit)? {
                 Received::Word(word, _) if word == *last => return Ok(()),
+                Received::Word(Word::Control, descriptors) => {
+                    *self.passed.lock() = Some(Passed::of(descriptors));
+                }
                 Received::Word(word, descriptors) => {
-                    if !self.holdings.take(word, descriptors) {
-                        return Err(io::ErrorKind::InvalidData.into());
-                    }
+                    self.holdings
+                        .take(word, descriptors, Trust::Supervisor)
+                        .map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong))?;
                 }
                 // Of another version.
-                Received::Nonsense => {}
+                Received::Nonsense | Received::Hostile => {}
                 Received::Nothing if limit.is_none() => {}
                 Received::Nothing => return Err(io::ErrorKind::TimedOut.into()),
                 Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -146,12 +296,12 @@ impl Candidate {
 
 /// The server's way to leave something to its successor. Without a supervisor it does nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Bequest(Option<Arc<Line>>);
+pub struct Bequest(Option<Arc<Line>>, Kept);
 
 impl Bequest {
     /// Speaks to the supervisor at the other end of a socket.
     pub fn to(supervisor: OwnedFd) -> io::Result<Self> {
-        Line::patient(supervisor).map(|line| Self(Some(Arc::new(line))))
+        Line::patient(supervisor).map(|line| Self(Some(Arc::new(line)), Kept::default()))
     }
 
     /// Whether there is a supervisor.
@@ -180,9 +330,33 @@ impl Bequest {
         self.leave(&Word::Serving { version: VERSION.to_owned() }, &[]);
     }
 
+    /// Returns what the supervisor passes for clients of the mount; waits for that, at most for `limit`.
+    pub(super) fn control(&self, limit: Duration) -> Passed {
+        if let Some(passed) = self.1.lock().take() {
+            return passed;
+        }
+        let Some(line) = &self.0 else { return Passed::Silent };
+        let start = Instant::now();
+        loop {
+            match line.wait(Some(limit.saturating_sub(start.elapsed()))) {
+                Ok(Received::Word(Word::Control, descriptors)) => return Passed::of(descriptors),
+                // Of another version.
+                Ok(Received::Word(..) | Received::Nonsense | Received::Hostile) => {}
+                Ok(Received::Nothing) if start.elapsed() < limit => {}
+                Ok(Received::Nothing | Received::End) | Err(_) => return Passed::Silent,
+            }
+        }
+    }
+
     /// Asks the supervisor to detach the mount, which this server may not; tells whether it hears that.
     pub fn detach(&self) -> bool {
         self.leave(&Word::Detach, &[])
+    }
+
+    /// Asks the supervisor to make the kernel drop what it knows of the mount and nobody uses; tells whether it
+    /// hears that.
+    pub fn shrink(&self) -> bool {
+        self.leave(&Word::Shrink, &[])
     }
 
     /// Without its supervisor a mount works and dies with its server.
@@ -197,112 +371,4 @@ impl Bequest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::daemon::letters::MAX_LEN;
-
-    fn file(text: &str) -> OwnedFd {
-        let flags = rustix::fs::MemfdFlags::CLOEXEC;
-        let file = rustix::fs::memfd_create("test", flags).unwrap();
-        rustix::io::write(&file, text.as_bytes()).unwrap();
-        file
-    }
-
-    fn text(file: BorrowedFd<'_>) -> String {
-        let mut bytes = [0; 64];
-        let len = rustix::io::pread(file, &mut bytes[..], 0).unwrap();
-        String::from_utf8(bytes[..len].to_vec()).unwrap()
-    }
-
-    fn mount() -> Mount {
-        let greeting = serde_json::from_str(r#"{"request":[1],"reply":[2]}"#).unwrap();
-        let device = Some("0:5".to_owned());
-        Mount { connection: file("connection"), greeting, mountpoint: "/m".into(), device }
-    }
-
-    /// Takes all that was said; returns how much of it made no sense.
-    fn listen(holdings: &mut Holdings, line: &Line) -> usize {
-        let mut wrong = 0;
-        loop {
-            match line.hear().unwrap() {
-                Received::Word(word, file) => wrong += usize::from(!holdings.take(word, file)),
-                Received::Nonsense => wrong += 1,
-                Received::Nothing | Received::End => return wrong,
-            }
-        }
-    }
-
-    #[test]
-    fn a_successor_gets_what_was_left_last() {
-        let (supervisor, server) = Line::pair().unwrap();
-        let bequest = Bequest::to(server).unwrap();
-        bequest.journal("a.b.c", file("old").as_fd());
-        bequest.mounted(&mount());
-        bequest.journal("gone", file("gone").as_fd());
-        let mut holdings = Holdings::default();
-        assert_eq!(listen(&mut holdings, &supervisor), 0);
-        let (ours, theirs) = Line::pair().unwrap();
-        holdings.send(&ours).unwrap();
-        let candidate = Candidate::receive(theirs).unwrap();
-        assert_eq!(text(candidate.journal("a.b.c").unwrap()), "old");
-        // It is told what comes later, and of what a dead server said last.
-        bequest.journal("d.e.f", file("other").as_fd());
-        bequest.closed("gone");
-        bequest.journal("a.b.c", file("new").as_fd());
-        drop(bequest);
-        while let Received::Word(word, files) = supervisor.hear().unwrap() {
-            let files: Vec<_> = files.iter().map(OwnedFd::as_fd).collect();
-            ours.say(&word, &files).unwrap();
-        }
-        ours.say(&Word::Complete, &[]).unwrap();
-        let (estate, _) = candidate.succeed().unwrap();
-        assert!(matches!(ours.hear().unwrap(), Received::Word(Word::Ready { .. }, _)));
-        assert_eq!(text(estate.mount.connection.as_fd()), "connection");
-        let journals = estate.journals.iter();
-        let journals: Vec<_> = journals.map(|(name, f)| (name.as_str(), text(f.as_fd()))).collect();
-        assert_eq!(journals, [("a.b.c", "new".to_owned()), ("d.e.f", "other".to_owned())]);
-    }
-
-    #[test]
-    fn nonsense_and_floods_change_nothing() {
-        let (supervisor, server) = Line::pair().unwrap();
-        let mut holdings = Holdings::default();
-        for letter in [&b"nonsense"[..], b"{\"Journals\":{}}", &[b'x'; MAX_LEN + 1]] {
-            rustix::net::send(&server, letter, rustix::net::SendFlags::NOSIGNAL).unwrap();
-        }
-        let server = Line::patient(server).unwrap();
-        let name = |text: &str| Word::Journals { names: vec![text.to_owned()] };
-        server.say(&name("without"), &[]).unwrap();
-        server.say(&name(&"n".repeat(MAX_NAME_LEN + 1)), &[file("").as_fd()]).unwrap();
-        server.say(&Word::Complete, &[]).unwrap();
-        assert_eq!(listen(&mut holdings, &supervisor), 6);
-        for number in 0..MAX_JOURNALS + 2 {
-            server.say(&name(&number.to_string()), &[file("x").as_fd()]).unwrap();
-            assert_eq!(listen(&mut holdings, &supervisor), usize::from(number >= MAX_JOURNALS));
-        }
-        server.say(&name("7"), &[file("replaced").as_fd()]).unwrap();
-        assert_eq!(listen(&mut holdings, &supervisor), 0);
-        assert_eq!((holdings.journals.len(), holdings.mount.is_none()), (MAX_JOURNALS, true));
-        assert_eq!(text(holdings.journals["7"].as_fd()), "replaced");
-        // As many as there may be arrive before anybody reads.
-        let (ours, theirs) = Line::pair().unwrap();
-        holdings.mount = Some(mount());
-        holdings.send(&ours).unwrap();
-        let candidate = Candidate::receive(theirs).unwrap();
-        assert_eq!(candidate.holdings.journals.len(), MAX_JOURNALS);
-    }
-
-    #[test]
-    fn an_estate_without_a_mount_or_an_end_is_none() {
-        let (ours, theirs) = Line::pair().unwrap();
-        let holdings = Holdings { mount: Some(mount()), ..Holdings::default() };
-        holdings.send(&ours).unwrap();
-        let candidate = Candidate::receive(theirs).unwrap();
-        drop(ours);
-        assert!(candidate.succeed().is_err());
-        let (ours, theirs) = Line::pair().unwrap();
-        Holdings::default().send(&ours).unwrap();
-        ours.say(&Word::Complete, &[]).unwrap();
-        assert!(Candidate::receive(theirs).unwrap().succeed().is_err());
-    }
-}
+mod tests;

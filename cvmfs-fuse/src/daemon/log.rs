@@ -21,14 +21,19 @@ mod scribe;
 mod secrets;
 mod wire;
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use cvmfs_cache::safe_path::{self, LogPlace, PRIVATE, Refused};
 use parking_lot::Mutex;
+use rustix::fs::Mode;
 
+pub(crate) use record::printable;
 pub(crate) use remembered::last;
 pub(crate) use scribe::{direct, fail, settle, start};
 use secrets::masked;
@@ -36,6 +41,13 @@ use secrets::masked;
 /// A log file of this size becomes `FILE.1`, in place of the one before: weeks of warnings, or an
 /// hour of debugging.
 const MAX_SIZE: u64 = 4 << 20;
+
+/// Mode of the log of a background mount.
+const MODE: u32 = 0o600;
+/// Directory of logs, below that of the cache.
+const LOGS: &str = "log";
+/// Write permission for others.
+const SHARED: u32 = 0o022;
 
 static BACKGROUND_FILE: OnceLock<Mutex<BoundedFile>> = OnceLock::new();
 
@@ -48,30 +60,37 @@ pub fn open_background(
 ) -> io::Result<(PathBuf, File)> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for directory in directories {
-        if std::fs::metadata(directory).is_ok_and(|found| !is_private(&found, owner)) {
-            continue;
-        }
-        let path = directory.join("log").join(format!("{fqrn}.log"));
-        match open(&path) {
-            Ok(file) => return Ok((path, file)),
+        match place_in(directory, owner, fqrn).and_then(|place| place.open(MODE)) {
+            Ok(file) => return Ok((directory.join(LOGS).join(file_name(fqrn)), file)),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-/// Whoever can write to a directory can put a link in the place of the log.
-fn is_private(directory: &std::fs::Metadata, owner: u32) -> bool {
-    directory.is_dir() && directory.uid() == owner && directory.mode() & 0o022 == 0
+fn file_name(fqrn: &str) -> String {
+    format!("{fqrn}.log")
 }
 
-/// Opens a log file for appending, with the directories above it.
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
+/// Finds the place of a log below a directory that only `owner` can write to; what is missing of it
+/// is made for this user alone.
+fn place_in(directory: &Path, owner: u32, fqrn: &str) -> io::Result<LogPlace> {
+    let (opened, _) = safe_path::make_directories(directory, PRIVATE, PRIVATE)?;
+    // Whoever can write to it can put another file in the place of the log.
+    let found = rustix::fs::fstat(&opened)?;
+    if found.st_uid != owner || found.st_mode & SHARED != 0 {
+        return Err(Refused::ForeignDirectory { owner: found.st_uid }.into());
     }
-    let follow = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(follow).open(path)
+    let (logs, _) = safe_path::make_directory_at(opened.as_fd(), LOGS, PRIVATE)?;
+    let found = rustix::fs::fstat(&logs)?;
+    if found.st_uid != owner {
+        return Err(Refused::ForeignDirectory { owner: found.st_uid }.into());
+    }
+    if found.st_mode & SHARED != 0 {
+        // Of an earlier version, which left it to the umask.
+        rustix::fs::fchmod(&logs, Mode::from_bits_truncate(PRIVATE))?;
+    }
+    Ok(LogPlace::at(logs, OsStr::new(&file_name(fqrn)), None))
 }
 
 /// Returns the file that is stderr now; a device or a pipe is none.
@@ -81,11 +100,16 @@ pub fn path_of_stderr() -> Option<PathBuf> {
     path.symlink_metadata().is_ok_and(|found| found.is_file()).then_some(path)
 }
 
-/// Says that stderr is this file, whose size is to be bounded from now on.
-pub fn bound_stderr(path: PathBuf) {
-    let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    // Only the first call counts: a process has one stderr.
-    let _ = BACKGROUND_FILE.set(Mutex::new(BoundedFile { path, size }));
+/// Says that stderr is this file, whose size is to be bounded from now on. It may belong to
+/// `partner`, as whom a server of root works.
+pub fn bound_stderr(path: &Path, partner: Option<u32>) {
+    let stderr = io::stderr();
+    match BoundedFile::of(path, stderr.as_fd(), partner) {
+        // Only the first call counts: a process has one stderr.
+        Ok(file) => drop(BACKGROUND_FILE.set(Mutex::new(file))),
+        // Somebody else may exchange it: then it grows, and nothing there is renamed.
+        Err(error) => tracing::debug!(?path, %error, "the size of the log is not bounded"),
+    }
 }
 
 /// Returns the writer for messages.
@@ -112,11 +136,22 @@ impl io::Write for CountedStderr {
 }
 
 struct BoundedFile {
-    path: PathBuf,
+    place: LogPlace,
     size: u64,
 }
 
 impl BoundedFile {
+    /// Finds the place of an open file, which must still have its name.
+    fn of(path: &Path, file: BorrowedFd<'_>, partner: Option<u32>) -> io::Result<Self> {
+        let place = LogPlace::find(path, partner)?;
+        let file = File::from(file.try_clone_to_owned()?);
+        let size = file.metadata()?.len();
+        match place.is(&file) {
+            true => Ok(Self { place, size }),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Counts bytes; returns the file to go on with when the current one is full.
     fn wrote(&mut self, bytes: usize) -> Option<File> {
         self.size = self.size.saturating_add(bytes as u64);
@@ -124,23 +159,36 @@ impl BoundedFile {
             return None;
         }
         self.size = 0;
-        let mut old = self.path.clone().into_os_string();
-        old.push(".1");
         // Without room or permission the current file just goes on.
-        std::fs::rename(&self.path, old).and_then(|()| open(&self.path)).ok()
+        self.place.put_aside().and_then(|()| self.place.open(MODE)).ok()
     }
+}
+
+/// Reads the end of a file, from an offset on, and tells whether that left something out. The directory may be another
+/// user's: no link is followed, and nothing but a file is read.
+fn end_of(path: &Path, offset: u64, limit: u64) -> io::Result<(Vec<u8>, bool)> {
+    let follow = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(follow).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let from = found.len().saturating_sub(limit);
+    let is_cut = from > offset;
+    file.seek(io::SeekFrom::Start(from.max(offset)))?;
+    let mut end = Vec::new();
+    file.take(limit).read_to_end(&mut end)?;
+    Ok((end, is_cut))
 }
 
 /// Returns the end of a log file from `offset` on, for messages: at most `limit` bytes, whole
 /// lines joined by " | ".
 pub fn tail(path: &Path, offset: u64, limit: usize) -> String {
-    let Ok(content) = std::fs::read(path) else { return String::new() };
-    let from = usize::try_from(offset).map_or(0, |offset| offset.min(content.len()));
-    let new = &content[from..];
-    let cut = new.len().saturating_sub(limit);
-    let text = String::from_utf8_lossy(&new[cut..]).into_owned();
-    let lines: Vec<&str> = text.lines().skip(usize::from(cut > 0)).map(str::trim).collect();
-    lines.join(" | ")
+    let Ok((new, is_cut)) = end_of(path, offset, limit as u64) else { return String::new() };
+    let text = String::from_utf8_lossy(&new).into_owned();
+    let lines: Vec<&str> = text.lines().skip(usize::from(is_cut)).map(str::trim).collect();
+    // Who writes the log may be another user.
+    printable(&lines.join(" | "), limit.saturating_mul(2))
 }
 
 #[cfg(test)]
@@ -156,7 +204,8 @@ mod tests {
         let (path, mut file) = open_background(&[dir.path().to_owned()], us, "a.b.c").unwrap();
         assert_eq!(path, dir.path().join("log/a.b.c.log"));
         file.write_all(b"first").unwrap();
-        let mut file = BoundedFile { path: path.clone(), size: MAX_SIZE - 10 };
+        let mut file = BoundedFile::of(&path, file.as_fd(), None).unwrap();
+        file.size = MAX_SIZE - 10;
         assert!(file.wrote(9).is_none());
         let mut fresh = file.wrote(1).unwrap();
         fresh.write_all(b"second").unwrap();
@@ -179,6 +228,21 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(own.path().join("elsewhere"), &path).unwrap();
         assert!(open_background(&places, us, "a.b.c").is_err());
+    }
+
+    /// As one with the name of root's directory in /tmp, which anybody can make.
+    #[test]
+    fn h3_a_link_of_others_leads_no_log_elsewhere() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // Only root can make links of others.
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let (link, outside) = (scratch.path().join("link"), scratch.path().join("outside"));
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(4711), None).unwrap();
+        assert!(open_background(&[link], 0, "a.b.c").is_err());
+        assert_eq!(std::fs::read_dir(outside).unwrap().count(), 0);
     }
 
     #[test]

@@ -7,7 +7,11 @@
 //! | `succession`, `child` | who serves a mount, one after the other |
 //! | [`supervisor`] | the process that outlives servers |
 //! | [`estate`], `letters` | what it keeps for the next one, and what they say to each other |
+//! | `own_mount` | what a supervisor knows of its mount by itself |
+//! | `pace` | how often something may happen that others cause |
 //! | `identity` | root starts, another user serves |
+//! | `confinement` | what a server of these settings keeps of its rights |
+//! | `shrinker` | what a supervisor does for servers on older kernels |
 //! | `process` | memory, descriptors and processors of a server |
 //! | `talking` | the control sockets of what is served |
 //! | `update`, `prune` | what the kernel is told: new revisions, and that it knows too much |
@@ -21,22 +25,28 @@
 //! | [`umount`] | the other direction, from outside |
 //! | [`log`] | where messages go |
 
-mod abort;
+pub(crate) mod abort;
 pub mod automount;
 pub mod background;
 mod begin;
 pub(crate) mod child;
+mod confinement;
 pub mod control;
 mod crash;
 pub mod estate;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 pub mod holder;
 mod identity;
 mod letters;
 pub mod log;
 pub mod mountpoint;
+pub(crate) mod own_mount;
+mod pace;
 mod process;
 mod prune;
 pub mod serve;
+pub mod shrinker;
 pub(crate) mod succession;
 pub mod supervisor;
 mod talking;
@@ -52,7 +62,14 @@ use crate::config::{
     AutomountSettings, MountOptions, MountSettings, ProcessSettings, RepositorySettings,
 };
 use crate::fuse::mountinfo::show;
+use own_mount::OwnMount;
 use serve::{Origin, Usable};
+
+/// Input of the fuzz target `supervisor_protocol`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_supervisor_protocol(data: &[u8]) {
+    fuzzing::supervisor_protocol(data);
+}
 
 pub use umount::unmount;
 
@@ -166,13 +183,15 @@ impl Service for AutomountSettings {
 pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
     let process = service.process();
     if process.foreground || process.ready_fd.is_some() || process.server_fd.is_some() {
-        log::direct(&service.model().parameters.logging, service.repository());
+        let partner = identity::account_of(service).map(|account| account.uid);
+        log::direct(&service.model().parameters.logging, service.repository(), partner);
     }
     if let Some(descriptor) = process.server_fd {
         background::serve_supervised(service, descriptor)?;
         return Ok(ExitStatus::Ok);
     }
     if let Some(descriptor) = process.ready_fd {
+        process::keep_memory_private(&service.model().parameters.process);
         return background::run(service, descriptor);
     }
     if let Some(account) = identity::account_of(service) {
@@ -182,8 +201,15 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
         }
     }
     if process.foreground {
-        let claimed = held_at(service).map(holder::Deposit::claim).transpose()?;
-        return supervisor::run(supervisor::Place::Foreground, claimed);
+        process::keep_memory_private(&service.model().parameters.process);
+        let own = OwnMount::at(service.mountpoint());
+        let claimed = held_at(service).map(|place| holder::Deposit::claim(place, &own));
+        return supervisor::run(
+            supervisor::Place::Foreground,
+            own,
+            claimed.transpose()?,
+            &service.model().cache.directory,
+        );
     }
     let usable = background::start(service)?;
     announce(service.mountpoint(), usable);
@@ -194,6 +220,7 @@ pub fn mount(service: &impl Service) -> Result<ExitStatus, Failure> {
 fn held_at(service: &impl Service) -> Option<holder::Place> {
     service.process().holder.clone().map(|socket| holder::Place {
         socket,
+        user: service.process().holder_user,
         name: service.name().to_owned(),
         mountpoint: service.mountpoint().to_owned(),
     })

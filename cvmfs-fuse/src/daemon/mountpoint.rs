@@ -9,8 +9,8 @@ use std::time::Duration;
 use cvmfs_core::fqrn::Fqrn;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+use super::abort;
 use crate::cli::exit::{ExitStatus, Failure};
-use crate::fuse::mount;
 use crate::fuse::mountinfo::{self, MountEntry, is_dead, show};
 use crate::fuse::premounted;
 
@@ -92,7 +92,8 @@ pub fn prepare(mountpoint: &Path, expected: Expected<'_>) -> Result<Place, Failu
             }
             Answer::Dead => {
                 tracing::warn!(mountpoint = name, "removing the mount of a dead server");
-                mount::unmount(&resolved, true).map_err(|error| {
+                // That one and no other, whatever is at the path meanwhile.
+                abort::detach(&resolved, Some(entry.device)).map_err(|error| {
                     let what = format!("{name}: the server of the mount there is dead, but");
                     Failure::caused(ExitStatus::DoubleMount, &what, &error)
                 })?;

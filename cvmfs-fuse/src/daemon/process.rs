@@ -44,6 +44,27 @@ pub(super) fn prepare(limits: &ProcessLimits) {
     }
 }
 
+/// Keeps what is in the memory of this process, such as passwords of proxies and content that others may not
+/// read, from core dumps and from other processes of the same user. A site may ask for core dumps.
+///
+/// To be called when nothing below `/proc/self` is to be written any more: it belongs to root then.
+pub(super) fn keep_memory_private(limits: &ProcessLimits) {
+    if limits.core_dumps {
+        // The kernel forbids it where a process changed its user.
+        if let Err(error) = nix::sys::prctl::set_dumpable(true) {
+            tracing::warn!(%error, "CVMFS_FUSE_CORE_DUMPS has no effect");
+        }
+        return;
+    }
+    // Each keeps the kernel from writing a file; a program that collects dumps heeds the second only.
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        tracing::debug!(%error, "the limit of core dumps stays");
+    }
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "the memory of this process can be dumped");
+    }
+}
+
 /// Lets the C library's allocator keep less. By default each thread has a part of its own, and none gives
 /// back what is free once a buffer as large as those of fuser's workers (16 MiB) has come and gone.
 #[cfg(target_env = "gnu")]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::abort;
 use super::begin::{self, Begun, Shown};
+use super::confinement::{self, Shows};
 use super::estate::{Bequest, Candidate};
 use super::identity;
 use super::log;
@@ -23,12 +23,12 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::parameters::ProcessLimits;
 use crate::config::{Account, MountSettings, ProcessSettings};
 use crate::fs::{RepoFs, Vfs, journal};
-use crate::fuse::mount::UnmountError;
-use crate::fuse::mounter::Ground;
+use crate::fuse::mounter::{Ground, Mounter};
 use crate::fuse::mountinfo::show;
 use crate::fuse::notify::Notifier;
 use crate::fuse::premounted;
 use crate::fuse::session::ServedMount;
+use crate::sandbox::Confinement;
 
 /// How long users of a mount that is being stopped may go on; after that they get errors.
 /// Below the 10 s after which container engines and systemd units are killed.
@@ -73,8 +73,10 @@ pub fn serve(
     };
     let account = identity::account_of(settings);
     let ground = identity::ground(settings, &origin, resolved, account.as_ref())?;
-    let limits = &settings.repository.parameters.process;
-    in_runtime(limits, account.as_ref(), |handle| run(settings, origin, ground, handle, ready))
+    let confinement = confinement::of(&settings.repository, Shows::One(&origin));
+    in_runtime(&settings.repository.parameters.process, account.as_ref(), confinement, |handle| {
+        run(settings, origin, ground, handle, ready)
+    })
 }
 
 /// Returns where to mount, which a successor will be told; `None` if what is expected there is
@@ -93,14 +95,22 @@ pub(super) fn place(
     })
 }
 
-/// Does the work of a server, as the account if there is one.
+/// Does the work of a server, as the account if there is one, with no more rights than it needs.
 pub(super) fn in_runtime<F: Future<Output = Result<(), Failure>>>(
     limits: &ProcessLimits,
     account: Option<&Account>,
+    confinement: Confinement,
     work: impl FnOnce(Handle) -> F,
 ) -> Result<(), Failure> {
     process::prepare(limits);
+    let refused = |error| {
+        Failure::caused(ExitStatus::Permission, "cannot give up what is not needed", &error)
+    };
+    confinement.begin().map_err(refused)?;
     account.map_or(Ok(()), identity::assume)?;
+    // Before the filter of system calls.
+    process::keep_memory_private(limits);
+    confinement.enter().map_err(refused)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
         // Blocking tasks work and never wait for the network, so a few threads are enough.
@@ -144,17 +154,19 @@ async fn run(
             begin::first(settings, bequest, ground, handle, &mut stop).await?
         }
         Origin::Successor(candidate) => {
-            begin::successor(settings, candidate, handle, &mut stop).await?
+            begin::successor(settings, candidate, ground.mounter, handle, &mut stop).await?
         }
     };
     let follows = settings.auto_update && repository.follows_updates();
     let desk = talking::desk_of(&begun, false, &settings.repository, activity);
     let (name, bequest) = (settings.repository.fqrn.to_string(), begun.bequest.clone());
+    let passing = begun.bequest.clone();
     let follow = |notifier| {
         let keep = move |journal: BorrowedFd<'_>| bequest.journal(&name, journal);
         let tended = tend(&fs, keep);
         let settings = settings.repository.clone();
         let (orders, talk) = talking::begin(&desk, &fs, &settings, follows);
+        let control = talking::in_control_directory(&desk, &passing, &settings);
         let kernel = Kernel::new(notifier);
         let bounded = keep_bounded(&fs, kernel.clone());
         let follow = async move {
@@ -164,7 +176,7 @@ async fn run(
             update::follow(repository, fs, kernel, settings, orders).await;
         };
         // A task of its own, so that a defect in it does not end the mount.
-        (tended, bounded, AbortOnDrop(tokio::spawn(follow)), talking::at_device(&desk), talk)
+        (tended, bounded, AbortOnDrop(tokio::spawn(follow)), control, talk)
     };
     attend(begun, &mut stop, ready, follow).await
 }
@@ -196,6 +208,8 @@ pub(super) async fn attend<V: Vfs, C>(
 ) -> Result<(), Failure> {
     let Begun { session, bequest, mountpoint: resolved, is_successor, .. } = begun;
     let mut mount = session.serve().map_err(|error| begin::mount_failed(&resolved, &error))?;
+    let supervisor = bequest.clone();
+    mount.notifier.shrinking_by(move || supervisor.shrink());
     let company = accompany(Arc::clone(&mount.notifier));
     bequest.serving();
 
@@ -204,7 +218,7 @@ pub(super) async fn attend<V: Vfs, C>(
     let is_mounted_by_others = premounted::number_of(&resolved).is_some();
     let answer = tokio::select! {
         signal = stop.next() => {
-            detach(&mount, &bequest).await;
+            detach(&mount, &bequest);
             return Err(begin::interrupted(signal));
         }
         answer = tokio::task::spawn_blocking(move || match is_successor || is_mounted_by_others {
@@ -213,13 +227,13 @@ pub(super) async fn attend<V: Vfs, C>(
         }) => answer,
     };
     if !matches!(answer, Ok(Answer::Alive)) {
-        detach(&mount, &bequest).await;
+        detach(&mount, &bequest);
         let message = format!("mounted on {}, but it does not answer: {answer:?}", show(&resolved));
         return Err(Failure::new(ExitStatus::FuseLoop, message));
     }
     tracing::info!(mountpoint = show(&resolved), "mounted");
     if let Err(failure) = told(ready(Usable::Mounted)) {
-        detach(&mount, &bequest).await;
+        detach(&mount, &bequest);
         return Err(failure);
     }
     let ended = tokio::select! {
@@ -255,7 +269,7 @@ async fn finish(
     let dead = matches!(left, Ok(Answer::Dead));
     if dead {
         tracing::warn!("the connection was aborted");
-        detach(&mount, bequest).await;
+        detach(&mount, bequest);
     }
     mount.join();
     tracing::info!("unmounted");
@@ -276,7 +290,7 @@ async fn stop_orderly(
     stop: &mut StopSignals,
     bequest: &Bequest,
 ) -> Result<(), Failure> {
-    detach(&mount, bequest).await;
+    detach(&mount, bequest);
     let deadline = tokio::time::sleep(STOP_DEADLINE);
     tokio::pin!(deadline);
     tokio::select! {
@@ -288,16 +302,15 @@ async fn stop_orderly(
     Ok(())
 }
 
-async fn detach(mount: &ServedMount, bequest: &Bequest) {
-    let path = mount.mountpoint.clone();
-    let device = mount.device.clone();
-    let result = tokio::task::spawn_blocking(move || abort::detach(&path, device.as_deref())).await;
-    match result {
-        Ok(Ok(()) | Err(UnmountError::NotMounted)) => {}
-        // Whoever started us may still be root.
-        Ok(Err(UnmountError::NotAllowed(_) | UnmountError::Helper { .. })) if bequest.detach() => {}
-        Ok(Err(error)) => tracing::warn!(%error, "cannot unmount"),
-        Err(error) => tracing::warn!(%error, "cannot unmount"),
+/// Has the mount detached by the supervisor; the sandbox of a server knows no umount.
+fn detach(mount: &ServedMount, bequest: &Bequest) {
+    let remover = mount.remover.as_ref();
+    if premounted::number_of(&mount.mountpoint).is_none()
+        && !bequest.detach()
+        && !remover.is_some_and(Mounter::remove)
+    {
+        let mountpoint = show(&mount.mountpoint);
+        tracing::warn!(mountpoint, "nobody is left who could unmount");
     }
 }
 

@@ -24,8 +24,10 @@ use super::background::{self, insert_arguments};
 use super::child::{Launcher, Order};
 use super::estate::Holdings;
 use super::holder::Deposit;
+use super::own_mount::OwnMount;
 use super::succession::{Outcome, Succession, shown};
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::sandbox::capabilities;
 
 /// `SI_KERNEL` of sigaction(2): a terminal sent it, to all processes of the group.
 const FROM_KERNEL: i32 = 0x80;
@@ -42,9 +44,14 @@ pub enum Place {
 /// Supervises servers until one ends orderly, and returns how.
 pub(super) fn run(
     place: Place,
+    own: OwnMount,
     claimed: Option<(Deposit, Holdings)>,
+    cache: &Path,
 ) -> Result<ExitStatus, Failure> {
     let trouble = |what: &str, error: io::Error| Failure::caused(ExitStatus::Unknown, what, &error);
+    if let Err(error) = capabilities::supervise() {
+        tracing::warn!(%error, "the supervisor keeps capabilities that it does not need");
+    }
     let (signals, mask) = listen().map_err(|error| trouble("cannot listen to signals", error))?;
     let ready = match place {
         Place::Background(ready) => Some(ready),
@@ -54,10 +61,11 @@ pub(super) fn run(
     let dies_with_us = ready.is_none() || claimed.is_some();
     let launcher = launcher(ready.as_ref().map(|pipe| pipe.as_raw_fd()), mask, dies_with_us);
     let started = match claimed {
-        Some((deposit, holdings)) => Succession::go_on(launcher, holdings, Some(deposit)),
-        None => Succession::start(launcher),
+        Some((deposit, holdings)) => Succession::go_on(launcher, own, holdings, Some(deposit)),
+        None => Succession::start(launcher, own),
     };
-    let mut succession = started.map_err(|error| trouble("cannot start the server", error))?;
+    let mut succession =
+        started.map_err(|error| trouble("cannot start the server", error))?.caching_in(cache);
     let mut has_terminal = ready.is_some();
     // The one who waits must see it when the server ends without a word.
     drop(ready);

@@ -1,10 +1,14 @@
 //! How a mount and the repositories that it has open can be seen: control sockets and telemetry.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::net::SocketType;
 use tokio::sync::mpsc;
 
 use super::begin::Begun;
+use super::estate::{Bequest, Passed};
 use super::serve::AbortOnDrop;
 use super::telemetry;
 use super::update::Orders;
@@ -12,11 +16,13 @@ use crate::config::RepositorySettings;
 use crate::fs::{RepoFs, Vfs};
 use crate::fuse::activity::Activity;
 use crate::fuse::premounted;
-use crate::talk::address::Address;
+use crate::talk::directory::{ControlDirectory, Record, TALK};
 use crate::talk::{self, Desk, Membership, Served, TtlLimit};
 
 /// Updates asked for at a time; who comes later waits for a place.
 const MAX_ASKS: usize = 4;
+/// How long the supervisor may take to say where clients are answered. It does that at once.
+const SUPERVISOR_LIMIT: Duration = Duration::from_secs(5);
 
 /// A repository can be asked about for as long as this lives.
 pub(super) type Talk = (Membership, AbortOnDrop, Option<AbortOnDrop>);
@@ -28,16 +34,46 @@ pub(super) fn desk_of<V: Vfs>(
     settings: &RepositorySettings,
     activity: Arc<Activity>,
 ) -> Arc<Desk> {
-    let device = begun.device.clone();
-    let mountpoint = premounted::seen_at(&begun.mountpoint, device.as_deref());
+    let mountpoint = premounted::seen_at(&begun.mountpoint, begun.device);
+    let device = begun.device.map(|device| device.to_string());
     let owner = settings.parameters.talk_owner;
     Arc::new(Desk::new(mountpoint, device, has_several, owner, activity))
 }
 
-/// Answers at the socket that is named after the device of the mount.
-pub(super) fn at_device(desk: &Arc<Desk>) -> Option<AbortOnDrop> {
-    let address = Address::Device(desk.device()?.to_owned());
-    Some(AbortOnDrop(tokio::spawn(talk::listen(address, Arc::clone(desk), None))))
+/// Answers at the socket in the control directory of the mount, where the supervisor listens.
+pub(super) fn in_control_directory(
+    desk: &Arc<Desk>,
+    bequest: &Bequest,
+    settings: &RepositorySettings,
+) -> Option<AbortOnDrop> {
+    let device = desk.device()?.to_owned();
+    let (desk, bequest) = (Arc::clone(desk), bequest.clone());
+    let cache = settings.cache.directory.clone();
+    let answering = async move {
+        let passed = tokio::task::spawn_blocking(move || bequest.control(SUPERVISOR_LIMIT)).await;
+        let outcome = match passed {
+            Ok(Passed::Listener(listener)) => talk::serve_passed(listener, desk).await,
+            Ok(Passed::Nothing) | Err(_) => Ok(()),
+            Ok(Passed::Silent) => in_own(&device, &cache, desk).await,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "no control address for the mount");
+        }
+    };
+    Some(AbortOnDrop(tokio::spawn(answering)))
+}
+
+/// Answers in a control directory of the server's own: its supervisor is of a version that makes none.
+async fn in_own(device: &str, cache: &Path, desk: Arc<Desk>) -> std::io::Result<()> {
+    let mut directory =
+        ControlDirectory::make(device, &[cache.to_owned()]).map_err(std::io::Error::other)?;
+    let supervisor = nix::unistd::getppid().as_raw().cast_unsigned();
+    let record = Record::of(device, desk.mountpoint(), supervisor);
+    let listener = directory
+        .listen(TALK, SocketType::STREAM)
+        .and_then(|listener| directory.write(&record).map(|()| listener))
+        .map_err(std::io::Error::other)?;
+    talk::serve_passed(listener, desk).await
 }
 
 /// Makes a repository known to the desk, and answers at its socket in the workspace.
@@ -52,11 +88,9 @@ pub(super) fn begin(
     let fqrn = settings.fqrn.as_str();
     let served = Served::new(fs, settings.clone(), updates, max_ttl.clone());
     let membership = desk.open(fqrn, served);
-    let address = match &settings.parameters.talk_socket {
-        Some(path) => Address::Path(path.clone()),
-        None => Address::in_workspace(&settings.cache.directory, fqrn),
-    };
-    let listening = talk::listen(address, Arc::clone(desk), Some(fqrn.to_owned()));
+    let in_workspace = || settings.cache.directory.join(format!("cvmfs_io.{fqrn}"));
+    let path = settings.parameters.talk_socket.clone().unwrap_or_else(in_workspace);
+    let listening = talk::listen(path, Arc::clone(desk), Some(fqrn.to_owned()));
     let listening = AbortOnDrop(tokio::spawn(listening));
     let telling = telemetry::begin(desk, settings);
     (Orders { follows, max_ttl, asks }, (membership, listening, telling))

@@ -20,6 +20,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use cvmfs_cache::safe_path::{self, PRIVATE};
 use cvmfs_core::path::RepoPath;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -113,7 +114,7 @@ impl Stage {
             Some(dir) => absolute(dir).map_err(failed("cannot use the directory"))?,
             None => home.path().join(archive::FQRN),
         };
-        let made_mountpoint = match std::fs::create_dir(&mountpoint) {
+        let made_mountpoint = match safe_path::make_new_directory(&mountpoint, PRIVATE) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(error) => {

@@ -111,7 +111,7 @@ impl Report {
 
     /// Shows it to programs: one object on one line.
     pub fn json(&self) -> Result<String, Failure> {
-        serde_json::to_string(self)
+        crate::escape::json(self)
             .map(|line| line + "\n")
             .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot write JSON", &error))
     }

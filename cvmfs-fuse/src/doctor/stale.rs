@@ -60,7 +60,7 @@ fn assess(mount: &MountEntry, state: State) -> Option<Finding> {
         State::Silent => {
             let message = format!("{path}: its server did not answer within {} s", LIMIT.as_secs());
             // The minor number of the device is the number of the connection.
-            let connection = mount.device.split(':').nth(1).unwrap_or("N");
+            let connection = mount.device.minor;
             Some(Finding::problem(CHECK, message).fix(format!(
                 "as root, which ends it for all its users: echo 1 > \
                  /sys/fs/fuse/connections/{connection}/abort && umount -l {quoted}"

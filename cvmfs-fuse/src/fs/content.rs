@@ -27,7 +27,10 @@ use super::{FsError, Ino};
 use crate::prefetch::profile::learner::Learner;
 use crate::prefetch::{FirstUse, Prefetcher, Use};
 
-/// Chunk lists kept: the one of a 100 GB file in chunks of 8 MiB takes half a MiB.
+/// Chunks of all lists that are kept, some 20 MiB: the list of a 100 GB file in chunks of 8 MiB has 12,000. The list
+/// used last is kept whatever its length.
+const MAX_CHUNKS_KEPT: usize = 1 << 18;
+/// Chunk lists kept.
 const MAX_CHUNK_LISTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 /// Open objects and chunk lists of a mount.
@@ -222,7 +225,17 @@ impl ContentTable {
             .chunks(&inode.path)
             .await
             .map_err(|source| FsError::Revision { path: inode.path.clone(), source })?;
-        self.chunk_lists.lock().put(inode.ino, Arc::clone(&chunks));
+        let mut freed = Vec::new();
+        let mut lists = self.chunk_lists.lock();
+        freed.extend(lists.push(inode.ino, Arc::clone(&chunks)));
+        let mut kept: usize = lists.iter().map(|(_, list)| list.len()).sum();
+        while kept > MAX_CHUNKS_KEPT && lists.len() > 1 {
+            let Some((ino, list)) = lists.pop_lru() else { break };
+            kept -= list.len();
+            freed.push((ino, list));
+        }
+        drop(lists);
+        drop(freed);
         Ok(chunks)
     }
 

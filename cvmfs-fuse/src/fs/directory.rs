@@ -1,44 +1,36 @@
-//! Listings that are being read: by handle where the kernel opens directories, and by inode and
-//! revision where it does not ask us to (message-free opens).
+//! Directories that are being read: who reads which revision, and what an offset means.
 //!
-//! A reader goes on in the listing that it began with. So an offset says which one that is: its
-//! upper half names the revision, and the same revision lists in the same order, in this server and
-//! in a successor.
+//! A listing is never held as a whole. It is read page by page ([`super::pages`]), and an offset says where to go on
+//! without anything being remembered: its lower half is the number of the last row, its upper half names the
+//! revision. So a reader goes on in the listing that it began with, in this server and in a successor, and a
+//! directory of a million entries takes no more memory than one of five hundred.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cvmfs_core::catalog::DirectoryEntry;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
-use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::Ino;
+use super::pages::Pages;
 
-/// Entries of all listings that are kept by inode; the one used last is kept whatever its length.
-const MAX_KEPT: usize = 100_000;
-/// A listing that somebody has read to its end stays for others while all together have no more
-/// entries than this, some 4 MiB: a walk through a large tree must not fill the table.
-const MAX_AT_REST: usize = 8 * 1024;
 /// Bits of an offset that say how far the reader is.
 const POSITION_BITS: u32 = 32;
 
-/// A listing without `.` and `..`; positions are indices into it, shifted by two.
-#[derive(Debug)]
-pub(super) struct Listing {
+/// What a reader of a directory reads.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
     pub(super) path: RepoPath,
-    pub(super) entries: Arc<[Arc<DirectoryEntry>]>,
-    /// The gate's count when it was made.
+    /// The gate's count when the reader began.
     pub(super) epoch: u64,
-    /// The revision that it is of.
+    /// The revision of the listing.
     pub(super) revision: Arc<Revision>,
-    /// That was no longer the current one when it was made.
+    /// Set if that was no longer the current one when the reader began.
     pub(super) is_earlier: bool,
 }
 
-impl Listing {
+impl Reading {
     /// Names the revision in offsets.
     pub(super) fn tag(&self) -> u32 {
         tag_of(&self.revision)
@@ -62,25 +54,20 @@ pub(super) fn split_offset(offset: u64) -> (u64, u64) {
     (offset >> POSITION_BITS, offset & ((1 << POSITION_BITS) - 1))
 }
 
-/// Listings by inode and tag.
-#[derive(Debug)]
-struct Kept {
-    listings: LruCache<(Ino, u64), Arc<Listing>>,
-    entries: usize,
+/// Positions before the first row: `.` and `..`.
+pub(super) const DOTS: u64 = 2;
+
+/// Returns the number of the last row before a position.
+pub(super) fn row_before(position: u64) -> u32 {
+    u32::try_from(position.saturating_sub(DOTS)).unwrap_or(u32::MAX)
 }
 
-impl Default for Kept {
-    fn default() -> Self {
-        Self { listings: LruCache::unbounded(), entries: 0 }
-    }
-}
-
-/// All open directories of a mount.
+/// All open directories of a mount, and the pages that were read last.
 #[derive(Debug, Default)]
 pub(super) struct DirectoryTable {
     last: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Listing>>>,
-    kept: Mutex<Kept>,
+    open: Mutex<HashMap<u64, Arc<Reading>>>,
+    pub(super) pages: Pages,
 }
 
 impl DirectoryTable {
@@ -89,53 +76,20 @@ impl DirectoryTable {
         Self { last: AtomicU64::new(u64::from(generation) << 32), ..Self::default() }
     }
 
-    /// Keeps a listing and returns its handle, never 0.
-    pub(super) fn insert(&self, listing: Listing) -> u64 {
+    /// Keeps what a reader reads and returns its handle, never 0.
+    pub(super) fn insert(&self, reading: Reading) -> u64 {
         let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.lock().insert(handle, Arc::new(listing));
+        self.open.lock().insert(handle, Arc::new(reading));
         handle
     }
 
-    /// Returns the listing of an inode that readers of that revision read.
-    pub(super) fn kept(&self, ino: Ino, tag: u64) -> Option<Arc<Listing>> {
-        self.kept.lock().listings.get(&(ino, tag)).cloned()
-    }
-
-    /// Keeps a listing for readers without a handle.
-    pub(super) fn keep(&self, ino: Ino, listing: &Arc<Listing>) {
-        let mut closed = Vec::new();
-        let mut kept = self.kept.lock();
-        kept.entries += listing.entries.len();
-        let key = (ino, u64::from(listing.tag()));
-        closed.extend(kept.listings.put(key, Arc::clone(listing)));
-        while kept.entries - closed_entries(&closed) > MAX_KEPT && kept.listings.len() > 1 {
-            closed.extend(kept.listings.pop_lru().map(|(_, listing)| listing));
-        }
-        kept.entries -= closed_entries(&closed);
-        // Freed outside the lock.
-        drop(kept);
-    }
-
-    /// Lets go of a listing that was read to its end, unless there is room. Who still reads it lists
-    /// again.
-    pub(super) fn finished(&self, ino: Ino, listing: &Listing) {
-        let mut kept = self.kept.lock();
-        if kept.entries <= MAX_AT_REST {
-            return;
-        }
-        let closed = kept.listings.pop(&(ino, u64::from(listing.tag())));
-        kept.entries -= closed.as_ref().map_or(0, |closed| closed.entries.len());
-        drop(kept);
-        drop(closed);
-    }
-
-    pub(super) fn get(&self, handle: u64) -> Option<Arc<Listing>> {
+    pub(super) fn get(&self, handle: u64) -> Option<Arc<Reading>> {
         self.open.lock().get(&handle).cloned()
     }
 
-    /// Puts a newer listing in place of the one under a handle.
-    pub(super) fn replace(&self, handle: u64, listing: Arc<Listing>) {
-        let old = self.open.lock().get_mut(&handle).map(|place| std::mem::replace(place, listing));
+    /// Lets a reader begin anew, under the same handle.
+    pub(super) fn replace(&self, handle: u64, reading: Arc<Reading>) {
+        let old = self.open.lock().get_mut(&handle).map(|place| std::mem::replace(place, reading));
         drop(old);
     }
 
@@ -151,30 +105,5 @@ impl DirectoryTable {
     pub(super) fn remove(&self, handle: u64) {
         let closed = self.open.lock().remove(&handle);
         drop(closed);
-    }
-}
-
-fn closed_entries(closed: &[Arc<Listing>]) -> usize {
-    closed.iter().map(|listing| listing.entries.len()).sum()
-}
-
-/// What stands at a position of a listing.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Position {
-    This,
-    Parent,
-    Entry(usize),
-}
-
-/// Entries before the first of the listing: `.` and `..`.
-pub(super) const DOTS: u64 = 2;
-
-/// Tells what stands at a position below `DOTS` plus the length of the listing.
-pub(super) fn position(at: u64) -> Position {
-    match at {
-        0 => Position::This,
-        1 => Position::Parent,
-        // A listing is in memory, so its indices fit.
-        _ => Position::Entry(usize::try_from(at - DOTS).unwrap_or(usize::MAX)),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cvmfs_core::fetch::FetchError;
 use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::path::RepoPath;
+use cvmfs_core::repository::Withheld;
 use cvmfs_core::revision::RevisionError;
 
 use super::Ino;
@@ -58,14 +59,6 @@ pub enum FsError {
         /// How many.
         deaths: u64,
     },
-    /// A link target that no kernel follows.
-    #[error("link target of {path} has {len} bytes")]
-    TargetTooLong {
-        /// The link.
-        path: RepoPath,
-        /// Its length.
-        len: usize,
-    },
     /// A catalog could not answer.
     #[error("cannot look up {path}")]
     Revision {
@@ -98,6 +91,13 @@ pub enum FsError {
         /// For people.
         reason: Arc<str>,
     },
+    /// No server has vouched for the repository for too long.
+    #[error(
+        "the whitelist expired over {} days ago, and no server gives a newer one; the repository is \
+         shown again when one does, or with a higher CVMFS_FUSE_OFFLINE_LIMIT",
+        .0.limit.as_secs() / 86_400
+    )]
+    Withheld(Arc<Withheld>),
     /// Opening one more repository would take what the others need.
     #[error(
         "cannot open {fqrn}: {most} repositories are in use, which is all that the limit of descriptors allows"
@@ -143,9 +143,9 @@ impl FsError {
             Self::Interrupted => libc::EINTR,
             Self::Broken { .. }
             | Self::Refused { .. }
-            | Self::TargetTooLong { .. }
             | Self::Fetch { .. }
             | Self::Read { .. }
+            | Self::Withheld(_)
             | Self::Repository { .. } => libc::EIO,
             Self::TooManyRepositories { .. } => libc::EMFILE,
             Self::Within { source, .. } => source.errno(),

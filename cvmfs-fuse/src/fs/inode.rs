@@ -29,11 +29,11 @@ use std::sync::Arc;
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
-use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use self::limit::Limit;
+use self::rows::RecentRows;
 use self::slot::{Known, Slot};
 use super::journal::{Heir, Journal};
 use super::{FsError, Ino, ROOT_INO};
@@ -41,6 +41,7 @@ use super::{FsError, Ino, ROOT_INO};
 mod heirs;
 pub mod limit;
 mod revisions;
+mod rows;
 mod slot;
 
 /// Bits of a number within its repository.
@@ -99,7 +100,7 @@ pub struct Resting {
 struct Table {
     slots: HashMap<Ino, Slot>,
     /// Those of files that were used last.
-    recent: LruCache<Ino, Arc<Inode>>,
+    recent: RecentRows,
     limit: Limit,
 }
 
@@ -110,16 +111,16 @@ impl Table {
         slot.round = self.limit.round();
         match &slot.known {
             Known::Directory(inode) => Some(Arc::clone(inode)),
-            Known::Other { .. } => self.recent.get(&ino).cloned(),
+            Known::Other { .. } => self.recent.get(ino).cloned(),
         }
     }
 
     /// Keeps the row of a file that is in the table; returns what must be freed.
     #[must_use = "freed outside of the lock"]
-    fn keep(&mut self, inode: &Arc<Inode>) -> Option<(Ino, Arc<Inode>)> {
+    fn keep(&mut self, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
         match inode.entry.kind {
-            EntryKind::Directory => None,
-            _ => self.recent.push(inode.ino, Arc::clone(inode)),
+            EntryKind::Directory => Vec::new(),
+            _ => self.recent.push(inode),
         }
     }
 }
@@ -144,7 +145,7 @@ impl InodeTable {
     }
 
     fn with(fqrn: &str, numbering: Numbering, recent: NonZeroUsize) -> Self {
-        let recent = LruCache::new(recent);
+        let recent = RecentRows::new(recent);
         let table = Mutex::new(Table { slots: HashMap::new(), recent, limit: Limit::new(None) });
         let (heirs, crowded) = (Mutex::default(), Arc::default());
         Self { fqrn: fqrn.to_owned(), numbering, table, journal: None, heirs, crowded }
@@ -269,7 +270,7 @@ impl InodeTable {
             return false;
         }
         self.note_forgotten(ino);
-        let freed = (table.slots.remove(&ino), table.recent.pop(&ino));
+        let freed = (table.slots.remove(&ino), table.recent.pop(ino));
         let len = table.slots.len();
         table.limit.went(len);
         drop(table);

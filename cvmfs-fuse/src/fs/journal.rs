@@ -86,13 +86,32 @@ fn read(journal: BorrowedFd<'_>, limit: u64) -> io::Result<(Inheritance, u64)> {
     let len = file.metadata()?.len().min(limit);
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, 0)?;
+    Ok(parse(&bytes))
+}
+
+/// Parses all whole records of a journal, and returns the length of these. The server that wrote it may
+/// have been compromised.
+fn parse(bytes: &[u8]) -> (Inheritance, u64) {
     let mut inheritance = Inheritance::default();
-    let mut good = 0;
-    while let Some((record, len)) = Record::parse(&bytes[good..]) {
+    let mut rest = bytes;
+    while let Some((record, len)) = Record::parse(rest) {
         inheritance.take(record);
-        good += len;
+        rest = rest.get(len..).unwrap_or_default();
     }
-    Ok((inheritance, good as u64))
+    (inheritance, (bytes.len() - rest.len()) as u64)
+}
+
+/// Input of the fuzz target `journal`: bytes of a journal.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let (inheritance, good) = parse(data);
+    assert!(good <= data.len() as u64);
+    let written = inheritance.write_anew().expect("memory");
+    let (again, _) = read(written.as_fd(), MAX_LEN).expect("memory");
+    assert_eq!(again.current, inheritance.current);
+    assert_eq!(again.inodes, inheritance.inodes);
+    assert_eq!((again.slot, again.is_closed), (inheritance.slot, inheritance.is_closed));
+    assert_eq!(again.generation, inheritance.generation);
 }
 
 /// The journal of a mount.
@@ -303,7 +322,7 @@ impl Inheritance {
                 }
             }
             Record::Current(revision) => self.current = Some(revision),
-            Record::Generation => self.generation += 1,
+            Record::Generation => self.generation = self.generation.saturating_add(1),
             Record::Slot(slot) => (self.slot, self.is_closed) = (Some(slot), false),
             Record::Closed => self.is_closed = true,
         }

@@ -13,7 +13,7 @@
 //! | [`recent`] | the last failures, for people |
 //! | `repeats` | the kernel's second question after a failure |
 //! | [`suspects`] | what was under way when a server died |
-//! | `directory` | open directories |
+//! | `directory`, `pages` | open directories, and the parts of them that are read |
 //! | [`gate`], [`switch`] | from one revision to the next while the kernel keeps what it was told |
 //! | [`repo`] | [`RepoFs`]: one repository as a filesystem |
 //! | [`root`] | [`RootFs`]: all repositories as one filesystem, each opened at its first use |
@@ -39,6 +39,7 @@ mod kept;
 mod magic;
 mod objects;
 pub mod ownership;
+mod pages;
 pub mod recent;
 mod remote;
 mod repeats;
@@ -209,4 +210,4 @@ pub trait Vfs: Send + Sync + 'static {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -148,7 +148,6 @@ fn parts(error: &FsError) -> (Option<&RepoPath>, Option<&FetchError>) {
         | FsError::Read { path, .. }
         | FsError::Broken { path, .. }
         | FsError::Refused { path, .. }
-        | FsError::TargetTooLong { path, .. }
         | FsError::NotADirectory(path)
         | FsError::IsADirectory(path)
         | FsError::NotALink(path)

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use finding::find;
 
 use super::content::ContentTable;
-use super::directory::{DOTS, DirectoryTable, split_offset};
+use super::directory::{DirectoryTable, row_before, split_offset};
 use super::facts::{attributes_of, entry_attribute};
 use super::inode::{Inode, InodeTable};
 use super::journal::{Inheritance, Journal};
@@ -38,10 +38,6 @@ use crate::prefetch::Prefetcher;
 
 /// Blocks of `df`, as upstream (spec/filesystem.md section 8).
 const STATFS_BLOCK_SIZE: u32 = 512;
-/// Of directories where the kernel opens them without asking us.
-const NO_HANDLE: u64 = 0;
-/// Longest link target that Linux follows: PATH_MAX with its NUL.
-const MAX_TARGET_LEN: usize = 4095;
 
 /// A [`Vfs`] over one repository.
 pub struct RepoFs {
@@ -156,6 +152,7 @@ impl RepoFs {
 impl Vfs for RepoFs {
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, FsError> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.must_be_shown()?;
         let parent = self.inode(parent).await?;
         let revision = self.revision_below(&parent);
         if parent.entry.kind != EntryKind::Directory {
@@ -191,11 +188,7 @@ impl Vfs for RepoFs {
         if inode.entry.kind != EntryKind::Symlink {
             return Err(FsError::NotALink(inode.path.clone()));
         }
-        let target = inode.entry.symlink.to_vec();
-        if target.len() > MAX_TARGET_LEN {
-            return Err(FsError::TargetTooLong { path: inode.path.clone(), len: target.len() });
-        }
-        Ok(target)
+        Ok(inode.entry.symlink.to_vec())
     }
 
     async fn open(&self, ino: Ino, caller: u32) -> Result<Opened, FsError> {
@@ -222,8 +215,10 @@ impl Vfs for RepoFs {
     }
 
     async fn opendir(&self, ino: Ino) -> Result<u64, FsError> {
-        let listing = self.listing(ino).await?;
-        Ok(self.directories.insert(listing))
+        let reading = self.reading_of(ino, None).await?;
+        // A catalog that cannot be had is told here.
+        self.page(ino, &reading, 0).await?;
+        Ok(self.directories.insert(reading))
     }
 
     async fn readdir<R: DirectoryReplier>(
@@ -234,34 +229,25 @@ impl Vfs for RepoFs {
         replier: &mut R,
     ) -> Result<(), FsError> {
         let begun = self.gate.epoch();
-        let is_start = split_offset(offset).1 == 0;
-        let kept = match (handle, is_start) {
-            (NO_HANDLE, true) => None,
-            (NO_HANDLE, false) => self.directories.kept(ino, split_offset(offset).0),
-            _ => self.directories.get(handle),
-        };
-        let listing = match kept {
+        let (tag, position) = split_offset(offset);
+        let is_start = position == 0;
+        let reading = match self.directories.get(handle) {
             // Read from the start after a switch: the new listing, which the kernel may keep.
-            Some(listing) if listing.epoch == begun || !is_start => listing,
-            // Or nobody has it any more: the order is that of the same catalog.
+            Some(reading) if reading.epoch == begun || !is_start => reading,
+            // Or without a handle, or under one of a predecessor: the order is that of the same catalog.
             _ => {
-                let tag = (!is_start).then_some(split_offset(offset).0);
-                let listing = Arc::new(self.listing_of(ino, tag).await?);
-                match handle {
-                    NO_HANDLE => self.directories.keep(ino, &listing),
-                    _ => self.directories.replace(handle, Arc::clone(&listing)),
-                }
-                listing
+                let reading = self.reading_of(ino, (!is_start).then_some(tag)).await?;
+                let reading = Arc::new(reading);
+                self.directories.replace(handle, Arc::clone(&reading));
+                reading
             }
         };
+        let page = self.page(ino, &reading, row_before(position)).await?;
         self.gate.reply(begun, |same| {
-            let is_current = same && (listing.epoch == begun || listing.is_earlier);
-            self.fill(ino, &listing, offset, is_current, replier);
+            let is_current = same && (reading.epoch == begun || reading.is_earlier);
+            self.fill(ino, &reading, &page, offset, is_current, replier);
             replier.finish();
         });
-        if handle == NO_HANDLE && split_offset(offset).1 >= listing.entries.len() as u64 + DOTS {
-            self.directories.finished(ino, &listing);
-        }
         Ok(())
     }
 

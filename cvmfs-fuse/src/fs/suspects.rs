@@ -55,6 +55,18 @@ struct State {
     told: HashSet<Ino>,
 }
 
+/// Input of the fuzz target `supervisor_protocol`: a page that a dead server left.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    use std::io::Write as _;
+    let mut page =
+        File::from(rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("memory"));
+    page.write_all(data).expect("memory");
+    let suspects = Suspects::inherit(page.into(), true).expect("memory");
+    let state = suspects.state.lock();
+    assert!(state.past.len() <= SLOTS + MAX_PAST);
+}
+
 /// Something under way; noted until it is dropped.
 #[derive(Debug)]
 pub(super) struct UnderWay<'a> {
@@ -80,7 +92,11 @@ impl Suspects {
     fn inherit_at(page: OwnedFd, died: bool, now: u64) -> io::Result<Self> {
         let page = File::from(page);
         let mut bytes = [0; LEN];
-        page.read_exact_at(&mut bytes, 0)?;
+        if let Err(error) = page.read_exact_at(&mut bytes, 0) {
+            // Its server was compromised, or it is not a page of ours: that must not end the mount.
+            tracing::warn!(%error, "the page of what was under way is damaged; a new one begins");
+            return Self::new();
+        }
         let (numbers, _) = bytes.as_chunks::<WORD>();
         let numbers: Vec<u64> = numbers.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let (slots, past) = numbers.split_at(SLOTS);

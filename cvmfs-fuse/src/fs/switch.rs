@@ -7,12 +7,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::{Revision, RevisionError};
 
 use super::Ino;
+
+/// Longest comparison of two revisions. What is left then counts as changed, which costs the kernel what it kept of
+/// it and nothing else: catalogs that take seconds for each directory must not hold up later revisions.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Something the kernel must forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +56,7 @@ impl NameChange {
 pub(super) enum DirectoryChange {
     /// These names.
     Names(RepoPath, Vec<NameChange>),
-    /// All of it: the directory is gone, or nobody can tell.
+    /// All of it: the directory is gone, too long to be compared, or nobody can tell.
     Everything(RepoPath),
 }
 
@@ -64,7 +69,12 @@ pub(super) async fn differences(
     directories.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     let mut changes = Vec::new();
     let mut same: Option<RepoPath> = None;
+    let end = Instant::now() + LONGEST;
     for directory in directories {
+        if Instant::now() > end {
+            changes.push(DirectoryChange::Everything(directory));
+            continue;
+        }
         if same.as_ref().is_some_and(|same| is_below(&directory, same)) {
             continue;
         }

@@ -16,7 +16,7 @@ use super::*;
 
 mod damage;
 
-async fn serve(published: &Published) -> RepoFs {
+pub(crate) async fn serve(published: &Published) -> RepoFs {
     let repository = open(published, Arc::new(MemoryCache::default())).await;
     RepoFs::new(repository, RepoFsOptions::default())
 }
@@ -43,6 +43,7 @@ pub(super) async fn open(published: &Published, cache: Arc<dyn ObjectCache>) -> 
         fetch_ahead: false,
         ahead_bandwidth: None,
         grace: None,
+        offline_limit: None,
     };
     let transport = Arc::new(HttpTransport::new(TransportOptions::default()));
     Arc::new(Repository::open(config, transport, cache, Arc::new(SystemClock)).await.unwrap())

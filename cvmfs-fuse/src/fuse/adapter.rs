@@ -34,6 +34,9 @@ use crate::fs::{FsError, Vfs};
 /// this standing still.
 const REQUESTS: &str = "user.requests";
 
+/// Most bytes of an answer to a read. The kernel asks for 1 MiB at most, and could not be sent more than this.
+const MAX_READ: u32 = 16 << 20;
+
 /// A filesystem, as fuser wants it.
 #[derive(Debug)]
 pub struct Adapter<V> {
@@ -97,7 +100,7 @@ impl<V: Vfs> Adapter<V> {
 
     fn begin(&self, name: &'static str, req: &Request, ino: INodeNo) -> (Operation, UnderWay<V>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let operation = Operation { name, ino: ino.0, pid: req.pid() };
+        let operation = Operation { name, ino: ino.0, pid: req.pid(), uid: req.uid() };
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
         let program = shared.activity.is_watched().then(|| program_of(operation.pid)).flatten();
         (operation, UnderWay { shared, operation, begun, program, name: None })
@@ -186,7 +189,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     // The default batch_forget calls this for each inode.
     fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
         // Comes when the kernel likes, and is nobody's wait: not counted.
-        let operation = Operation { name: "forget", ino: ino.0, pid: req.pid() };
+        let operation = Operation { name: "forget", ino: ino.0, pid: req.pid(), uid: req.uid() };
         let shared = &self.shared;
         self.dispatcher.now(operation, || {
             shared.vfs.forget(ino.0, nlookup);
@@ -272,6 +275,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         reply: ReplyData,
     ) {
         let (operation, shared) = self.begin("read", req, ino);
+        let size = size.min(MAX_READ);
         self.dispatcher.run(operation, async move {
             match operation
                 .unless_interrupted(shared.vfs.read(ino.0, operation.pid, offset, size))
@@ -294,7 +298,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         reply: ReplyEmpty,
     ) {
         // As with forget.
-        let operation = Operation { name: "release", ino: ino.0, pid: req.pid() };
+        let operation = Operation { name: "release", ino: ino.0, pid: req.pid(), uid: req.uid() };
         let shared = &self.shared;
         self.dispatcher.now(operation, || {
             shared.vfs.release(ino.0, fh.0);

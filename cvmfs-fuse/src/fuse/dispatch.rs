@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use cvmfs_core::share::{self, Owner};
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tracing::Instrument as _;
@@ -31,6 +32,8 @@ pub struct Operation {
     pub ino: u64,
     /// Thread that asked; 0 if it is in a pid namespace we cannot see.
     pub pid: u32,
+    /// User who asked, out of whose shares of turns the request is worked on.
+    pub uid: u32,
 }
 
 impl Operation {
@@ -78,8 +81,9 @@ impl Dispatcher {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Operation { name, ino, pid } = operation;
+        let Operation { name, ino, pid, uid } = operation;
         let span = tracing::debug_span!("request", op = name, ino, pid);
+        let request = share::scope(Owner::User(uid), request);
         let mut request = Box::pin(AssertUnwindSafe(request).catch_unwind().instrument(span));
         let first = {
             // Timers and spawned tasks of the first poll need to know the runtime.
@@ -115,7 +119,7 @@ impl Dispatcher {
 
     /// Runs a request that never waits.
     pub fn now(&self, operation: Operation, request: impl FnOnce()) {
-        let Operation { name, ino, pid } = operation;
+        let Operation { name, ino, pid, .. } = operation;
         let _span = tracing::debug_span!("request", op = name, ino, pid).entered();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(request)) {
             self.panics.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    const OPERATION: Operation = Operation { name: "test", ino: 7, pid: 1 };
+    const OPERATION: Operation = Operation { name: "test", ino: 7, pid: 1, uid: 7 };
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// Stands for fuser's reply: tells how its request ended, `lost` if it was dropped unused.

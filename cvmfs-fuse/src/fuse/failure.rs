@@ -68,7 +68,7 @@ impl Failures {
     pub fn record(&self, operation: Operation, error: &FsError) -> Errno {
         let errno = error.errno();
         let verdict = self.count(errno, Instant::now());
-        let Operation { name: op, ino, pid } = operation;
+        let Operation { name: op, ino, pid, .. } = operation;
         if ANSWERS.contains(&errno) {
             tracing::debug!(op, ino, pid, errno, "{}", chain(error));
             return Errno::from_i32(errno);

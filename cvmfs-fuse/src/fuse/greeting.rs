@@ -8,10 +8,12 @@ use fuser::{InitFlags, KernelConfig};
 /// Read-ahead and largest read request, measured best in facts/fuse.md. The kernel's own limit
 /// may be lower; `session` raises it where it may.
 pub(super) const MAX_READAHEAD: u32 = 1 << 20;
-/// Read-ahead requests the kernel may have under way; 16, the default, leaves a fast server idle.
-const MAX_BACKGROUND: u16 = 64;
+/// Read-ahead requests the kernel may have under way, of all users of a mount together; 16, the
+/// default, leaves a fast server idle. The kernel's queue is not fair: where one user's slow reads
+/// fill it, those of all others wait. So it is long; the daemon shares out what is scarce.
+const MAX_BACKGROUND: u16 = 1024;
 /// Above this number the kernel stops starting new read-ahead: three quarters, as libfuse does.
-const CONGESTION_THRESHOLD: u16 = 48;
+const CONGESTION_THRESHOLD: u16 = 768;
 /// Writes are refused; but the kernel has one limit of pages for requests of both directions, and
 /// fuser asks for the larger of this and the read-ahead the kernel offered (128 KiB).
 const MAX_WRITE: u32 = MAX_READAHEAD;

@@ -15,10 +15,15 @@ use std::path::PathBuf;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
+use super::device::Device;
 use super::greeting::Terms;
 
 /// The kernel refuses reads into less than this (FUSE_MIN_READ_BUFFER); INIT is far shorter.
 const READ_LEN: usize = 8192;
+/// Bytes of `struct fuse_in_header`.
+const REQUEST_HEAD: usize = 40;
+/// Code of the first request (FUSE_INIT).
+const OPCODE_INIT: u32 = 26;
 /// Code of the notification that asks for requests to be sent again (FUSE_NOTIFY_RESEND, 6.9).
 const NOTIFY_RESEND: i32 = 7;
 
@@ -29,10 +34,60 @@ pub struct Greeting {
     reply: Vec<u8>,
 }
 
+/// Code of INIT (include/uapi/linux/fuse.h).
+const INIT: u32 = 26;
+/// Major version of the kernel's protocol; there has been no other since 2006.
+const MAJOR: u32 = 7;
+/// Length of `struct fuse_in_header`, and of `struct fuse_init_in` in its oldest form.
+const REQUEST: (usize, usize) = (40, 16);
+/// Length of `struct fuse_out_header`, and of `struct fuse_init_out` in its oldest form.
+const REPLY: (usize, usize) = (16, 24);
+/// Longest of both; today they have 104 and 80 bytes.
+const MAX_GREETING: usize = 512;
+
 impl Greeting {
+    /// Makes a greeting of what both sides said; for tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn example() -> Self {
+        let mut request = vec![0; 104];
+        let mut reply = vec![0; 80];
+        request[0] = 104;
+        request[4] = INIT.to_le_bytes()[0];
+        request[8] = 1;
+        request[40] = MAJOR.to_le_bytes()[0];
+        reply[0] = 80;
+        reply[8] = 1;
+        reply[16] = MAJOR.to_le_bytes()[0];
+        Self { request, reply }
+    }
+
+    /// Tells whether these are an INIT of the kernel and the answer to it. Whoever keeps a greeting for a successor
+    /// has it from a server that may have been compromised.
+    pub fn is_sound(&self) -> bool {
+        let (request, reply) = (&self.request, &self.reply);
+        let long = |bytes: &[u8], at: usize| {
+            bytes.get(at..).and_then(<[u8]>::first_chunk).map(|bytes| u32::from_ne_bytes(*bytes))
+        };
+        let fits = |bytes: &[u8], (header, body): (usize, usize)| {
+            (header + body..=MAX_GREETING).contains(&bytes.len())
+                && long(bytes, 0).and_then(|len| usize::try_from(len).ok()) == Some(bytes.len())
+                && long(bytes, header) == Some(MAJOR)
+        };
+        let is_answer = request.get(8..16) == reply.get(8..16) && long(reply, 4) == Some(0);
+        fits(request, REQUEST) && fits(reply, REPLY) && long(request, 4) == Some(INIT) && is_answer
+    }
+
     /// Tells whether the kernel was promised to be given files that it reads by itself.
     pub fn passes_through(&self) -> bool {
         self.terms().is_some_and(|terms| terms.pass_through())
+    }
+
+    /// Tells whether the request is one message that says its own length, and INIT: fuser trusts that.
+    fn is_sensible(&self) -> bool {
+        let number = |at: usize| Some(u32::from_le_bytes(*self.request.get(at..)?.first_chunk()?));
+        let len = number(0).and_then(|len| usize::try_from(len).ok());
+        let fits = (REQUEST_HEAD..=READ_LEN).contains(&self.request.len());
+        fits && len == Some(self.request.len()) && number(4) == Some(OPCODE_INIT)
     }
 
     pub(super) fn terms(&self) -> Option<Terms> {
@@ -49,8 +104,8 @@ pub struct Mount {
     pub greeting: Greeting,
     /// Where it is mounted; resolved.
     pub mountpoint: PathBuf,
-    /// Device number, as in [`super::mountinfo::MountEntry`].
-    pub device: Option<String>,
+    /// Its device, where that is known.
+    pub device: Option<Device>,
 }
 
 /// Greets a filesystem in the kernel's name, and connects it.
@@ -71,6 +126,7 @@ pub fn connect<F: fuser::Filesystem>(
         None,
     )?;
     let request = match kept {
+        Some(kept) if !kept.is_sensible() => return Err(io::ErrorKind::InvalidData.into()),
         Some(kept) => kept.request.clone(),
         None => receive(connection.as_fd())?,
     };
@@ -113,4 +169,30 @@ fn replace(place: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
     // and writes it with plain system calls, and nobody does so before the session runs.
     let done = unsafe { libc::dup3(new.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_greeting_of_the_kernel_is_repeated() {
+        let greeting = |len: u32, opcode: u32, bytes: usize| {
+            let mut request = [len.to_le_bytes(), opcode.to_le_bytes()].concat();
+            request.resize(bytes, 0);
+            Greeting { request, reply: Vec::new() }.is_sensible()
+        };
+        assert!(greeting(104, OPCODE_INIT, 104));
+        for (len, opcode, bytes) in [
+            (104, OPCODE_INIT, 103),
+            (0, OPCODE_INIT, 104),
+            (u32::MAX, OPCODE_INIT, 104),
+            (39, OPCODE_INIT, 39),
+            (8, OPCODE_INIT, 8),
+            (104, 1, 104),
+            (60_000, OPCODE_INIT, 60_000),
+        ] {
+            assert!(!greeting(len, opcode, bytes), "{len} {opcode} {bytes}");
+        }
+    }
 }

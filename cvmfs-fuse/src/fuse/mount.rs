@@ -7,8 +7,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
@@ -92,9 +92,18 @@ impl MountError {
 }
 
 /// Mounts on a resolved directory and returns the connection.
-pub fn mount(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+///
+/// With `place`, a descriptor of that directory, nobody can lead the path elsewhere meanwhile; only a helper
+/// is told the path.
+pub fn mount(
+    place: Option<BorrowedFd<'_>>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<OwnedFd, MountError> {
+    let link = place.map(|place| PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd())));
+    let target = link.as_deref().unwrap_or(mountpoint);
     let refusal = match open_device() {
-        Ok(device) => match mount_now(&device, mountpoint, options) {
+        Ok(device) => match mount_now(&device, target, options) {
             Ok(()) => return Ok(device.into()),
             Err(errno @ (Errno::EPERM | Errno::EACCES)) if options.use_helper => errno.into(),
             Err(errno) => return Err(MountError::Refused(errno.into())),

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use super::device::Device;
+
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
@@ -15,8 +17,8 @@ pub struct MountEntry {
     pub id: u64,
     /// Number of the mount that it was made on.
     pub parent: u64,
-    /// Device number as `MAJOR:MINOR`; also the name under `/sys/class/bdi`.
-    pub device: String,
+    /// Device number; its text is also the name under `/sys/class/bdi`.
+    pub device: Device,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Filesystem type, e.g. `fuse` or `fuse.sshfs`.
@@ -61,6 +63,13 @@ pub fn topmost_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     Ok(find(&std::fs::read("/proc/self/mountinfo")?, mountpoint))
 }
 
+/// Returns the mounts at exactly this (resolved) path, in the order in which they were made.
+pub fn all_at(mountpoint: &Path) -> io::Result<Vec<MountEntry>> {
+    let mut mounts = all()?;
+    mounts.retain(|entry| entry.mountpoint == mountpoint);
+    Ok(mounts)
+}
+
 /// Returns all mounts that this process sees, in the order in which they were made.
 pub fn all() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
@@ -68,6 +77,7 @@ pub fn all() -> io::Result<Vec<MountEntry>> {
 
 /// Returns whose server a mounted device is, as far as the table tells.
 pub fn user_of(device: &str) -> Option<u32> {
+    let device: Device = device.parse().ok()?;
     all().ok()?.into_iter().find(|entry| entry.device == device)?.user
 }
 
@@ -91,7 +101,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
     let id = text(fields.next()?)?.parse().ok()?;
     let parent = text(fields.next()?)?.parse().ok()?;
-    let device = text(fields.next()?)?;
+    let device = text(fields.next()?)?.parse().ok()?;
     let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     let _options = fields.next()?;
     let mut propagation = Propagation::Private;
@@ -149,9 +159,10 @@ pub fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-/// Quotes a path for messages.
+/// Returns a path for messages, in one line.
 pub fn show(path: &Path) -> String {
-    String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned()
+    let text = crate::escape::lines_of(path.as_os_str().as_bytes());
+    crate::escape::one_line(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -179,7 +190,10 @@ garbage
         for (path, expected) in table {
             let found = find(TABLE, Path::new(path));
             let found = found.as_ref().map(|m| {
-                (&*m.device, &*m.fs_type, m.source.to_str().unwrap_or_default(), m.is_fuse())
+                (m.device, &*m.fs_type, m.source.to_str().unwrap_or_default(), m.is_fuse())
+            });
+            let expected = expected.map(|(device, fs_type, source, is_fuse)| {
+                (device.parse().unwrap(), fs_type, source, is_fuse)
             });
             assert_eq!(found, expected, "{path}");
         }

@@ -4,7 +4,8 @@
 //! does not know FUSE_NOTIFY_PRUNE (include/uapi/linux/fuse.h, protocol 7.45, Linux 6.18), by which
 //! the kernel drops inodes that nobody uses. Older kernels can be made to drop all unused entries of
 //! a mount at once: changing the options of a superblock does that first, whatever they are
-//! (fs/super.c, reconfigure_super), and here none changes. It needs CAP_SYS_ADMIN over the mount.
+//! (fs/super.c, reconfigure_super), and here none changes. It needs CAP_SYS_ADMIN over the mount,
+//! which a server gives up, so the supervisor is asked.
 //!
 //! FUSE_NOTIFY_INVAL_ENTRY, which all kernels have, would not do. It also takes away what is in use:
 //! programs that run are shown as deleted, and what others mounted on an entry is detached, in all
@@ -16,7 +17,8 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use fuser::INodeNo;
@@ -24,6 +26,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 
+use super::device::Device;
 use super::{mountinfo, premounted};
 use crate::fs::Ino;
 
@@ -50,22 +53,32 @@ enum Means {
 pub struct Notifier {
     names: fuser::Notifier,
     connection: OwnedFd,
-    mountpoint: PathBuf,
-    /// As in [`mountinfo::MountEntry`].
-    device: Option<String>,
     /// A [`Means`]: what has not failed yet.
     means: AtomicU8,
+    /// Asks whoever may to drop all unused entries; tells whether somebody heard that.
+    shrinker: OnceLock<Shrinker>,
+}
+
+/// See [`Notifier::shrinking_by`].
+struct Shrinker(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Shrinker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shrinker")
+    }
 }
 
 impl Notifier {
-    pub(super) fn new(
-        names: fuser::Notifier,
-        connection: OwnedFd,
-        mountpoint: PathBuf,
-        device: Option<String>,
-    ) -> Self {
+    pub(super) fn new(names: fuser::Notifier, connection: OwnedFd) -> Self {
         let means = AtomicU8::new(Means::Prune as u8);
-        Self { names, connection, mountpoint, device, means }
+        Self { names, connection, means, shrinker: OnceLock::new() }
+    }
+
+    /// Says who drops all unused entries where the kernel cannot be told which: that takes rights which a
+    /// server does not have.
+    pub fn shrinking_by(&self, ask: impl Fn() -> bool + Send + Sync + 'static) {
+        // There is one supervisor in the life of a server.
+        let _ = self.shrinker.set(Shrinker(Box::new(ask)));
     }
 
     /// Takes back a name in a directory.
@@ -90,11 +103,8 @@ impl Notifier {
                 }
             }
         }
-        if self.means() == Means::Shrink
-            && let Err(error) = shrink(&self.mountpoint, self.device.as_deref())
-        {
+        if self.means() == Means::Shrink && !self.shrinker.get().is_some_and(|ask| ask.0()) {
             tracing::info!(
-                %error,
                 "this kernel lets go of entries only when it runs short of memory; we hold a little \
                  for each (Linux 6.18 can be asked, older ones by root)"
             );
@@ -118,13 +128,13 @@ impl Notifier {
 
 /// Makes the kernel drop all entries of a mount that are not in use; `device` is that of the mount,
 /// which somebody may have mounted over.
-pub fn shrink(mountpoint: &Path, device: Option<&str>) -> io::Result<()> {
+pub fn shrink(mountpoint: &Path, device: Option<Device>) -> io::Result<()> {
     let elsewhere = || io::Error::other("the mount cannot be seen");
     if premounted::number_of(mountpoint).is_some() {
         return Err(elsewhere());
     }
     let there = mountinfo::topmost_at(mountpoint)?.ok_or_else(elsewhere)?;
-    if device != Some(there.device.as_str()) {
+    if device != Some(there.device) {
         return Err(elsewhere());
     }
     let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_NO_AUTOMOUNT;

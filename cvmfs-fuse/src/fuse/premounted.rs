@@ -3,18 +3,15 @@
 //! unmount anything: where it is seen is not known, and may be in another namespace.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FileType;
-
+use super::device::Device;
 use super::mountinfo;
+use super::received::{Kind, kind_of};
 
 /// Before the number of the descriptor.
 const PREFIX: &str = "/dev/fd/";
-/// The device of FUSE (Documentation/admin-guide/devices.txt).
-const FUSE: (u32, u32) = (10, 229);
-
 /// Returns the number of the descriptor that stands for a mountpoint.
 pub fn number_of(mountpoint: &Path) -> Option<RawFd> {
     let digits = mountpoint.to_str()?.strip_prefix(PREFIX)?;
@@ -35,25 +32,31 @@ pub fn connection(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: it was made just now and belongs to nobody else.
     let copy = unsafe { OwnedFd::from_raw_fd(copy) };
-    let found = rustix::fs::fstat(&copy)?;
-    let device = (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev));
-    if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice || device != FUSE {
-        return Err(io::Error::other("it is not /dev/fuse"));
-    }
+    assert_kernel(&copy)?;
     Ok(copy)
 }
 
-/// Returns the number of the mounted device, as in [`mountinfo::MountEntry`], where the kernel tells.
-pub fn device_of(connection: &OwnedFd) -> Option<String> {
-    let path = format!("/proc/self/fdinfo/{}", connection.as_raw_fd());
-    let facts = std::fs::read_to_string(path).ok()?;
-    let number = facts.lines().find_map(|line| line.strip_prefix("fuse_connection:"))?.trim();
-    number.parse::<u32>().is_ok().then(|| format!("0:{number}"))
+/// Makes sure that the kernel is at the other end of a connection which somebody else opened: requests are only
+/// parsed by what trusts their lengths. Only root can make a device node, and only the kernel serves it.
+///
+/// # Errors
+/// If it is something else.
+pub(super) fn assert_kernel(connection: &OwnedFd) -> io::Result<()> {
+    match kind_of(connection.as_fd()) {
+        Kind::Fuse => Ok(()),
+        _ => Err(io::Error::other("it is not /dev/fuse")),
+    }
+}
+
+/// Returns the device of the mount behind a connection, where the kernel tells (from Linux 6.15 on).
+pub fn device_of(connection: &OwnedFd) -> Option<Device> {
+    // The number of a connection is the minor number of its device.
+    super::received::connection_of(connection.as_fd()).map(Device::of_connection)
 }
 
 /// Returns where a mountpoint is seen: its own path, or for `/dev/fd/N` that of the device if it is
 /// mounted here.
-pub fn seen_at(mountpoint: &Path, device: Option<&str>) -> PathBuf {
+pub fn seen_at(mountpoint: &Path, device: Option<Device>) -> PathBuf {
     let seen = || {
         let device = device.filter(|_| number_of(mountpoint).is_some())?;
         let mounts = mountinfo::all().ok()?;
@@ -64,6 +67,8 @@ pub fn seen_at(mountpoint: &Path, device: Option<&str>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]
@@ -84,6 +89,6 @@ mod tests {
         let error = connection(file.as_raw_fd()).unwrap_err();
         assert_eq!(error.to_string(), "it is not /dev/fuse");
         assert_eq!(connection(999_999).unwrap_err().raw_os_error(), Some(libc::EBADF));
-        assert_eq!(seen_at(Path::new("/m"), Some("0:1")), Path::new("/m"));
+        assert_eq!(seen_at(Path::new("/m"), Some(Device::of_connection(1))), Path::new("/m"));
     }
 }

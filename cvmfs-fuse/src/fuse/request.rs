@@ -61,7 +61,7 @@ impl<V: Vfs> Deref for UnderWay<V> {
 
 impl<V: Vfs> Drop for UnderWay<V> {
     fn drop(&mut self) {
-        let Operation { name, ino, pid } = self.operation;
+        let Operation { name, ino, pid, .. } = self.operation;
         let Shared { activity, vfs, .. } = &*self.shared;
         let took = self.begun.elapsed();
         activity.answered(name, took);

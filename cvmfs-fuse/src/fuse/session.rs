@@ -11,10 +11,11 @@ use tokio::sync::oneshot;
 
 use super::adapter::Adapter;
 use super::backing::Backings;
+use super::device::Device;
 use super::greeting::MAX_READAHEAD;
 use super::handover::{self, Mount};
-use super::mount::{self, MountError};
-use super::mounter::Ground;
+use super::mount::MountError;
+use super::mounter::{Ground, Mounter};
 use super::mountinfo;
 use super::notify::Notifier;
 use super::premounted;
@@ -32,7 +33,8 @@ pub struct MountedSession<V: Vfs> {
     /// Of the same connection, for notices.
     connection: OwnedFd,
     mountpoint: PathBuf,
-    device: Option<String>,
+    device: Option<Device>,
+    remover: Option<Mounter>,
 }
 
 /// A mounted filesystem that answers.
@@ -40,10 +42,12 @@ pub struct MountedSession<V: Vfs> {
 pub struct ServedMount {
     /// Where; resolved.
     pub mountpoint: PathBuf,
-    /// Device number, as in [`mountinfo::MountEntry`].
-    pub device: Option<String>,
+    /// Its device, where that is known.
+    pub device: Option<Device>,
     /// Tells the kernel what it must forget.
     pub notifier: Arc<Notifier>,
+    /// Who can remove the mount if the supervisor is gone.
+    pub remover: Option<Mounter>,
     thread: JoinHandle<()>,
     ended: oneshot::Receiver<io::Result<()>>,
 }
@@ -55,38 +59,37 @@ pub fn mount_supervised<V: Vfs>(
     ground: Ground,
     options: &MountOptions,
 ) -> Result<(MountedSession<V>, Mount), MountError> {
-    let Ground { mountpoint, mounter } = ground;
+    let Ground { mountpoint, mounter, stays } = ground;
     let mountpoint = mountpoint.as_path();
     let mounted = premounted::number_of(mountpoint);
-    let connection = match (mounted, mounter) {
-        (Some(number), _) => premounted::connection(number).map_err(MountError::Handshake)?,
-        (None, Some(mounter)) => mounter.mount()?,
+    let (connection, fresh) = match (mounted, mounter) {
+        (Some(number), _) => (premounted::connection(number).map_err(MountError::Handshake)?, None),
+        (None, Some(mounter)) => mounter.mount().map(|(made, fresh)| (made, Some(fresh)))?,
         (None, None) => {
-            let own = MountOptions { uid: None, gid: None, ..options.clone() };
-            mount::mount(mountpoint, &own)?
+            return Err(MountError::Refused(io::Error::other("there is no process that mounts")));
         }
     };
     let backings = adapter.backings();
     let connected = handover::connect(adapter, &connection, None, acl(options), present_config());
-    let (session, greeting) = connected.map_err(|error| {
-        if let Err(left_over) = mount::unmount(mountpoint, true) {
-            tracing::warn!(error = %left_over, "cannot remove the failed mount");
-        }
-        MountError::Handshake(error)
-    })?;
+    // Of a failed one, whoever mounted it removes the mount.
+    let (session, greeting) = connected.map_err(MountError::Handshake)?;
     connect(backings, &connection);
     let device = match mounted {
         Some(_) => premounted::device_of(&connection),
         None => device_of(mountpoint),
     };
-    if let Some(device) = &device {
+    if let Some(device) = device.filter(|_| mounted.is_some()) {
         raise_readahead_of(device);
     }
     let mountpoint = mountpoint.to_owned();
     let own = connection.try_clone().map_err(MountError::Handshake)?;
-    let left =
-        Mount { connection, greeting, mountpoint: mountpoint.clone(), device: device.clone() };
-    Ok((MountedSession { session, connection: own, mountpoint, device }, left))
+    let kept = fresh.map_or(Ok(None), |fresh| fresh.keep(stays));
+    let remover = kept.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the process that mounted is not ours any more");
+        None
+    });
+    let left = Mount { connection, greeting, mountpoint: mountpoint.clone(), device };
+    Ok((MountedSession { session, connection: own, mountpoint, device, remover }, left))
 }
 
 /// Takes over the connection of a dead server.
@@ -94,8 +97,11 @@ pub fn take_over<V: Vfs>(
     adapter: Adapter<V>,
     options: &MountOptions,
     mount: &Mount,
+    remover: Option<Mounter>,
 ) -> Result<MountedSession<V>, MountError> {
     let Mount { connection, greeting, mountpoint, device } = mount;
+    // From a supervisor or a holder, which may have been told anything.
+    premounted::assert_kernel(connection).map_err(MountError::Handshake)?;
     let kept = Some(greeting);
     let adapter = adapter.going_on(greeting.terms());
     let backings = adapter.backings();
@@ -103,9 +109,9 @@ pub fn take_over<V: Vfs>(
     let (session, _) = connected.map_err(MountError::Handshake)?;
     connect(backings, connection);
     handover::resend(connection.as_fd()).map_err(MountError::Handshake)?;
-    let (connection, device) = (connection.try_clone(), device.clone());
-    let connection = connection.map_err(MountError::Handshake)?;
-    Ok(MountedSession { session, connection, mountpoint: mountpoint.to_owned(), device })
+    let connection = connection.try_clone().map_err(MountError::Handshake)?;
+    let (mountpoint, device) = (mountpoint.to_owned(), *device);
+    Ok(MountedSession { session, connection, mountpoint, device, remover })
 }
 
 fn connect(backings: Option<Arc<Backings>>, connection: &OwnedFd) {
@@ -116,7 +122,7 @@ fn connect(backings: Option<Arc<Backings>>, connection: &OwnedFd) {
     }
 }
 
-fn device_of(mountpoint: &Path) -> Option<String> {
+fn device_of(mountpoint: &Path) -> Option<Device> {
     match mountinfo::topmost_at(mountpoint) {
         Ok(entry) => entry.filter(mountinfo::MountEntry::is_fuse).map(|entry| entry.device),
         Err(error) => {
@@ -129,10 +135,9 @@ fn device_of(mountpoint: &Path) -> Option<String> {
 impl<V: Vfs> MountedSession<V> {
     /// Starts the worker threads.
     pub fn serve(self) -> Result<ServedMount, MountError> {
-        let Self { session, connection, mountpoint, device } = self;
+        let Self { session, connection, mountpoint, device, remover } = self;
         let names = session.notifier();
-        let notifier =
-            Arc::new(Notifier::new(names, connection, mountpoint.clone(), device.clone()));
+        let notifier = Arc::new(Notifier::new(names, connection));
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("fuse-session".to_owned())
@@ -141,7 +146,7 @@ impl<V: Vfs> MountedSession<V> {
                 let _ = end.send(session.run());
             })
             .map_err(MountError::Threads)?;
-        Ok(ServedMount { mountpoint, device, notifier, thread, ended })
+        Ok(ServedMount { mountpoint, device, notifier, remover, thread, ended })
     }
 }
 
@@ -181,13 +186,13 @@ fn acl(options: &MountOptions) -> SessionACL {
 /// The same, of what was mounted just now.
 pub(super) fn raise_readahead(mountpoint: &Path) {
     if let Some(device) = device_of(mountpoint) {
-        raise_readahead_of(&device);
+        raise_readahead_of(device);
     }
 }
 
 /// In its answer to INIT a filesystem can only lower the kernel's 128 KiB; more takes this file,
 /// which root may write.
-fn raise_readahead_of(device: &str) {
+fn raise_readahead_of(device: Device) {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&path, (MAX_READAHEAD >> 10).to_string()) {
         tracing::debug!(path, %error, "read-ahead stays at the kernel's default");

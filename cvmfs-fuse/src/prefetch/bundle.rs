@@ -12,6 +12,7 @@ use cvmfs_core::catalog::{Content, DirectoryEntry, EntryKind};
 use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::path::{MAX_NAME_LEN, RepoPath};
 use cvmfs_core::revision::Revision;
+use cvmfs_core::share::{self, Owner};
 use lru::LruCache;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -43,6 +44,14 @@ impl Bundle {
     fn paths(&self) -> impl Iterator<Item = RepoPath> {
         let all = self.dependencies.iter().take(MAX_DEPENDENCIES);
         all.filter(|path| path.starts_with('/')).filter_map(|path| RepoPath::parse(path.as_bytes()))
+    }
+}
+
+/// Input of the fuzz target `bundle`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(bundle) = Bundle::parse(data) {
+        assert!(bundle.paths().count() <= MAX_DEPENDENCIES);
     }
 }
 
@@ -81,12 +90,12 @@ impl Bundles {
             return;
         }
         let (bundles, revision) = (Arc::clone(self), Arc::clone(revision));
-        tokio::spawn(async move {
+        tokio::spawn(share::scope(Owner::Ahead, async move {
             let at = parent.join(&name);
             if let Ok(Some(entry)) = revision.lookup(&at).await {
                 bundles.fetch(&at, &entry, &revision).await;
             }
-        });
+        }));
     }
 
     async fn fetch(&self, at: &RepoPath, entry: &DirectoryEntry, revision: &Revision) {
@@ -188,5 +197,19 @@ mod tests {
         let many = vec!["\"/x\""; 5000].join(",");
         let json = format!("{{\"name\":\"CVMFS_BUNDLE\",\"dependencies\":[{many}]}}");
         assert_eq!(Bundle::parse(json.as_bytes()).unwrap().paths().count(), MAX_DEPENDENCIES);
+    }
+
+    #[test]
+    fn m1_deep_bundles_are_refused_in_a_small_stack() {
+        let run = || {
+            for inner in ["[", "{\"a\":"] {
+                let deep = inner.repeat(100_000);
+                assert!(Bundle::parse(deep.as_bytes()).is_none());
+                let text = format!("{{\"name\":\"{NAME}\",\"dependencies\":[],\"x\":{deep}");
+                assert!(Bundle::parse(text.as_bytes()).is_none());
+            }
+        };
+        let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+        small.join().unwrap();
     }
 }

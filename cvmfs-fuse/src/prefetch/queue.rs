@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cvmfs_core::fetch::{AheadOutcome, FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
+use cvmfs_core::share::{self, Owner};
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -133,7 +134,7 @@ impl Queue {
             state.workers += 1;
             let queue = Arc::clone(self);
             // Ends when nothing waits, so nobody has to end it.
-            tokio::spawn(async move {
+            tokio::spawn(share::scope(Owner::Ahead, async move {
                 while let Some((wish, then)) = queue.next() {
                     if !queue.may_begin(&wish).await {
                         queue.state.lock().remembered.pop(&wish.id);
@@ -155,7 +156,7 @@ impl Queue {
                         queue.state.lock().remembered.pop(&wish.id);
                     }
                 }
-            });
+            }));
         }
         true
     }

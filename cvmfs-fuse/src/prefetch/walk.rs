@@ -10,6 +10,7 @@ use cvmfs_core::fetch::FetchOptions;
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::{Revision, RevisionError};
+use cvmfs_core::share::{self, Owner};
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -195,7 +196,8 @@ impl Walks {
             directory.window = (directory.window * 2).clamp(FIRST_WINDOW, MAX_WINDOW);
         }
         let (walks, path, revision) = (Arc::clone(self), path.clone(), Arc::clone(revision));
-        tokio::spawn(async move { walks.look_ahead(&parent, &path, &revision, guesses).await });
+        let look = async move { walks.look_ahead(&parent, &path, &revision, guesses).await };
+        tokio::spawn(share::scope(Owner::Ahead, look));
     }
 
     async fn look_ahead(

@@ -1,24 +1,38 @@
 //! Asking a mount.
 
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmfs_cache::peer_of;
 
-use super::address::Address;
-use super::wire::{REFUSAL, Reply, Request};
-use crate::fuse::mountinfo;
+use super::address::{Address, SeenMount, reach, workspaces};
+use super::directory::TALK;
+use super::finding;
+use super::proof::{self, MAX_DESCRIPTORS};
+use super::wire::{REFUSAL, Reply, Request, UNSEEN};
+use crate::config::Environment;
 
-/// How long a server that is being replaced is waited for; a take-over needs some 10 ms.
+/// How long a mount without an address is waited for: it has just begun, or its server, which is of another
+/// version, is being replaced.
 const TAKE_OVER: Duration = Duration::from_secs(2);
 /// Pause between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long the answer may take beyond what the server may.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(150);
 /// Longest answer that is read: a list of a large cache.
-const MAX_ANSWER: u64 = 256 << 20;
+const MAX_ANSWER: usize = 256 << 20;
+/// Longest answer of another user's server, which may say anything to each command of root.
+const MAX_FOREIGN_ANSWER: usize = 4 << 20;
+/// Sockets in workspaces that are asked whose they are.
+const MAX_SOCKETS: usize = 256;
+/// How long each may take to say that.
+const SHORT: Duration = Duration::from_secs(1);
+/// Bytes that are read at a time.
+const PIECE: usize = 64 << 10;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +56,12 @@ pub enum AskError {
     /// It does not talk to us.
     #[error("{address}: {REFUSAL}")]
     Refused {
+        /// Where.
+        address: Address,
+    },
+    /// It does, but for who sees the mount.
+    #[error("{address}: {UNSEEN}")]
+    Unseen {
         /// Where.
         address: Address,
     },
@@ -101,50 +121,187 @@ fn exchange(
     let broken = |source: io::Error| AskError::Broken { address: address.clone(), source };
     let mut stream = connect(address, patience)?;
     stream.set_write_timeout(Some(limit)).map_err(broken)?;
-    stream.set_read_timeout(Some(limit)).map_err(broken)?;
     // One that refuses us says so without listening.
-    let sent = stream.write_all(letter);
+    let sent = proof::send(&stream, letter, &proofs(address)).and_then(|len| {
+        let rest = letter.get(len..).unwrap_or_default();
+        stream.write_all(rest)
+    });
+    let most = match address {
+        Address::Mount(mount) if !mount.is_ours_or_roots() => MAX_FOREIGN_ANSWER,
+        _ => MAX_ANSWER,
+    };
     let mut answer = Vec::new();
-    match (&stream).take(MAX_ANSWER).read_to_end(&mut answer) {
-        Ok(_) => {}
+    match read_answer(&stream, most, limit, &mut answer) {
+        Ok(()) => {}
         Err(_) if !answer.is_empty() => {}
         Err(error) => return Err(broken(error)),
     }
-    // Said before the question is read, so it is plain.
-    if answer.trim_ascii_end() == REFUSAL.as_bytes() {
-        return Err(AskError::Refused { address: address.clone() });
+    // Said before the question is answered, so it is plain.
+    let address = address.clone();
+    match answer.trim_ascii_end() {
+        said if said == REFUSAL.as_bytes() => return Err(AskError::Refused { address }),
+        said if said == UNSEEN.as_bytes() => return Err(AskError::Unseen { address }),
+        _ => {}
     }
     match sent {
-        Err(error) if answer.is_empty() => Err(broken(error)),
+        Err(error) if answer.is_empty() => Err(AskError::Broken { address, source: error }),
         _ => Ok(answer),
     }
 }
 
-fn connect(address: &Address, patience: Duration) -> Result<UnixStream, AskError> {
+/// Reads to the end. The first bytes may take the limit, and all of them twice as long: a peer that sends single
+/// bytes keeps nobody.
+fn read_answer(
+    mut stream: &UnixStream,
+    most: usize,
+    limit: Duration,
+    answer: &mut Vec<u8>,
+) -> io::Result<()> {
     let start = Instant::now();
-    let stream = loop {
-        match address.with(UnixStream::connect_addr) {
-            Ok(stream) => break stream,
-            Err(error)
-                if error.kind() == io::ErrorKind::ConnectionRefused
-                    && start.elapsed() < patience =>
-            {
-                #[expect(clippy::disallowed_methods, reason = "a short pause of a command")]
-                thread::sleep(RETRY);
-            }
-            Err(source) => return Err(AskError::Connect { address: address.clone(), source }),
+    let mut piece = vec![0; PIECE];
+    loop {
+        let left = (2 * limit).saturating_sub(start.elapsed()).min(limit);
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
         }
-    };
-    // Abstract names belong to whoever takes them first.
-    if let Address::Device(device) = address {
-        let (uid, _) = peer_of(&stream)
-            .map_err(|source| AskError::Connect { address: address.clone(), source })?;
-        let is_root = nix::unistd::geteuid().is_root();
-        let is_expected = uid == 0 || uid == nix::unistd::geteuid().as_raw();
-        // The server may be another user's than who mounted (CVMFS_USER).
-        if !is_expected && !is_root && mountinfo::user_of(device) != Some(uid) {
-            return Err(AskError::Stranger { address: address.clone(), uid });
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(len) if answer.len() + len > most => {
+                answer.clear();
+                return Err(io::Error::other("the answer is too long"));
+            }
+            Ok(len) => answer.extend_from_slice(&piece[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    Ok(stream)
+}
+
+/// Returns descriptors of the mountpoint. Of a socket in a workspace it is not known which mount it
+/// belongs to: those that may be it.
+fn proofs(address: &Address) -> Vec<OwnedFd> {
+    match address {
+        Address::Mount(mount) => mount.proof().into_iter().collect(),
+        Address::Path(_) => {
+            let mut all = SeenMount::all().unwrap_or_default();
+            all.retain(|mount| mount.looks_ours);
+            let named = |mount: &SeenMount| is_named_for(mount, address);
+            all.sort_by_key(|mount| !named(mount));
+            all.iter().filter_map(SeenMount::proof).take(MAX_DESCRIPTORS).collect()
+        }
+    }
+}
+
+/// Tells whether a socket in a workspace is named as what is mounted there: `cvmfs_io.FQRN`.
+fn is_named_for(mount: &SeenMount, address: &Address) -> bool {
+    let Address::Path(path) = address else { return false };
+    let name = path.file_name().and_then(|name| name.to_str());
+    let Some(fqrn) = name.and_then(|name| name.strip_prefix("cvmfs_io.")) else { return false };
+    mount.mountpoint.file_name().is_some_and(|name| name == fqrn)
+}
+
+fn connect(address: &Address, patience: Duration) -> Result<UnixStream, AskError> {
+    let start = Instant::now();
+    loop {
+        let source = match attempt(address) {
+            Ok(stream) => return Ok(stream),
+            Err(AskError::Connect { source, .. }) => source,
+            Err(other) => return Err(other),
+        };
+        let may_come = match (address, source.kind()) {
+            (_, io::ErrorKind::ConnectionRefused) => true,
+            (Address::Mount(mount), io::ErrorKind::NotFound) => mount.looks_ours,
+            _ => false,
+        };
+        if !may_come || start.elapsed() >= patience {
+            return Err(AskError::Connect { address: address.clone(), source });
+        }
+        #[expect(clippy::disallowed_methods, reason = "a short pause of a command")]
+        thread::sleep(RETRY);
+    }
+}
+
+fn attempt(address: &Address) -> Result<UnixStream, AskError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied if matches!(address, Address::Mount(_)) => {
+            AskError::Refused { address: address.clone() }
+        }
+        _ => AskError::Connect { address: address.clone(), source },
+    };
+    let is_believed = |stream: &UnixStream, is_spoken_for_by: &dyn Fn(u32) -> bool| {
+        let (uid, _) = peer_of(stream).map_err(failed)?;
+        match is_spoken_for_by(uid) {
+            true => Ok(()),
+            false => Err(AskError::Stranger { address: address.clone(), uid }),
+        }
+    };
+    match address {
+        Address::Mount(mount) => {
+            let mut last = None;
+            let places = match finding::find(mount) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return in_workspace(mount).ok_or_else(|| failed(error));
+                }
+                places => places.map_err(failed)?,
+            };
+            for place in places {
+                match UnixStream::connect(place.socket(TALK)) {
+                    Ok(stream) => {
+                        is_believed(&stream, &|uid| mount.is_spoken_for_by(uid))?;
+                        return Ok(stream);
+                    }
+                    Err(error) => last = Some(error),
+                }
+            }
+            Err(failed(last.unwrap_or_else(|| io::ErrorKind::NotFound.into())))
+        }
+        Address::Path(path) => {
+            let stream = connect_in(path).map_err(failed)?;
+            let mounts = SeenMount::all().unwrap_or_default();
+            let own = nix::unistd::geteuid().as_raw();
+            // The server may be another user's than who mounted (CVMFS_USER).
+            is_believed(&stream, &|uid| {
+                let is_users = |mount: &SeenMount| mount.looks_ours && mount.user == Some(uid);
+                uid == 0 || uid == own || mounts.iter().any(is_users)
+            })?;
+            Ok(stream)
+        }
+    }
+}
+
+/// Connects for a user who may not enter the control directory, and may ask: of `CVMFS_USER`, or `CVMFS_TALK_OWNER`.
+fn in_workspace(mount: &SeenMount) -> Option<UnixStream> {
+    let is_socket = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"cvmfs_io."))
+    };
+    workspaces(&Environment::of_process())
+        .iter()
+        .filter_map(|workspace| std::fs::read_dir(workspace).ok())
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()).filter(is_socket))
+        .take(MAX_SOCKETS)
+        .find(|path| speaks_for(path, mount).unwrap_or(false))
+        .and_then(|path| connect_in(&path).ok())
+}
+
+/// Tells whether the server at a socket in a workspace is that of a mount.
+fn speaks_for(path: &Path, mount: &SeenMount) -> io::Result<bool> {
+    let stream = connect_in(path)?;
+    let (uid, _) = peer_of(&stream)?;
+    if !mount.is_spoken_for_by(uid) {
+        return Ok(false);
+    }
+    let proof: Vec<_> = mount.proof().into_iter().collect();
+    stream.set_write_timeout(Some(SHORT))?;
+    proof::send(&stream, b"device id\n", &proof)?;
+    let mut answer = Vec::new();
+    read_answer(&stream, PIECE, SHORT, &mut answer)?;
+    Ok(answer.trim_ascii_end() == mount.device.as_bytes())
+}
+
+fn connect_in(path: &Path) -> io::Result<UnixStream> {
+    let (directory, short) = reach(path)?;
+    let stream = UnixStream::connect(short);
+    drop(directory);
+    stream
 }

@@ -1,7 +1,7 @@
 //! What one process can be asked about: its mount, and the repositories that are open.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -121,6 +121,10 @@ impl Desk {
     /// Tells whether a user may ask and change things.
     pub(super) fn allows(&self, uid: u32) -> bool {
         uid == 0 || uid == nix::unistd::geteuid().as_raw() || Some(uid) == self.owner
+    }
+
+    pub(crate) fn mountpoint(&self) -> &Path {
+        &self.mountpoint
     }
 
     pub(crate) fn device(&self) -> Option<&str> {

@@ -7,28 +7,34 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::address::Address;
+use cvmfs_core::fqrn::Fqrn;
+
+pub use super::address::FS_NAME;
+use super::address::{Address, SeenMount};
 use super::client::{AskError, ask, ask_now};
 use super::report::RepositoryStatus;
 use super::wire::{Reply, Request};
-use crate::fuse::mountinfo;
+use crate::fuse::mountinfo::{self, MountEntry};
 
 /// How long a mount may take to tell about itself; it waits for nobody.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Mounts that are asked at once; a node with more has other sorrows.
 const MAX_MOUNTS: usize = 256;
-/// First column of `df` for mounts of this program and of upstream's.
-pub const FS_NAME: &str = "cvmfs2";
 
 /// A FUSE mount that is ours, or looks like it.
 #[derive(Debug)]
 pub struct Found {
-    /// `MAJOR:MINOR`.
-    pub device: String,
-    /// Where it is seen from here.
-    pub mountpoint: PathBuf,
+    /// The mount, as this process sees it.
+    pub mount: SeenMount,
     /// What it says of its repositories.
     pub status: Result<Vec<RepositoryStatus>, AskError>,
+}
+
+impl Found {
+    /// Returns how the mount is talked to.
+    pub fn address(&self) -> Address {
+        self.mount.address()
+    }
 }
 
 /// Asks all mounts that are seen from here, each once. The kernel is not asked, so that none that
@@ -41,28 +47,29 @@ pub fn all() -> io::Result<Vec<Found>> {
 pub fn showing(repository: &str) -> io::Result<Option<Found>> {
     let is_it =
         |found: &Found| found.status.iter().flatten().any(|status| status.repository == repository);
-    Ok(ask_until(is_it)?.into_iter().find(is_it))
+    // Another user's mount may claim any name: it is taken only if nobody else has it.
+    let is_sure = |found: &Found| is_it(found) && found.mount.is_ours_or_roots();
+    let mut all = ask_until(is_sure)?;
+    let at = all.iter().position(is_sure).or_else(|| all.iter().position(is_it));
+    Ok(at.map(|at| all.swap_remove(at)))
 }
 
 /// Asks all at once, and returns when one has given the answer that is looked for.
 fn ask_until(is_enough: impl Fn(&Found) -> bool) -> io::Result<Vec<Found>> {
-    let mut mounts = BTreeMap::new();
-    for mount in mountinfo::all()?.into_iter().filter(mountinfo::MountEntry::is_fuse) {
-        let looks_ours = mount.source == FS_NAME;
-        mounts.entry(mount.device).or_insert((mount.mountpoint, looks_ours));
-    }
-    let mut silent: BTreeMap<_, _> = mounts.into_iter().take(MAX_MOUNTS).collect();
+    let table = mountinfo::all()?;
+    let mounts = SeenMount::each(&table).into_iter().take(MAX_MOUNTS);
+    let mut silent: BTreeMap<_, _> = mounts.map(|mount| (mount.device.clone(), mount)).collect();
     let (sender, answers) = mpsc::channel();
-    for (device, (_, looks_ours)) in &silent {
-        let (sender, device, looks_ours) = (sender.clone(), device.clone(), *looks_ours);
+    for mount in silent.values() {
+        let (sender, mount) = (sender.clone(), mount.clone());
         thread::spawn(move || {
             let request = Request { command: "status".to_owned(), repository: None };
-            // Other programs never listen there; ours do, but for a moment.
+            // Mounts of other programs have no address; ours get theirs a moment after they appear.
             let ask: fn(&Address, &Request, Duration) -> Result<Reply, AskError> =
-                if looks_ours { ask } else { ask_now };
-            let answer = ask(&Address::Device(device.clone()), &request, PATIENCE);
+                if mount.looks_ours { ask } else { ask_now };
+            let answer = ask(&mount.address(), &request, PATIENCE);
             // Nobody listens after the deadline.
-            let _ = sender.send((device, answer));
+            let _ = sender.send((mount.device, answer));
         });
     }
     drop(sender);
@@ -71,35 +78,58 @@ fn ask_until(is_enough: impl Fn(&Found) -> bool) -> io::Result<Vec<Found>> {
     while let Ok((device, answer)) =
         answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
     {
-        let Some((mountpoint, looks_ours)) = silent.remove(&device) else { continue };
-        let address = Address::Device(device.clone());
-        let status = answer.and_then(|reply| {
-            serde_json::from_value(reply.data)
-                .map_err(|error| AskError::Broken { address, source: io::Error::other(error) })
-        });
+        let Some(mount) = silent.remove(&device) else { continue };
+        let status = answer.and_then(|reply| understood(reply, &mount, &table));
         // Of another program, or not to be reached from here.
-        if matches!(status, Err(AskError::Connect { .. })) && !looks_ours {
+        let is_unknown = matches!(status, Err(AskError::Connect { .. } | AskError::Refused { .. }));
+        if is_unknown && !mount.looks_ours {
             continue;
         }
-        let found = Found { device, mountpoint, status };
+        let found = Found { mount, status };
         let is_last = is_enough(&found);
         all.push(found);
         if is_last {
             return Ok(all);
         }
     }
-    for (device, (mountpoint, _)) in silent {
-        let (address, source) = (Address::Device(device.clone()), io::ErrorKind::TimedOut.into());
+    for mount in silent.into_values() {
+        let (address, source) = (mount.address(), io::ErrorKind::TimedOut.into());
         let status = Err(AskError::Broken { address, source });
-        all.push(Found { device, mountpoint, status });
+        all.push(Found { mount, status });
     }
-    all.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
+    all.sort_by(|a, b| a.mount.mountpoint.cmp(&b.mount.mountpoint));
     Ok(all)
 }
 
-/// Finds the mount that shows a path, without touching it: the device, where it is mounted, and
-/// what is left of the path.
-pub fn of_path(path: &Path) -> io::Result<Option<(String, PathBuf, PathBuf)>> {
+/// Takes what a mount says of itself. Which mount it is, and where, is known better here: a server may say
+/// anything, or see the mount elsewhere, and commands of root act upon the path.
+fn understood(
+    reply: Reply,
+    mount: &SeenMount,
+    table: &[MountEntry],
+) -> Result<Vec<RepositoryStatus>, AskError> {
+    let told: Vec<RepositoryStatus> = serde_json::from_value(reply.data).map_err(|error| {
+        AskError::Broken { address: mount.address(), source: io::Error::other(error) }
+    })?;
+    let checked = |mut status: RepositoryStatus| {
+        status.device = Some(mount.device.clone());
+        let is_name = status.repository.parse::<Fqrn>().is_ok();
+        let is_same = |entry: &&MountEntry| entry.device.to_string() == mount.device;
+        let is_seen = table.iter().filter(is_same).any(|entry| {
+            status.mountpoint == entry.mountpoint
+                || (is_name && status.mountpoint == entry.mountpoint.join(&status.repository))
+        });
+        if !is_seen {
+            status.mountpoint.clone_from(&mount.mountpoint);
+        }
+        status
+    };
+    Ok(told.into_iter().map(checked).collect())
+}
+
+/// Finds the mount that shows a path, without touching it, and what is left of the path below its
+/// mountpoint.
+pub fn of_path(path: &Path) -> io::Result<Option<(SeenMount, PathBuf)>> {
     let mounts = mountinfo::all()?;
     let deepest = mounts
         .into_iter()
@@ -108,6 +138,6 @@ pub fn of_path(path: &Path) -> io::Result<Option<(String, PathBuf, PathBuf)>> {
         .max_by_key(|mount| mount.mountpoint.as_os_str().len());
     Ok(deepest.filter(mountinfo::MountEntry::is_fuse).and_then(|mount| {
         let inside = path.strip_prefix(&mount.mountpoint).ok()?.to_owned();
-        Some((mount.device, mount.mountpoint, inside))
+        Some((SeenMount::of(mount), inside))
     }))
 }

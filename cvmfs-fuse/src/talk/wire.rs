@@ -19,6 +19,10 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// What somebody is told who may not ask.
 pub const REFUSAL: &str = "only root and the user who mounted may ask for that";
 
+/// What somebody is told who does not see the mount.
+pub const UNSEEN: &str = "the mount is not seen where this command runs: neither the request nor the process \
+     proves it; ask where the mount is mounted";
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -124,6 +128,19 @@ pub async fn read_request(
     parse(&bytes)
 }
 
+/// Input of the fuzz target `talk_request`: what was understood is said and understood again as the same.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Ok((request, _)) = parse(data) {
+        let text = serde_json::to_vec(&request).expect("text");
+        if text.len() <= MAX_REQUEST {
+            let (again, form) = parse(&text).expect("it was just written");
+            assert_eq!((again, form), (request, Form::Json));
+        }
+    }
+    let _ = serde_json::from_slice::<Reply>(data);
+}
+
 fn parse(bytes: &[u8]) -> Result<(Request, Form), RequestError> {
     let line = bytes.split(|byte| matches!(byte, b'\n' | 0)).next().unwrap_or_default();
     if line.len() > MAX_REQUEST {
@@ -174,5 +191,20 @@ mod tests {
         assert_eq!(reply.encode(Form::Json), b"{\"ok\":true,\"text\":\"1\",\"data\":[1]}\n");
         let back: Reply = serde_json::from_slice(&Reply::failed("no").encode(Form::Json)).unwrap();
         assert_eq!(back, Reply::failed("no"));
+    }
+
+    #[test]
+    fn m1_deep_requests_and_replies_are_refused_in_a_small_stack() {
+        let run = || {
+            for inner in ["[", "{\"a\":"] {
+                let deep = inner.repeat(MAX_REQUEST / 8);
+                assert!(parse(format!("{{\"command\":\"pid\",\"x\":{deep}").as_bytes()).is_err());
+                let reply =
+                    format!("{{\"ok\":true,\"text\":\"\",\"data\":{}", inner.repeat(100_000));
+                assert!(serde_json::from_str::<Reply>(&reply).is_err());
+            }
+        };
+        let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+        small.join().unwrap();
     }
 }

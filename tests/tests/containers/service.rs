@@ -255,7 +255,7 @@ holder() {
 GRANT="--cap-add SYS_ADMIN --device /dev/fuse"
 held() {
     docker run -d --name service --restart on-failure $GRANT -v $W/hold:/hold \
-        -v $W/cvmfs:/cvmfs:rshared -v cache:/var/lib/cvmfs-fuse $mounts --holder /hold/socket >/dev/null
+        -v $W/cvmfs:/cvmfs:rshared -v cache:/var/lib/cvmfs-fuse $mounts --holder /hold/socket --holder-user 1001 >/dev/null
 }
 count() { cat $W/end/count.$1 2>/dev/null || echo 0; }
 # Somebody has read everything since now.

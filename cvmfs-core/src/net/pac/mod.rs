@@ -195,6 +195,12 @@ impl Script {
     }
 }
 
+/// Reads the answer of a script, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_answer(answer: &str) -> Result<Vec<Choice>, PacError> {
+    answer::choices(answer)
+}
+
 /// One of the [`MAX_RUNNING`] places for evaluations, given back when dropped.
 struct Place(Arc<AtomicUsize>);
 

@@ -1,5 +1,5 @@
 use super::*;
-use FailureClass::{BadData, Final, HostHttp, HostTransfer, ProxyHttp, ProxyTransfer};
+use FailureClass::{BadData, Busy, Final, HostHttp, HostTransfer, ProxyHttp, ProxyTransfer};
 
 fn failure(class: FailureClass) -> Failure {
     Failure { class, transient: false, retry_after: None }
@@ -269,4 +269,74 @@ fn the_order_of_servers_can_change() {
     }
     set.reorder_hosts(&[2, 0, 1], 2);
     assert_eq!(set.hosts(), ["http://c", "http://a"]);
+}
+
+fn first(selection: &mut Selection, now: Instant) -> String {
+    name(&selection.way(&mut Walk::new(None, 0), now).unwrap())
+}
+
+#[test]
+fn m5_no_turn_is_no_fault_of_a_proxy_or_server() {
+    let now = Instant::now();
+    let mut selection = selection("a;b", "p1;DIRECT", RETRIES);
+    let seen = walked(&mut selection, now, |_, _| failure(Busy));
+    assert_eq!(seen, ["A p1", "A", "B p1", "B"]);
+    assert_eq!(first(&mut selection, now), "A p1", "others go on as before");
+}
+
+/// The route of a request whose answers through proxies are wrong, until it is past them.
+fn past_proxies(selection: &mut Selection, now: Instant) -> (Walk, Vec<String>) {
+    let mut walk = Walk::new(None, 0);
+    let mut seen = Vec::new();
+    loop {
+        let way = selection.way(&mut walk, now).unwrap();
+        seen.push(name(&way));
+        if way.proxy == Proxy::Direct {
+            return (walk, seen);
+        }
+        walk.doubt(&way);
+        let next = selection.failed(&mut walk, &failure(HostHttp), now);
+        assert_eq!(next, Next::Again(Duration::ZERO), "{seen:?}");
+    }
+}
+
+#[test]
+fn low_a_proxy_that_lies_is_left() {
+    let now = Instant::now();
+    let mut unproven = selection("a;b", "p1;DIRECT", RETRIES);
+    let (walk, seen) = past_proxies(&mut unproven, now);
+    assert_eq!(seen, ["A p1", "B p1", "A"]);
+    assert_eq!(unproven.proven_wrong(&walk, |_| false, now).len(), 1);
+    assert!(!first(&mut unproven, now).contains("p1"));
+
+    // One that was right before is left at its third wrong answer in a row.
+    let mut proven = selection("a", "p1;DIRECT", RETRIES);
+    let p1 = Proxy::Url("http://p1".to_owned());
+    let lie = |selection: &mut Selection| {
+        let (walk, _) = past_proxies(selection, now);
+        selection.proven_wrong(&walk, |_| true, now).len()
+    };
+    assert_eq!((lie(&mut proven), lie(&mut proven)), (0, 0));
+    proven.proven_right(&p1);
+    assert_eq!((lie(&mut proven), lie(&mut proven)), (0, 0));
+    assert_eq!(lie(&mut proven), 1);
+    assert_eq!(first(&mut proven, now), "A");
+}
+
+#[test]
+fn low_what_is_absent_is_asked_for_by_a_few_routes_and_nobody_is_blamed() {
+    let now = Instant::now();
+    let mut selection = selection("a;b;c", "p1;DIRECT", RETRIES);
+    let mut walk = Walk::new(None, 0);
+    let mut seen = Vec::new();
+    while let Some(way) = selection.way(&mut walk, now) {
+        seen.push(name(&way));
+        walk.doubt(&way);
+        if selection.failed(&mut walk, &failure(HostHttp), now) == Next::GiveUp {
+            break;
+        }
+    }
+    assert_eq!(seen[..3], ["A p1", "B p1", "C p1"]);
+    assert!(seen.len() <= 7, "{seen:?}");
+    assert!(first(&mut selection, now).ends_with(" p1"));
 }

@@ -107,7 +107,7 @@ fn ls(args: &CacheLsArgs, environment: &Environment) -> Result<ExitStatus, Failu
         }
         left -= 1;
         outcome = match args.json {
-            true => serde_json::to_string(&object)
+            true => crate::escape::json(&object)
                 .map_err(io::Error::from)
                 .and_then(|line| writeln!(output, "{line}")),
             false => writeln!(output, "{}", line_of(&object)),
@@ -230,14 +230,19 @@ fn wipe(args: &CacheInfoArgs, environment: &Environment) -> Result<ExitStatus, F
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value)
+    crate::escape::json(value)
         .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))
 }
 
-/// Prints to stdout; nobody reading is no error.
+/// Clears a terminal, before [`print`]: what it writes is no text that may be escaped.
+pub(super) fn clear(sequence: &'static str) -> Result<ExitStatus, Failure> {
+    told(io::stdout().lock().write_all(sequence.as_bytes()))
+}
+
+/// Prints to stdout, with harmful characters escaped; nobody reading is no error.
 pub(super) fn print(text: &str) -> Result<ExitStatus, Failure> {
     let mut stdout = io::stdout().lock();
-    told(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+    told(stdout.write_all(crate::escape::lines(text).as_bytes()).and_then(|()| stdout.flush()))
 }
 
 fn told(outcome: io::Result<()>) -> Result<ExitStatus, Failure> {

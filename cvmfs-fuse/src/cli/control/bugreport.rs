@@ -2,20 +2,20 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use cvmfs_cache::safe_path::{OutputMode, write_output};
 use cvmfs_core::chain::chain;
 
 use super::{mounts, to_json};
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::Environment;
+use crate::escape::lines;
 use crate::fuse::mountinfo::show;
-use crate::talk::address::Address;
 use crate::talk::client::ask;
 use crate::talk::wire::Request;
 
@@ -55,15 +55,13 @@ pub(in crate::cli) fn run(
     args: &BugreportArgs,
     environment: &Environment,
 ) -> Result<ExitStatus, Failure> {
-    let text = masked(&collect(environment));
+    let text = lines(&masked(&collect(environment))).into_owned();
     let Some(path) = &args.output else { return print(&text) };
     let trouble = |error: std::io::Error| {
         Failure::caused(ExitStatus::Unknown, &format!("cannot write {}", path.display()), &error)
     };
     // Logs may tell what others need not know.
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(trouble)?;
+    write_output(path, text.as_bytes(), OutputMode::Exactly(0o600)).map_err(trouble)?;
     print(&format!("{}\n", path.display()))
 }
 
@@ -92,7 +90,8 @@ fn collect(environment: &Environment) -> String {
         Ok(found) => {
             for found in found {
                 of_mount(&mut text, &found);
-                let all = found.status.iter().flatten();
+                // Root would read what another user's server names.
+                let all = found.status.iter().flatten().filter(|_| found.mount.is_ours_or_roots());
                 places.extend(all.map(|status| status.workspace.clone()));
             }
         }
@@ -114,11 +113,11 @@ fn of_mount(text: &mut String, found: &crate::talk::mounts::Found) {
     let all = match &found.status {
         Ok(all) => all,
         Err(error) => {
-            let _ = writeln!(text, "{}: {}", show(&found.mountpoint), chain(error));
+            let _ = writeln!(text, "{}: {}", show(&found.mount.mountpoint), chain(error));
             return;
         }
     };
-    let address = Address::Device(found.device.clone());
+    let address = found.address();
     let asked = |command: &str, repository: Option<&String>| {
         let request = Request { command: command.to_owned(), repository: repository.cloned() };
         ask(&address, &request, PATIENCE)

@@ -39,6 +39,6 @@ pub(super) fn pause(time: std::time::Duration) {
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value)
+    crate::escape::json(value)
         .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))
 }

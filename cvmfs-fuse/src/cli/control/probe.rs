@@ -97,7 +97,7 @@ fn places(named: &[PathBuf], root: &Path) -> Result<Vec<PathBuf>, Failure> {
         // Who does not tell us, or has nothing open, is looked at.
         let untold = |found: &&Found| found.status.as_ref().map_or(true, Vec::is_empty);
         let mut silent: Vec<_> =
-            found.iter().filter(untold).map(|found| found.mountpoint.clone()).collect();
+            found.iter().filter(untold).map(|found| found.mount.mountpoint.clone()).collect();
         let mut places: Vec<_> = known.iter().map(|(_, at)| at.clone()).collect();
         for root in below::of(&silent) {
             let listed = below::listed(&root);
@@ -156,7 +156,7 @@ fn ends_well(mut child: Child, deadline: Instant) -> bool {
 fn is_repository(place: &Path) -> bool {
     let found = crate::talk::mounts::of_path(place);
     // The root of a container may be FUSE as well.
-    found.is_ok_and(|found| found.is_some_and(|(_, at, _)| at != Path::new("/")))
+    found.is_ok_and(|found| found.is_some_and(|(mount, _)| mount.mountpoint != Path::new("/")))
 }
 
 /// What the child does.

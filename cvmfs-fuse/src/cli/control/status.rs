@@ -11,6 +11,7 @@ use super::table::{age, table};
 use super::{mounts, to_json};
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::escape::one_line;
 use crate::fuse::mountinfo::show;
 use crate::talk::mounts::Found;
 use crate::talk::report::RepositoryStatus;
@@ -45,9 +46,14 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitStatus, Failure> {
         .collect();
     let all: Vec<_> = found.iter().flat_map(|found| found.status.iter().flatten()).collect();
     let shown: Vec<_> = all.iter().copied().filter(is_wanted).collect();
+    let others: Vec<_> = found
+        .iter()
+        .filter(|found| !found.mount.is_ours_or_roots())
+        .filter(|found| found.status.iter().flatten().any(|status| is_wanted(&status)))
+        .collect();
     let text = match args.json {
         true => json(&shown, &silent)?,
-        false => text(&found, &shown, &silent),
+        false => text(&found, &shown, &silent) + &speakers(&others),
     };
     print(&text)?;
     let missing = args.repositories.iter().find(|name| all.iter().all(|s| s.repository != **name));
@@ -56,7 +62,7 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitStatus, Failure> {
         let untold = found.iter().find(|found| found.status.is_err());
         let message = match untold {
             Some(one) => {
-                let place = show(&one.mountpoint);
+                let place = show(&one.mount.mountpoint);
                 format!("{missing} is in no mount that answers; {place}: {}", problem(one))
             }
             None => format!("{missing} is not mounted here"),
@@ -66,8 +72,22 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitStatus, Failure> {
     Ok(if silent.is_empty() { ExitStatus::Ok } else { ExitStatus::Unknown })
 }
 
+/// Says which lines are what servers of other users say of themselves.
+fn speakers(others: &[&Found]) -> String {
+    let line = |found: &&Found| {
+        let user = found.mount.user.unwrap_or_default();
+        format!("{}: as its server says, which is user {user}'s\n", show(&found.mount.mountpoint))
+    };
+    others.iter().map(line).collect()
+}
+
 fn problem(found: &Found) -> String {
-    found.status.as_ref().err().map(|error| chain(error)).unwrap_or_default()
+    found
+        .status
+        .as_ref()
+        .err()
+        .map(|error| one_line(&chain(error)).into_owned())
+        .unwrap_or_default()
 }
 
 fn json(shown: &[&RepositoryStatus], silent: &[&Found]) -> Result<String, Failure> {
@@ -77,7 +97,7 @@ fn json(shown: &[&RepositoryStatus], silent: &[&Found]) -> Result<String, Failur
         text.push('\n');
     }
     for found in silent {
-        let (mountpoint, device) = (&*found.mountpoint, &*found.device);
+        let (mountpoint, device) = (&*found.mount.mountpoint, &*found.mount.device);
         text.push_str(&to_json(&Unreachable { mountpoint, device, problem: problem(found) })?);
         text.push('\n');
     }
@@ -109,13 +129,16 @@ fn text(found: &[Found], shown: &[&RepositoryStatus], silent: &[&Found]) -> Stri
         text.push_str(&table(&header, &rows));
     }
     for found in found.iter().filter(|found| matches!(&found.status, Ok(all) if all.is_empty())) {
-        text.push_str(&format!("{}: no repository is open\n", show(&found.mountpoint)));
+        text.push_str(&format!("{}: no repository is open\n", show(&found.mount.mountpoint)));
     }
     for found in silent {
-        text.push_str(&format!("{}: {}\n", show(&found.mountpoint), problem(found)));
+        text.push_str(&format!("{}: {}\n", show(&found.mount.mountpoint), problem(found)));
     }
     text
 }
+
+/// Seconds after a failed call in which a repository does not count as all well.
+const RECENT: u64 = 600;
 
 fn row(status: &RepositoryStatus, now: u64) -> Vec<String> {
     let time = |seconds: i64| {
@@ -128,7 +151,12 @@ fn row(status: &RepositoryStatus, now: u64) -> Vec<String> {
             format!("stale since {}: {reason}", time(since))
         }
         (None, true) => "no server answers".to_owned(),
-        (None, false) => "ok".to_owned(),
+        (None, false) => match status.last_error.and_then(|last| u64::try_from(last).ok()) {
+            Some(last) if now.saturating_sub(last) < RECENT => {
+                format!("calls failed {} ago: see 'cvmfs-fuse why'", age(now.saturating_sub(last)))
+            }
+            _ => "ok".to_owned(),
+        },
     };
     vec![
         status.repository.clone(),
@@ -171,6 +199,12 @@ mod tests {
             "a.b.c|/cvmfs/a.b.c|7|60 s|http://s|-|100.0%|0 B|1.00 MiB/1.00 GiB|2|\
              stale since 1970-01-01T00:00:00Z: no network"
         );
+        let state = |last_error, now| {
+            let status = RepositoryStatus { last_error, ..RepositoryStatus::default() };
+            row(&status, now).pop().unwrap()
+        };
+        assert_eq!((state(None, 1060), state(Some(60), 1060)), ("ok".to_owned(), "ok".to_owned()));
+        assert_eq!(state(Some(1000), 1060), "calls failed 60 s ago: see 'cvmfs-fuse why'");
         assert_eq!(text(&[], &[], &[]), "nothing is mounted here\n");
     }
 }

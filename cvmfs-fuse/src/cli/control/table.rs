@@ -2,6 +2,11 @@
 
 /// Lays out rows below their header. The last column is not padded.
 pub(in crate::cli) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    // Cells may hold what others wrote: no row may look like two.
+    let rows: Vec<Vec<_>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| crate::escape::one_line(cell)).collect())
+        .collect();
     let width = |column: usize| {
         let values = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         values.chain([header[column].len()]).max().unwrap_or(0)
@@ -17,8 +22,8 @@ pub(in crate::cli) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         padded.collect::<Vec<_>>().join("  ") + "\n"
     };
     let mut text = line(header.to_vec());
-    for row in rows {
-        text.push_str(&line(row.iter().map(String::as_str).collect()));
+    for row in &rows {
+        text.push_str(&line(row.iter().map(AsRef::as_ref).collect()));
     }
     text
 }

@@ -12,9 +12,10 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::Environment;
 use crate::config::environment::absolute;
 use crate::fuse::mountinfo::show;
-use crate::talk::address::Address;
+use crate::talk::address::{Address, workspaces};
 use crate::talk::client::{ANSWER_LIMIT, AskError, ask, ask_text};
-use crate::talk::wire::{REFUSAL, Request};
+use crate::talk::mounts::Found;
+use crate::talk::wire::{REFUSAL, Request, UNSEEN};
 
 /// `talk [-i FQRN|MOUNTPOINT | -p SOCKET] COMMAND`.
 #[derive(Debug, Args)]
@@ -62,10 +63,10 @@ pub(in crate::cli) fn run(
     let mut refusal = None;
     for found in mounts()? {
         if let Err(error @ AskError::Refused { .. }) = &found.status {
-            refusal = Some(format!("{}: {error}", show(&found.mountpoint)));
+            refusal = Some(format!("{}: {error}", show(&found.mount.mountpoint)));
         }
         for status in found.status.into_iter().flatten() {
-            let address = Address::Device(found.device.clone());
+            let address = found.mount.address();
             let repository = Some(status.repository);
             all.push(Partner { address, repository });
         }
@@ -103,32 +104,40 @@ fn find(instance: &Path, environment: &Environment) -> Result<(Partner, String, 
         return at_directory(instance);
     }
     let name = instance.display().to_string();
-    let workspace = environment.default_cache_dir().unwrap_or_else(|| environment.scratch_dir());
+    let workspaces = workspaces(environment);
     let found = crate::talk::mounts::showing(&name).map_err(|error| {
         Failure::caused(ExitStatus::Unknown, "cannot read /proc/self/mountinfo", &error)
     })?;
     if let Some(found) = found {
-        let address = Address::Device(found.device);
+        let address = found.address();
         let partner = Partner { address, repository: Some(name.clone()) };
+        let workspace = workspaces.into_iter().next().unwrap_or_default();
         return Ok((partner, name, workspace));
     }
-    // In another network namespace, or another client.
-    let address = Address::in_workspace(&workspace, &name);
-    let is_there = matches!(&address, Address::Path(path) if path.exists());
-    if !is_there && let Some(silent) = unwilling(&name)? {
-        let address = Address::Device(silent.device);
-        return Ok((Partner { address, repository: Some(name.clone()) }, name, silent.mountpoint));
+    // For who may not enter the control directory (CVMFS_TALK_OWNER), of another version, or of upstream's client.
+    let sockets = workspaces.iter().map(|workspace| Address::in_workspace(workspace, &name));
+    let is_there = |address: &Address| matches!(address, Address::Path(path) if path.exists());
+    let there = sockets.clone().zip(&workspaces).find(|(address, _)| is_there(address));
+    if there.is_none()
+        && let Some(silent) = unwilling(&name)?
+    {
+        let (address, mountpoint) = (silent.address(), silent.mount.mountpoint);
+        return Ok((Partner { address, repository: Some(name.clone()) }, name, mountpoint));
     }
+    let first = workspaces.first().cloned().unwrap_or_default();
+    let (address, workspace) = match there {
+        Some((address, workspace)) => (address, workspace.clone()),
+        None => (Address::in_workspace(&first, &name), first),
+    };
     Ok((Partner { address, repository: None }, name, workspace))
 }
 
 /// A mount that does not talk to us, and may be the one with a repository: the one that is named so, or
 /// else any.
-fn unwilling(name: &str) -> Result<Option<crate::talk::mounts::Found>, Failure> {
+fn unwilling(name: &str) -> Result<Option<Found>, Failure> {
     let mut refusing = mounts()?;
     refusing.retain(|found| matches!(found.status, Err(AskError::Refused { .. })));
-    let is_named_so =
-        |found: &crate::talk::mounts::Found| found.mountpoint.file_name() == Some(name.as_ref());
+    let is_named_so = |found: &Found| found.mount.mountpoint.file_name() == Some(name.as_ref());
     let at = refusing.iter().position(is_named_so).unwrap_or(0);
     Ok((!refusing.is_empty()).then(|| refusing.swap_remove(at)))
 }
@@ -138,11 +147,11 @@ fn at_directory(directory: &Path) -> Result<(Partner, String, PathBuf), Failure>
     let trouble = |error: io::Error| Failure::caused(ExitStatus::Unknown, &name, &error);
     let path = absolute(directory).map_err(trouble)?;
     let found = crate::talk::mounts::of_path(&path).map_err(trouble)?;
-    let (device, mountpoint, inside) = found.ok_or_else(|| {
+    let (mount, inside) = found.ok_or_else(|| {
         Failure::new(ExitStatus::Unknown, format!("{name}: no repository is mounted"))
     })?;
     let repository = inside.iter().next().map(|first| first.to_string_lossy().into_owned());
-    let address = Address::Device(device);
+    let (address, mountpoint) = (mount.address(), mount.mountpoint);
     // Below a mount of one repository are its own directories.
     let repository = repository.filter(|name| name.parse::<cvmfs_core::fqrn::Fqrn>().is_ok());
     let Some(repository) = repository.filter(|name| shows_several(&address, name)) else {
@@ -176,7 +185,7 @@ fn exchange(partner: &Partner, command: &str, json: bool) -> Result<Vec<u8>, Ask
     let request = Request { command: command.to_owned(), repository: repository.clone() };
     let reply = ask(address, &request, ANSWER_LIMIT)?;
     Ok(match json {
-        true => serde_json::to_vec(&reply).unwrap_or_default(),
+        true => crate::escape::json(&reply).unwrap_or_default().into_bytes(),
         false => reply.text.into_bytes(),
     })
 }
@@ -199,11 +208,12 @@ fn told(
         Err(AskError::Connect { address, source }) if source.kind() == io::ErrorKind::NotFound => {
             format!("Seems like CernVM-FS is not running in {directory} (not found: {address})")
         }
-        Err(AskError::Refused { .. }) => {
+        Err(error @ (AskError::Refused { .. } | AskError::Unseen { .. })) => {
             let number = libc::EACCES;
             let text = nix::errno::Errno::EACCES.desc();
+            let why = if matches!(error, AskError::Unseen { .. }) { UNSEEN } else { REFUSAL };
             format!(
-                "Could not access instance '{name}' active in {directory} ({number} - {text}: {REFUSAL})"
+                "Could not access instance '{name}' active in {directory} ({number} - {text}: {why})"
             )
         }
         Err(AskError::Connect { source, .. } | AskError::Broken { source, .. })
@@ -221,13 +231,14 @@ fn told(
         }
     };
     // Scripts match the line as a whole.
-    let _ = writeln!(io::stderr(), "{message}");
+    let _ = writeln!(io::stderr(), "{}", crate::escape::one_line(&message));
     Ok(ExitStatus::Unknown)
 }
 
 fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    match stdout.write_all(crate::escape::lines_of(bytes).as_bytes()).and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::caused(ExitStatus::Unknown, "cannot write to stdout", &error))
         }

@@ -10,11 +10,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::mounts;
 use super::table::{age, table};
-use crate::cli::cache::print;
+use crate::cli::cache::{clear, print};
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::for_terminal;
 use crate::fuse::activity::Latency;
-use crate::talk::address::Address;
 use crate::talk::client::ask_now;
 use crate::talk::mounts::PATIENCE;
 use crate::talk::report::RepositoryStatus;
@@ -56,7 +55,8 @@ pub(in crate::cli) fn run(args: &TopArgs) -> Result<ExitStatus, Failure> {
         if once {
             return print(&view);
         }
-        print(&format!("{CLEAR}{view}"))?;
+        clear(CLEAR)?;
+        print(&view)?;
         (before, begun) = (now, Instant::now());
     }
 }
@@ -70,7 +70,7 @@ fn look() -> Result<Seen, Failure> {
             seen.repositories.insert(key, status);
         }
         let request = Request { command: "latency".to_owned(), repository: None };
-        let Ok(reply) = ask_now(&Address::Device(found.device), &request, PATIENCE) else {
+        let Ok(reply) = ask_now(&found.mount.address(), &request, PATIENCE) else {
             continue;
         };
         let latencies: Vec<Latency> = serde_json::from_value(reply.data).unwrap_or_default();

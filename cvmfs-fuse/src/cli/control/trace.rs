@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use cvmfs_cache::safe_path::{self, OutputMode};
 use cvmfs_core::chain::chain;
 
 use super::table::table;
@@ -14,6 +15,7 @@ use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::for_terminal;
 use crate::config::environment::absolute;
+use crate::escape::one_line;
 use crate::fuse::activity::{Event, Latency};
 use crate::talk::address::Address;
 use crate::talk::client::ask;
@@ -91,7 +93,8 @@ pub(in crate::cli) fn run(args: &TraceArgs) -> Result<ExitStatus, Failure> {
         if !reply.ok {
             return Err(Failure::new(ExitStatus::Unknown, reply.text));
         }
-        std::fs::write(file, reply.text.trim_end().to_owned() + "\n").map_err(|error| {
+        let text = reply.text.trim_end().to_owned() + "\n";
+        safe_path::write_output(file, text.as_bytes(), OutputMode::ByUmask).map_err(|error| {
             Failure::caused(
                 ExitStatus::Unknown,
                 &format!("cannot write {}", file.display()),
@@ -121,13 +124,13 @@ fn find(instance: Option<&Path>) -> Result<Target, Failure> {
         let trouble = |error: std::io::Error| Failure::caused(ExitStatus::Unknown, &name, &error);
         let absolute = absolute(path).map_err(trouble)?;
         let found = places::of_path(&absolute).map_err(trouble)?;
-        let (device, _, inside) = found.ok_or_else(|| nothing(&name))?;
+        let (mount, inside) = found.ok_or_else(|| nothing(&name))?;
         let below = match inside.as_os_str().is_empty() {
             true => String::new(),
             false => format!("/{}", inside.display()),
         };
         let repository = inside.iter().next().map(|first| first.to_string_lossy().into_owned());
-        let address = Address::Device(device);
+        let address = mount.address();
         let open =
             ask(&address, &Request { command: "repositories".into(), repository: None }, PATIENCE);
         let open = open.map_err(|error| Failure::new(ExitStatus::Unknown, chain(&error)))?.text;
@@ -137,12 +140,12 @@ fn find(instance: Option<&Path>) -> Result<Target, Failure> {
     let mut all = Vec::new();
     for found in mounts()? {
         for status in found.status.into_iter().flatten() {
-            all.push((found.device.clone(), found.mountpoint.clone(), status));
+            all.push((found.mount.clone(), status));
         }
     }
     let name = instance.map(|name| name.display().to_string());
-    all.retain(|(.., status)| name.as_ref().is_none_or(|name| status.repository == *name));
-    let (device, mountpoint, status) = match (all.pop(), all.is_empty(), name) {
+    all.retain(|(_, status)| name.as_ref().is_none_or(|name| status.repository == *name));
+    let (mount, status) = match (all.pop(), all.is_empty(), name) {
         (Some(found), true, _) => found,
         (None, _, Some(name)) => return Err(nothing(&name)),
         (None, _, None) => return Err(nothing("nothing that answers")),
@@ -151,12 +154,12 @@ fn find(instance: Option<&Path>) -> Result<Target, Failure> {
             return Err(Failure::new(ExitStatus::Options, message));
         }
     };
-    let below = match status.mountpoint == mountpoint {
+    let below = match status.mountpoint == mount.mountpoint {
         true => String::new(),
         false => format!("/{}", status.repository),
     };
     let repository = Some(status.repository);
-    Ok(Target { address: Address::Device(device), repository, below })
+    Ok(Target { address: mount.address(), repository, below })
 }
 
 fn question(target: &Target, command: &str) -> Result<Reply, Failure> {
@@ -195,7 +198,7 @@ fn line(event: &Event) -> String {
         None => "?".to_owned(),
     };
     let program = who(event);
-    format!("{time} {:>8} us {:<11} {program:<24} {path}\n", event.took, event.operation)
+    format!("{time} {:>8} us {:<11} {program:<24} {path}\n", event.took, one_line(&event.operation))
 }
 
 fn who(event: &Event) -> String {

@@ -13,8 +13,8 @@ use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::for_terminal;
 use crate::config::environment::absolute;
+use crate::escape::one_line;
 use crate::fs::RecentFailure;
-use crate::talk::address::Address;
 use crate::talk::client::{AskError, ask};
 use crate::talk::mounts::{self, PATIENCE};
 use crate::talk::wire::Request;
@@ -35,11 +35,11 @@ pub(in crate::cli) fn run(args: &WhyArgs) -> Result<ExitStatus, Failure> {
     let trouble = |error: std::io::Error| Failure::caused(ExitStatus::Unknown, &name, &error);
     let path = absolute(Path::new(&args.path)).map_err(trouble)?;
     // The path itself is not touched: it may hang.
-    let Some((device, _, inside)) = mounts::of_path(&path).map_err(trouble)? else {
+    let Some((mount, inside)) = mounts::of_path(&path).map_err(trouble)? else {
         let message = format!("{name}: not in a mounted repository");
         return Err(Failure::new(ExitStatus::Unknown, message));
     };
-    let address = Address::Device(device);
+    let address = mount.address();
     let ask = |command: &str| {
         let request = Request { command: command.to_owned(), repository: None };
         ask(&address, &request, PATIENCE).map_err(|error| refused(&name, &error))
@@ -69,7 +69,9 @@ pub(in crate::cli) fn run(args: &WhyArgs) -> Result<ExitStatus, Failure> {
 
 fn refused(name: &str, error: &AskError) -> Failure {
     let status = match error {
-        AskError::Stranger { .. } | AskError::Refused { .. } => ExitStatus::Permission,
+        AskError::Stranger { .. } | AskError::Refused { .. } | AskError::Unseen { .. } => {
+            ExitStatus::Permission
+        }
         _ => ExitStatus::Unknown,
     };
     Failure::new(status, format!("{name}: {}", chain(error)))
@@ -101,9 +103,10 @@ fn told(failure: &RecentFailure) -> String {
     let repository = failure.repository.as_ref().map_or(String::new(), |name| format!("{name}:"));
     let errno = nix::errno::Errno::from_raw(failure.errno);
     let mut text = format!(
-        "{repository}{}: {} failed with {errno:?}, {}\n",
+        "{}{}: {} failed with {errno:?}, {}\n",
+        one_line(&repository),
         for_terminal(path.as_bytes()),
-        failure.operation,
+        one_line(&failure.operation),
         match failure.count {
             1 => format!("at {}", time(failure.last)),
             count => {
@@ -113,15 +116,21 @@ fn told(failure: &RecentFailure) -> String {
         }
     );
     if let Some(object) = &failure.object {
-        text.push_str(&format!("  object {object}\n"));
+        text.push_str(&format!("  object {}\n", one_line(object)));
     }
     if failure.pid != 0 {
         text.push_str(&format!("  asked for by process {}\n", failure.pid));
     }
     for attempt in &failure.attempts {
-        let through =
-            attempt.proxy.as_ref().map_or(String::new(), |proxy| format!(" through {proxy}"));
-        text.push_str(&format!("  {}{through}: {}\n", attempt.url, attempt.error));
+        let through = attempt
+            .proxy
+            .as_ref()
+            .map_or(String::new(), |proxy| format!(" through {}", one_line(proxy)));
+        text.push_str(&format!(
+            "  {}{through}: {}\n",
+            one_line(&attempt.url),
+            one_line(&attempt.error)
+        ));
     }
     if failure.attempts.is_empty() {
         text.push_str(&format!("  {}\n", for_terminal(failure.reason.as_bytes())));

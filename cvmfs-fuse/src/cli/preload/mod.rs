@@ -258,7 +258,7 @@ fn leave_breadcrumb(alien: &AlienCache, repository: &Repository) -> Result<(), F
 
 fn tell(report: &Report, json: bool) -> Result<(), Failure> {
     let text = if json {
-        serde_json::to_string(report)
+        crate::escape::json(report)
             .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))?
             + "\n"
     } else {

@@ -46,7 +46,8 @@ pub(super) async fn walk(
     found: &Sender<Found>,
 ) {
     let mut seen = HashSet::new();
-    let mut waiting: Vec<RepoPath> = Vec::new();
+    // Directories, and the row after which they are to be listed: long ones are read page by page.
+    let mut waiting: Vec<(RepoPath, u32)> = Vec::new();
     for (path, entry) in roots {
         if enter(revision, path, entry, selection, &mut seen, &mut waiting, found).await.is_none() {
             return;
@@ -55,17 +56,17 @@ pub(super) async fn walk(
     let mut listings = FuturesUnordered::new();
     loop {
         while listings.len() < LISTINGS
-            && let Some(directory) = waiting.pop()
+            && let Some((directory, after)) = waiting.pop()
         {
             let revision = Arc::clone(revision);
             listings.push(async move {
-                let listed = revision.list(&directory).await;
+                let listed = revision.page(&directory, after).await;
                 (directory, listed)
             });
         }
         let Some((directory, listed)) = listings.next().await else { return };
-        let entries = match listed {
-            Ok(entries) => entries,
+        let page = match listed {
+            Ok(page) => page,
             Err(error) => {
                 if fail(directory, &error, found).await.is_none() {
                     return;
@@ -73,7 +74,10 @@ pub(super) async fn walk(
                 continue;
             }
         };
-        for entry in entries.iter() {
+        if let Some(next) = page.next {
+            waiting.push((directory.clone(), next));
+        }
+        for (_, entry) in &page.entries {
             let path = directory.join(&entry.name);
             let entered = enter(revision, &path, entry, selection, &mut seen, &mut waiting, found);
             if entered.await.is_none() {
@@ -90,13 +94,13 @@ async fn enter(
     entry: &DirectoryEntry,
     selection: &Selection,
     seen: &mut HashSet<ObjectId>,
-    waiting: &mut Vec<RepoPath>,
+    waiting: &mut Vec<(RepoPath, u32)>,
     found: &Sender<Found>,
 ) -> Option<()> {
     let verdict = selection.judge(path);
     if entry.kind == EntryKind::Directory {
         if verdict != Verdict::Unwanted {
-            waiting.push(path.clone());
+            waiting.push((path.clone(), 0));
         }
         return Some(());
     }

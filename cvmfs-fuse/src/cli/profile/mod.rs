@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cvmfs_cache::safe_path::{OutputMode, write_output};
 use cvmfs_core::cache::{CacheError, ObjectCache};
 use cvmfs_core::fqrn::Fqrn;
 use indicatif::BinaryBytes;
@@ -153,7 +154,7 @@ fn as_json(fqrn: &str, profile: &Profile) -> Result<String, Failure> {
             .collect(),
     };
     let all = All { fqrn, segments: profile.segments().into_iter().map(shown).collect() };
-    serde_json::to_string(&all)
+    crate::escape::json(&all)
         .map_err(|error| Failure::caused(ExitStatus::Unknown, "cannot print", &error))
 }
 
@@ -167,7 +168,7 @@ fn export(args: &ProfileExportArgs, environment: &Environment) -> Result<ExitSta
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| {
+    write_output(path, text.as_bytes(), OutputMode::ByUmask).map_err(|error| {
         Failure::caused(ExitStatus::Unknown, &format!("cannot write {}", path.display()), &error)
     })
 }

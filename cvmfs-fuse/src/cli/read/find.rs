@@ -10,7 +10,7 @@ use cvmfs_core::catalog::{DirectoryEntry, EntryKind};
 use cvmfs_core::path::{RepoPath, is_valid_name};
 use cvmfs_core::revision::{Revision, RevisionError};
 
-use super::escape;
+use crate::escape;
 
 /// As many links as Linux follows in one path.
 const MAX_LINKS: usize = 40;

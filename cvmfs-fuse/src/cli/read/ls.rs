@@ -8,6 +8,9 @@ use super::present::{mode_string, short_time};
 use super::{Output, Reader, Stop, find};
 use crate::cli::args::LsArgs;
 
+/// Bytes of the entries of one directory, which are sorted in memory: several million.
+const MAX_SORTED: usize = 2 << 30;
+
 /// Lists every target; several get a headline each.
 pub(super) async fn run(reader: &mut Reader<'_>, args: &LsArgs) -> Result<(), Stop> {
     let mut first = true;
@@ -24,7 +27,7 @@ pub(super) async fn run(reader: &mut Reader<'_>, args: &LsArgs) -> Result<(), St
             if found.entry.kind != EntryKind::Directory {
                 return Ok((None, found));
             }
-            let mut entries = revision.list(&found.path).await?.to_vec();
+            let mut entries = revision.list_up_to(&found.path, MAX_SORTED).await?.to_vec();
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             Ok((Some(entries), found))
         };

@@ -4,7 +4,6 @@
 //! cannot be opened ends the command. Output that nobody reads any more (`| head`) ends it quietly.
 
 mod cat;
-mod escape;
 mod find;
 mod ls;
 mod present;
@@ -28,8 +27,8 @@ use super::args::{CatArgs, LsArgs, StatArgs};
 use super::exit::{ExitStatus, Failure};
 use super::{complain, runtime};
 use crate::config::{Environment, RepositoryFlags, RepositorySettings};
+use crate::escape;
 use cvmfs_core::chain::chain;
-pub use escape::for_terminal;
 use find::FindError;
 pub(super) use target::Target;
 

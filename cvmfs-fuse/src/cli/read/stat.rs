@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use super::find::{self, Found};
 use super::present::{PERMISSION_BITS, kind_name, long_time, mode_string};
 use super::target::Target;
-use super::{ReadError, Reader, Stop, escape};
+use super::{ReadError, Reader, Stop};
 use crate::cli::args::StatArgs;
+use crate::escape;
 
 /// Shows every target; a link is shown itself, not what it leads to.
 pub(super) async fn run(reader: &mut Reader<'_>, args: &StatArgs) -> Result<(), Stop> {

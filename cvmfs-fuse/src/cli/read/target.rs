@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::path::RepoPath;
 
-use super::escape;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::parse_fqrn;
+use crate::escape;
 
 /// A path in a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,16 +7,15 @@
 //! | `__MK_ALIEN_CACHE__ DIR UID GID` | sites that make a cache for a cluster |
 //! | `__RELOAD__ SOCKET` | scripts of packages; is `cvmfs_config reload` of the repository in the name |
 
-use std::fs::File;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use cvmfs_cache::AlienCache;
+use cvmfs_cache::safe_path::{self, PUBLIC};
 use cvmfs_core::net::proxy::ProxySpecError;
 use cvmfs_core::net::{Discovery, HttpTransport, Names, Proxy, ProxySpec, TransportOptions};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -25,6 +24,8 @@ use crate::config::{Configuration, Environment, RepositoryFlags};
 
 /// How long all of the search for proxies may take.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Mode of an alien cache, as upstream makes it.
+const SHARED: u32 = 0o770;
 
 /// Prints a list of proxies with those in it that `auto` means here.
 pub(super) fn wpad(
@@ -78,6 +79,8 @@ pub(super) fn make_alien_cache(directory: &Path, uid: u32, gid: u32) -> Result<E
         let what = format!("cannot make an alien cache in {}", directory.display());
         Failure::caused(ExitStatus::CacheDirectory, &what, error)
     };
+    // Whoever calls this says with whom it is shared.
+    safe_path::make_directories(directory, SHARED, PUBLIC).map_err(|error| refused(&error))?;
     let made = AlienCache::open(directory).map_err(|error| refused(&error))?;
     if made.is_read_only() {
         return Err(refused(&std::io::Error::from(std::io::ErrorKind::PermissionDenied)));
@@ -88,20 +91,26 @@ pub(super) fn make_alien_cache(directory: &Path, uid: u32, gid: u32) -> Result<E
 
 /// The directories only: objects may be many, and are readable for all who may enter.
 fn give(directory: &Path, uid: Uid, gid: Gid) -> std::io::Result<()> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = safe_path::open_directory(directory)?;
+    let root = rustix::fs::openat(root, ".", flags, Mode::empty())?;
+    let all = ["txn".to_owned(), "quarantaine".to_owned()];
+    for name in all.into_iter().chain((0..=u8::MAX).map(|fan| format!("{fan:02x}"))) {
         // What is no directory stays whose it is; a link is not followed.
-        if let Ok(inner) = rustix::fs::openat(root.as_fd(), entry.file_name(), flags, Mode::empty())
-        {
+        if let Ok(inner) = rustix::fs::openat(&root, name, flags, Mode::empty()) {
             rustix::fs::fchown(&inner, Some(uid), Some(gid))?;
         }
     }
-    let marker = ".cvmfscache";
-    let unfollowed = AtFlags::SYMLINK_NOFOLLOW;
-    match rustix::fs::chownat(root.as_fd(), marker, Some(uid), Some(gid), unfollowed) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+    let handle = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&root, ".cvmfscache", handle, Mode::empty()) {
+        Ok(marker) => {
+            let found = rustix::fs::fstat(&marker)?;
+            // With a second name it may be any file of the system.
+            if FileType::from_raw_mode(found.st_mode).is_file() && found.st_nlink == 1 {
+                rustix::fs::chownat(&marker, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+            }
+        }
+        Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
     rustix::fs::fchown(&root, Some(uid), Some(gid))?;

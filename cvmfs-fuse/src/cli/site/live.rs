@@ -1,6 +1,7 @@
 //! `reload`, `wipecache`, `umount`, `killall`: what is done to live mounts.
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,8 +14,11 @@ use crate::cli::control::pause;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::cli::upgrade::{self, UpgradeArgs};
 use crate::config::Environment;
+use crate::daemon::control::supervisor_of;
 use crate::fuse::mount;
 use crate::fuse::mountinfo::{MountEntry, show};
+use crate::talk::address::{SeenMount, workspaces};
+use crate::talk::directory::device_number;
 use crate::talk::mounts;
 
 /// How long a killed process may take to be gone.
@@ -40,7 +44,7 @@ pub(super) fn reload(
         print("nothing is mounted here\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let caches = if wipe { caches(&roots)? } else { HashSet::new() };
+    let caches = if wipe { caches(&roots, environment)? } else { HashSet::new() };
     let mountpoints = roots.iter().cloned().collect::<HashSet<_>>().into_iter().collect();
     let status = upgrade::run(&UpgradeArgs { mountpoints, all: false })?;
     for cache in caches {
@@ -58,19 +62,32 @@ fn root_of(named: &Path, environment: &Environment) -> Result<PathBuf, Failure> 
     let place = place(named, environment)?;
     let found = mounts::of_path(&place).map_err(|error| unreadable(&error))?;
     found
-        .map(|(_, root, _)| root)
+        .map(|(mount, _)| mount.mountpoint)
         .ok_or_else(|| Failure::new(ExitStatus::Unknown, format!("{} is not mounted", show(named))))
 }
 
 /// Where these mounts keep objects.
-fn caches(roots: &[PathBuf]) -> Result<HashSet<PathBuf>, Failure> {
+fn caches(roots: &[PathBuf], environment: &Environment) -> Result<HashSet<PathBuf>, Failure> {
+    let stated = workspaces(environment);
     let all = mounts::all().map_err(|error| unreadable(&error))?;
     let mut caches = HashSet::new();
-    for found in all.into_iter().filter(|found| roots.contains(&found.mountpoint)) {
+    for found in all.into_iter().filter(|found| roots.contains(&found.mount.mountpoint)) {
         let status = found.status.map_err(|error| {
-            Failure::caused(ExitStatus::Unknown, &show(&found.mountpoint), &error)
+            Failure::caused(ExitStatus::Unknown, &show(&found.mount.mountpoint), &error)
         })?;
-        caches.extend(status.into_iter().map(|status| status.workspace));
+        for status in status {
+            // Root would empty what another user's server names.
+            if !found.mount.is_ours_or_roots() && !stated.contains(&status.workspace) {
+                let message = format!(
+                    "{}: its server is user {}'s, and names {}, which the settings do not",
+                    show(&found.mount.mountpoint),
+                    found.mount.user.unwrap_or_default(),
+                    show(&status.workspace)
+                );
+                return Err(Failure::new(ExitStatus::Permission, message));
+            }
+            caches.insert(status.workspace);
+        }
     }
     Ok(caches)
 }
@@ -104,7 +121,7 @@ pub(super) fn umount(named: &[PathBuf], environment: &Environment) -> Result<Exi
 /// `killall`: ends supervisors, then servers, then mounts, and asks none of them.
 pub(super) fn kill_all() -> Result<ExitCode, Failure> {
     let mounts = ours()?;
-    let holders = holders_of(&mounts)?;
+    let holders = holders_of(&mounts);
     // A supervisor that lives starts a successor.
     for processes in [&holders.supervisors, &holders.servers] {
         end(processes)?;
@@ -132,47 +149,73 @@ struct Holders {
     servers: HashSet<i32>,
 }
 
-/// Finds the processes behind mounts by the sockets that they listen at, which are named after the
-/// device: so neither a process that hangs is asked, nor one killed that serves something else.
-fn holders_of(mounts: &[MountEntry]) -> Result<Holders, Failure> {
-    let table = std::fs::read_to_string("/proc/net/unix").map_err(|error| {
-        Failure::caused(ExitStatus::Unknown, "cannot read /proc/net/unix", &error)
-    })?;
-    let (mut supervisors, mut servers) = (HashSet::new(), HashSet::new());
-    for line in table.lines() {
-        // Number, counts, protocol, flags, type, state, inode, name.
-        let mut words = line.split_whitespace();
-        let (Some(inode), Some(name)) = (words.nth(6), words.next()) else { continue };
-        let Some(name) = name.strip_prefix("@cvmfs-fuse/") else { continue };
-        let socket = format!("socket:[{inode}]");
-        match name.strip_prefix("talk/") {
-            Some(device) if mounts.iter().any(|mount| mount.device == device) => {
-                servers.insert(socket);
+/// A process as far as it matters here.
+struct Process {
+    pid: i32,
+    parent: i32,
+    uid: u32,
+    /// Numbers of the connections to the kernel that it has open.
+    connections: HashSet<u32>,
+}
+
+/// Finds the processes behind mounts. None of them is asked, and no name is believed: the supervisor is who
+/// listens in the control directory, as the kernel tells, and a server is a child of it that has the
+/// connection of the mount. Without a supervisor, as of an earlier version, it is who has the connection
+/// and is of root or of the user of the mount.
+fn holders_of(mounts: &[MountEntry]) -> Holders {
+    let processes = processes();
+    let mut holders = Holders::default();
+    for mount in mounts.iter().cloned().map(SeenMount::of) {
+        let Some((0, minor)) = device_number(&mount.device) else { continue };
+        let have_it: Vec<_> = processes
+            .iter()
+            .filter(|process| process.connections.contains(&minor))
+            .filter(|process| mount.is_spoken_for_by(process.uid))
+            .collect();
+        if let Some(supervisor) = supervisor_of(&mount) {
+            holders.supervisors.insert(supervisor);
+            let children = have_it.iter().filter(|process| process.parent == supervisor);
+            holders.servers.extend(children.map(|process| process.pid));
+        } else {
+            for process in &have_it {
+                let is_parent = have_it.iter().any(|other| other.parent == process.pid);
+                let of = if is_parent { &mut holders.supervisors } else { &mut holders.servers };
+                of.insert(process.pid);
             }
-            None if mounts.iter().any(|mount| mount.device == name) => {
-                supervisors.insert(socket);
-            }
-            _ => {}
         }
     }
-    let mut holders = Holders::default();
-    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+    holders
+}
+
+/// Reads which processes have connections of FUSE open, as far as this user may know.
+fn processes() -> Vec<Process> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let files = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        for file in files {
-            let Ok(target) = std::fs::read_link(file.path()) else { continue };
-            let target = target.to_string_lossy();
-            if supervisors.contains(&*target) {
-                holders.supervisors.insert(pid);
+        let path = entry.path();
+        let mut connections = HashSet::new();
+        for file in std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten() {
+            if !std::fs::read_link(file.path()).is_ok_and(|target| target == Path::new("/dev/fuse"))
+            {
+                continue;
             }
-            if servers.contains(&*target) {
-                holders.servers.insert(pid);
-            }
+            let facts = std::fs::read_to_string(path.join("fdinfo").join(file.file_name()));
+            let facts = facts.unwrap_or_default();
+            let number = facts.lines().find_map(|line| line.strip_prefix("fuse_connection:"));
+            connections.extend(number.and_then(|number| number.trim().parse::<u32>().ok()));
+        }
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        let parent = parent.and_then(|number| number.trim().parse().ok()).unwrap_or(0);
+        if let Ok(found) = std::fs::metadata(&path)
+            && !connections.is_empty()
+        {
+            all.push(Process { pid, parent, uid: found.uid(), connections });
         }
     }
-    Ok(holders)
+    all
 }
 
 /// Kills processes, and waits until they are gone.

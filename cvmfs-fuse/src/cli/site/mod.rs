@@ -129,7 +129,7 @@ fn ours() -> Result<Vec<MountEntry>, Failure> {
     let mut mounts = all_mounts()?;
     mounts.retain(|mount| mount.is_fuse() && mount.source == FS_NAME);
     let mut seen = std::collections::HashSet::new();
-    mounts.retain(|mount| seen.insert(mount.device.clone()));
+    mounts.retain(|mount| seen.insert(mount.device));
     Ok(mounts)
 }
 

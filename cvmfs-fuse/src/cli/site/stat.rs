@@ -119,7 +119,7 @@ fn complain(code: u8, name: &str, why: &str) -> u8 {
 
 fn is_mounted(place: &Path) -> bool {
     crate::talk::mounts::of_path(place)
-        .is_ok_and(|found| found.is_some_and(|(_, at, _)| at == place))
+        .is_ok_and(|found| found.is_some_and(|(mount, _)| mount.mountpoint == place))
 }
 
 /// Every repository that is mounted here, also below mounts that show several.

@@ -12,18 +12,20 @@ use super::place;
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::Environment;
+use crate::fuse::device::{Device, NotADevice};
 use crate::fuse::mountinfo::{self, MountEntry, show};
 
 /// `fuser REPO`: their process ids, a line each.
 pub(super) fn fuser(named: &Path, environment: &Environment) -> Result<ExitCode, Failure> {
     let place = place(named, environment)?;
     let found = crate::talk::mounts::of_path(&place).map_err(|error| super::unreadable(&error))?;
-    let Some((device, _, inside)) = found else {
+    let Some((mount, inside)) = found else {
         let message = format!("{} is not mounted", show(named));
         return Err(Failure::new(ExitStatus::Unknown, message));
     };
     let mut text = String::new();
-    for pid in users_of(&device, &inside) {
+    let unknown = |error: NotADevice| Failure::caused(ExitStatus::Unknown, &show(named), &error);
+    for pid in users_of(mount.device.parse().map_err(unknown)?, &inside) {
         let _ = writeln!(text, "{pid}");
     }
     print(&text)?;
@@ -31,7 +33,7 @@ pub(super) fn fuser(named: &Path, environment: &Environment) -> Result<ExitCode,
 }
 
 /// Finds the processes that use what is at `inside` of the mount with this device.
-fn users_of(device: &str, inside: &Path) -> Vec<u32> {
+fn users_of(device: Device, inside: &Path) -> Vec<u32> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let number = |name: &std::ffi::OsStr| name.to_str()?.parse::<u32>().ok();
     // A thread may have left the mounts of its process for ours.
@@ -46,14 +48,14 @@ fn users_of(device: &str, inside: &Path) -> Vec<u32> {
     users
 }
 
-fn mounts_of(process: &Path, device: &str) -> Vec<MountEntry> {
+fn mounts_of(process: &Path, device: Device) -> Vec<MountEntry> {
     let mut mounts =
         mountinfo::parse(&std::fs::read(process.join("mountinfo")).unwrap_or_default());
     mounts.retain(|mount| mount.device == device);
     mounts
 }
 
-fn uses(process: &Path, device: &str, inside: &Path, own: &[MountEntry]) -> bool {
+fn uses(process: &Path, device: Device, inside: &Path, own: &[MountEntry]) -> bool {
     let (mut numbers, mut places) = (HashSet::new(), Vec::new());
     for mount in mounts_of(process, device).iter().chain(own) {
         numbers.insert(mount.id);
@@ -81,10 +83,8 @@ fn opened(process: &Path) -> impl Iterator<Item = (u64, PathBuf)> {
 }
 
 /// Whether a file of the mount is mapped; descriptors may be closed meanwhile.
-fn maps(process: &Path, device: &str, places: &[PathBuf], is_whole: bool) -> bool {
-    let Some((major, minor)) = device.split_once(':') else { return false };
-    let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else { return false };
-    let device = format!("{major:02x}:{minor:02x}");
+fn maps(process: &Path, device: Device, places: &[PathBuf], is_whole: bool) -> bool {
+    let device = format!("{:02x}:{:02x}", device.major, device.minor);
     let table = std::fs::read(process.join("maps")).unwrap_or_default();
     String::from_utf8_lossy(&table).lines().any(|line| {
         // ADDRESS PERMISSIONS OFFSET DEVICE INODE PATH
@@ -107,8 +107,8 @@ mod tests {
     fn open_files_and_working_directories_are_uses() {
         let directory = tempfile::tempdir().unwrap();
         let number = directory.path().metadata().unwrap().dev();
-        let device = format!("{}:{}", libc::major(number), libc::minor(number));
-        let (_, at, inside) = {
+        let device = Device { major: libc::major(number), minor: libc::minor(number) };
+        let (at, inside) = {
             let mounts = mountinfo::all().unwrap();
             let path = directory.path().canonicalize().unwrap();
             let mount = mounts
@@ -118,10 +118,10 @@ mod tests {
             // Of a file system that names another number than stat(2) tells, nothing can be said.
             let Some(mount) = mount else { return };
             let inside = path.strip_prefix(&mount.mountpoint).unwrap().to_owned();
-            (mount.device, mount.mountpoint, inside)
+            (mount.mountpoint, inside)
         };
-        assert_eq!(users_of(&device, &inside), Vec::<u32>::new(), "{at:?}");
+        assert_eq!(users_of(device, &inside), Vec::<u32>::new(), "{at:?}");
         let _open = std::fs::File::create(directory.path().join("x")).unwrap();
-        assert_eq!(users_of(&device, &inside), [std::process::id()]);
+        assert_eq!(users_of(device, &inside), [std::process::id()]);
     }
 }

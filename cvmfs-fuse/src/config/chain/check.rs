@@ -39,18 +39,22 @@ pub fn examine(configuration: &Configuration) -> Vec<Finding> {
             findings.push(Finding { origin: value.origin.clone(), text, advice, is_error });
         }
     }
-    if let Some(Missing { name, why }) = &configuration.missing_repository {
+    if let Some(Missing { name, why, exceeds }) = &configuration.missing_repository {
         let origin = configuration.get("CVMFS_CONFIG_REPOSITORY").and_then(|v| v.origin.clone());
-        findings.push(Finding {
-            origin,
-            text: format!(
-                "the configuration repository {name} is not mounted, and cannot be read: {why}"
+        let (text, advice) = match exceeds {
+            true => (
+                format!("the configuration repository {name} is left out: {why}"),
+                "tell those who keep it".to_owned(),
             ),
-            advice: format!(
-                "'cvmfs-fuse ls {name}:/etc/cvmfs' must work, if its settings are wanted"
+            false => (
+                format!(
+                    "the configuration repository {name} is not mounted, and cannot be read: {why}"
+                ),
+                format!("'cvmfs-fuse ls {name}:/etc/cvmfs' must work, if its settings are wanted"),
             ),
-            is_error: configuration.is_on("CVMFS_CONFIG_REPO_REQUIRED"),
-        });
+        };
+        let is_error = configuration.is_on("CVMFS_CONFIG_REPO_REQUIRED");
+        findings.push(Finding { origin, text, advice, is_error });
     }
     findings
 }
@@ -88,10 +92,11 @@ fn judge(
             bad(format!("the server {text} has no scheme"), "write http://HOST/cvmfs/@fqrn@")
         }
         "CVMFS_PUBLIC_KEY" => {
-            let missing = text.split(':').find(|file| std::fs::File::open(file).is_err())?;
+            let missing =
+                text.split(':').find(|file| configuration.key(Path::new(file)).is_err())?;
             bad(format!("the key {missing} cannot be read"), "install it, or correct the path")
         }
-        "CVMFS_KEYS_DIR" if !configuration.file_now(text).is_dir() => {
+        "CVMFS_KEYS_DIR" if !configuration.is_directory(Path::new(text)) => {
             bad(format!("{text} is no directory"), "install the keys, or correct the path")
         }
         "CVMFS_QUOTA_LIMIT" => {

@@ -1,6 +1,6 @@
 //! Commands of a configuration file: from words to what they say together.
 
-use super::words::{Broken, MAX_DEPTH, Token, Word, tokens};
+use super::words::{Broken, MAX_DEPTH, TOO_DEEP, Token, Word, tokens};
 
 /// Commands one after the other.
 pub(super) type List = Vec<Chain>;
@@ -18,26 +18,27 @@ pub(super) struct Chain {
 pub(super) struct Item {
     pub(super) negated: bool,
     pub(super) command: Command,
+    pub(super) line: u32,
 }
 
 /// What can be said.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Assignments, or a command with its arguments.
-    Simple { assignments: Vec<(String, Word)>, words: Vec<Word>, line: u32 },
+    Simple { assignments: Vec<(String, Word)>, words: Vec<Word> },
     /// Conditions with what follows from them, and the rest.
     If { branches: Vec<(List, List)>, otherwise: List },
     /// Patterns with what follows from them.
-    Case { subject: Word, arms: Vec<(Vec<Word>, List)>, line: u32 },
+    Case { subject: Word, arms: Vec<(Vec<Word>, List)> },
     /// Commands in braces.
     Group(List),
     /// What only a shell can do; skipped.
-    Foreign { what: &'static str, line: u32 },
+    Foreign { what: &'static str },
 }
 
-/// Parses a file as far as it can be understood.
-pub(super) fn parse(text: &str) -> (List, Option<Broken>) {
-    let (tokens, broken) = tokens(text);
+/// Parses a file of at most `most` words and signs as far as it can be understood.
+pub(super) fn parse(text: &str, most: usize) -> (List, Option<Broken>) {
+    let (tokens, broken) = tokens(text, most);
     let mut parser = Parser { tokens: &tokens, at: 0 };
     let mut list = Vec::new();
     loop {
@@ -51,7 +52,8 @@ pub(super) fn parse(text: &str) -> (List, Option<Broken>) {
                 let end = tokens.len().saturating_sub(1);
                 let line = tokens.get(parser.at.min(end)).map_or(1, |token| token.1);
                 // What the text breaks off in is the reason.
-                return (list, broken.or(Some(Broken { line, what })));
+                let exceeds = what == TOO_DEEP;
+                return (list, broken.or(Some(Broken { line, what, exceeds })));
             }
         }
     }
@@ -114,9 +116,6 @@ impl<'a> Parser<'a> {
     }
 
     fn chain(&mut self, depth: usize) -> Result<Chain, &'static str> {
-        if depth > MAX_DEPTH {
-            return Err("commands are nested too deeply");
-        }
         let first = self.item(depth)?;
         let mut rest = Vec::new();
         loop {
@@ -145,13 +144,16 @@ impl<'a> Parser<'a> {
         while self.sign("|") {
             self.skip_lines();
             self.command(depth)?;
-            command = Command::Foreign { what: "a pipe", line };
+            command = Command::Foreign { what: "a pipe" };
         }
-        Ok(Item { negated, command })
+        Ok(Item { negated, command, line })
     }
 
     fn command(&mut self, depth: usize) -> Result<Command, &'static str> {
-        let line = self.line();
+        // Each way into something else comes through here.
+        if depth > MAX_DEPTH {
+            return Err(TOO_DEEP);
+        }
         if self.keyword("if") {
             return self.conditions(depth);
         }
@@ -166,7 +168,7 @@ impl<'a> Parser<'a> {
         for (begin, end) in [("for", "done"), ("while", "done"), ("until", "done")] {
             if self.keyword(begin) {
                 self.skip_nested(end)?;
-                return Ok(Command::Foreign { what: "a loop", line });
+                return Ok(Command::Foreign { what: "a loop" });
             }
         }
         if self.sign("(") {
@@ -180,7 +182,7 @@ impl<'a> Parser<'a> {
                 }
                 self.at += 1;
             }
-            return Ok(Command::Foreign { what: "commands in parentheses", line });
+            return Ok(Command::Foreign { what: "commands in parentheses" });
         }
         for word in ["then", "elif", "else", "fi", "esac", "do", "done", "}", "in"] {
             if self.is_keyword(word) {
@@ -191,7 +193,6 @@ impl<'a> Parser<'a> {
     }
 
     fn simple(&mut self, depth: usize) -> Result<Command, &'static str> {
-        let line = self.line();
         let (mut assignments, mut words) = (Vec::new(), Vec::<Word>::new());
         let mut redirected = false;
         loop {
@@ -228,7 +229,7 @@ impl<'a> Parser<'a> {
                     }
                     self.skip_lines();
                     self.command(depth + 1)?;
-                    return Ok(Command::Foreign { what: "a function", line });
+                    return Ok(Command::Foreign { what: "a function" });
                 }
                 _ => break,
             }
@@ -237,9 +238,9 @@ impl<'a> Parser<'a> {
             return Err("a sign where a command should begin");
         }
         if redirected {
-            return Ok(Command::Foreign { what: "a redirection", line });
+            return Ok(Command::Foreign { what: "a redirection" });
         }
-        Ok(Command::Simple { assignments, words, line })
+        Ok(Command::Simple { assignments, words })
     }
 
     fn conditions(&mut self, depth: usize) -> Result<Command, &'static str> {
@@ -262,7 +263,6 @@ impl<'a> Parser<'a> {
     }
 
     fn cases(&mut self, depth: usize) -> Result<Command, &'static str> {
-        let line = self.line();
         let Some(Token::Word(subject)) = self.peek() else { return Err("a case of nothing") };
         self.at += 1;
         self.skip_lines();
@@ -273,7 +273,7 @@ impl<'a> Parser<'a> {
         loop {
             self.skip_lines();
             if self.keyword("esac") {
-                return Ok(Command::Case { subject: subject.clone(), arms, line });
+                return Ok(Command::Case { subject: subject.clone(), arms });
             }
             self.sign("(");
             let mut patterns = Vec::new();
@@ -311,8 +311,8 @@ impl<'a> Parser<'a> {
 }
 
 fn foreign(what: &'static str, line: u32) -> Chain {
-    let command = Command::Foreign { what, line };
-    Chain { first: Item { negated: false, command }, rest: Vec::new() }
+    let command = Command::Foreign { what };
+    Chain { first: Item { negated: false, command, line }, rest: Vec::new() }
 }
 
 /// Takes `NAME=WORD` apart.

@@ -42,6 +42,11 @@ impl Configuration {
         usable(Self::of_files(&files, fqrn))
     }
 
+    /// Returns the cache directory that is stated, if one is.
+    pub fn cache_directory(&self) -> Option<PathBuf> {
+        cache_directory(&|name| self.text(name).map(str::to_owned))
+    }
+
     /// Fills in what the flags leave open. What the flags say counts more.
     pub fn complete(&self, flags: &RepositoryFlags, environment: &Environment) -> RepositoryFlags {
         let mut flags = flags.clone();
@@ -53,15 +58,10 @@ impl Configuration {
             let is_single = self.text("CVMFS_CLIENT_PROFILE") == Some("single");
             is_single.then(|| "auto;DIRECT".to_owned())
         });
+        flags.public_key =
+            flags.public_key.or_else(|| text("CVMFS_PUBLIC_KEY").map(OsString::from));
         if flags.public_key.is_none() {
-            flags.public_key = self.text("CVMFS_PUBLIC_KEY").map(|list| {
-                let files = list.split(':').map(|file| self.file_now(file).into_os_string());
-                files.collect::<Vec<_>>().join(OsStr::new(":"))
-            });
-        }
-        if flags.public_key.is_none() {
-            flags.public_key =
-                self.text("CVMFS_KEYS_DIR").and_then(|dir| keys_in(&self.file_now(dir)));
+            flags.public_key = self.text("CVMFS_KEYS_DIR").and_then(|dir| self.key_list(dir));
         }
         if !is_pinned {
             // As upstream: the narrower one counts.
@@ -96,13 +96,24 @@ impl Configuration {
             .collect();
         set.append(&mut flags.set);
         flags.set = set;
-        let variables = self.values.iter().filter(|(name, _)| name.as_str() != "CVMFS_FQRN");
+        // Whoever may read a link sees what it expands to.
+        let variables = self
+            .values
+            .iter()
+            .filter(|(name, value)| name.as_str() != "CVMFS_FQRN" && !has_password(&value.text));
         let mut variables: Vec<_> = variables
             .map(|(name, value)| OsString::from(format!("{name}={}", value.text)))
             .collect();
         variables.append(&mut flags.symlink_variable);
         flags.symlink_variable = variables;
         flags
+    }
+
+    /// Lists the keys of a directory as `--public-key` takes them; `None` if there are none.
+    fn key_list(&self, directory: &str) -> Option<OsString> {
+        let files = self.keys_in(Path::new(directory)).ok()?;
+        let files: Vec<_> = files.into_iter().map(PathBuf::into_os_string).collect();
+        (!files.is_empty()).then(|| files.join(OsStr::new(":")))
     }
 
     /// Says what was passed over, where, and what is likely meant: once in the life of a process,
@@ -117,12 +128,13 @@ impl Configuration {
     /// Refuses to go on without a configuration repository that is required.
     pub fn requires(&self) -> Result<(), Failure> {
         match &self.missing_repository {
-            Some(Missing { name, why }) if self.is_on("CVMFS_CONFIG_REPO_REQUIRED") => {
+            Some(Missing { name, why, exceeds }) if self.is_on("CVMFS_CONFIG_REPO_REQUIRED") => {
+                let state = if *exceeds { "" } else { " not mounted," };
                 Err(Failure::new(
                     ExitStatus::Unknown,
                     format!(
-                        "the configuration repository {name} is required, not mounted, and cannot \
-                         be read: {why}; mend that, or set CVMFS_CONFIG_REPO_REQUIRED=no"
+                        "the configuration repository {name} is required,{state} and cannot be \
+                         read: {why}; correct that, or set CVMFS_CONFIG_REPO_REQUIRED=no"
                     ),
                 ))
             }
@@ -154,14 +166,18 @@ impl Configuration {
     }
 }
 
+fn cache_directory(text: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let directory = text("CVMFS_CACHE_DIR").or_else(|| text("CVMFS_CACHE_BASE"));
+    directory.map(|path| Path::new(&path).join(CACHE_FOLDER))
+}
+
 fn complete_cache(flags: &mut RepositoryFlags, text: &dyn Fn(&str) -> Option<String>) {
     let cache = &mut flags.cache;
     if cache.alien_cache.is_none() && cache.cache_dir.is_none() {
         cache.alien_cache = text("CVMFS_ALIEN_CACHE").map(PathBuf::from);
     }
     if cache.cache_dir.is_none() {
-        let directory = text("CVMFS_CACHE_DIR").or_else(|| text("CVMFS_CACHE_BASE"));
-        cache.cache_dir = directory.map(|path| Path::new(&path).join(CACHE_FOLDER));
+        cache.cache_dir = cache_directory(text);
     }
     if cache.quota.is_none() && cache.alien_cache.is_none() {
         cache.quota = text("CVMFS_QUOTA_LIMIT").as_deref().and_then(quota);
@@ -200,9 +216,10 @@ fn split(list: &OsString) -> Vec<PathBuf> {
     parts.map(|part| PathBuf::from(OsString::from_vec(part.to_vec()))).collect()
 }
 
-/// Lists the keys of a directory as `--public-key` takes them; `None` if there are none.
-fn keys_in(directory: &Path) -> Option<OsString> {
-    let files = crate::config::trust::keys_in(directory).ok()?;
-    let files: Vec<_> = files.into_iter().map(PathBuf::into_os_string).collect();
-    (!files.is_empty()).then(|| files.join(":".as_ref()))
+/// Tells whether a value has a URL with a user's name or password.
+fn has_password(text: &str) -> bool {
+    text.split("://").skip(1).any(|rest| {
+        let ends = |c: char| "/?#|;,".contains(c) || c.is_whitespace();
+        rest.split(ends).next().is_some_and(|authority| authority.contains('@'))
+    })
 }

@@ -1,8 +1,8 @@
 //! A configuration repository that is not mounted, read by ourselves: verified as any repository is, and
 //! from the cache where no server answers.
 //!
-//! Its files are few and small. They are copied to a directory that lives as long as they are evaluated, so
-//! that there is one way to evaluate files, with the same bounds.
+//! Its files are few and small. They are kept in memory as a tree like the one of a mounted repository: nothing
+//! that it names is written anywhere.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use cvmfs_core::cache::MemoryCache;
 use cvmfs_core::catalog::{Content, EntryKind};
 use cvmfs_core::chain::chain;
@@ -20,9 +19,9 @@ use cvmfs_core::path::RepoPath;
 use cvmfs_core::repository::Repository;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
-use tempfile::TempDir;
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 
+use super::tree::{Item, Items, Tree};
 use crate::config::{
     Account, Environment, MountOptions, RepositoryFlags, RepositorySettings, parse_fqrn,
 };
@@ -44,63 +43,21 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Files that are fetched at a time.
 const AT_A_TIME: usize = 16;
 
-/// One thing below the root, by its path from there.
-type Item = (PathBuf, Kind);
-
-#[derive(Clone)]
-enum Kind {
-    Directory,
-    File(Bytes),
-    Link(Box<[u8]>),
-}
-
-type Tree = Result<Arc<[Item]>, Arc<str>>;
+type Fetched = Result<Arc<Items>, Arc<str>>;
 
 /// What this process knows: by the files of the machine, and the name.
-static KNOWN: Mutex<Vec<(PathBuf, String, Instant, Tree)>> = Mutex::new(Vec::new());
+static KNOWN: Mutex<Vec<(PathBuf, String, Instant, Fetched)>> = Mutex::new(Vec::new());
 
-/// Files of a configuration repository, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Copied {
-    /// Removed with it.
-    _files: TempDir,
-    root: PathBuf,
-    /// Where they would be if it were mounted.
-    place: PathBuf,
-}
-
-impl Copied {
-    /// The true path of the directory with the files.
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Where a file of the copy would be.
-    pub(super) fn shown(&self, file: &Path) -> Option<PathBuf> {
-        file.strip_prefix(&self.root).ok().map(|inside| self.place.join(inside))
-    }
-
-    /// Where a file is that would be there.
-    pub(super) fn find(&self, named: &Path) -> Option<PathBuf> {
-        named.strip_prefix(&self.place).ok().map(|inside| self.root.join(inside))
-    }
-}
-
-/// Copies the files of a configuration repository that would be at `place`; says why not.
-pub(super) fn copy(
+/// Fetches the files of a configuration repository that would be at `place`; says why not.
+pub(super) fn tree(
     name: &str,
     place: PathBuf,
     environment: &Environment,
-) -> Result<Copied, Arc<str>> {
-    let items = known(name, environment)?;
-    let copied = write(&items).and_then(|files| {
-        let root = files.path().canonicalize()?;
-        Ok(Copied { _files: files, root, place })
-    });
-    copied.map_err(|error| format!("its files cannot be copied: {error}").into())
+) -> Result<Tree, Arc<str>> {
+    known(name, environment).map(|items| Tree::in_memory(items, place))
 }
 
-fn known(name: &str, environment: &Environment) -> Tree {
+fn known(name: &str, environment: &Environment) -> Fetched {
     let is_it = |at: &Path, of: &str| at == environment.configuration && of == name;
     {
         let known = KNOWN.lock();
@@ -119,7 +76,7 @@ fn known(name: &str, environment: &Environment) -> Tree {
 }
 
 /// Fetches it in a thread of its own: whoever resolves settings may be in a runtime, or have none yet.
-fn fetch(name: &str, environment: &Environment) -> Tree {
+fn fetch(name: &str, environment: &Environment) -> Fetched {
     let late = || Arc::from(format!("it was not there after {} s", LIMIT.as_secs()));
     let (tell, told) = mpsc::channel();
     let (name, environment) = (name.to_owned(), environment.clone());
@@ -167,7 +124,7 @@ fn prepare(name: &str, environment: &Environment) -> Result<RepositorySettings, 
     Ok(settings)
 }
 
-async fn read(settings: &RepositorySettings) -> Tree {
+async fn read(settings: &RepositorySettings) -> Fetched {
     // A cache that root made here could not be used by the account that is to serve.
     let is_to_be_given = !settings.cache.directory.exists()
         && Account::wanted(&MountOptions::defaults(true), &settings.parameters).is_some();
@@ -181,9 +138,9 @@ async fn read(settings: &RepositorySettings) -> Tree {
     tree.map_err(|error| format!("{}: {error}", String::from_utf8_lossy(ROOT)).into())
 }
 
-async fn walk(repository: &Repository, root: &RepoPath) -> Result<Arc<[Item]>, String> {
+async fn walk(repository: &Repository, root: &RepoPath) -> Result<Arc<Items>, String> {
     let revision = repository.current();
-    let mut items = Vec::new();
+    let mut items = Items::new();
     let mut files = Vec::new();
     let mut directories = vec![(root.clone(), PathBuf::new())];
     let mut bytes = 0_u64;
@@ -194,10 +151,13 @@ async fn walk(repository: &Repository, root: &RepoPath) -> Result<Arc<[Item]>, S
             let place = place.join(OsStr::from_bytes(&entry.name));
             match (entry.kind, entry.content.clone()) {
                 (EntryKind::Directory, _) => {
-                    items.push((place.clone(), Kind::Directory));
+                    items.insert(place.clone(), Item::Directory);
                     directories.push((path, place));
                 }
-                (EntryKind::Symlink, _) => items.push((place, Kind::Link(entry.symlink.clone()))),
+                (EntryKind::Symlink, _) => {
+                    let target = OsStr::from_bytes(&entry.symlink).into();
+                    items.insert(place, Item::Link(target));
+                }
                 (_, Content::Whole(id)) if entry.size <= MAX_FILE => {
                     bytes += entry.size;
                     let options = FetchOptions::content(entry, &path, None, path.to_string());
@@ -215,23 +175,9 @@ async fn walk(repository: &Repository, root: &RepoPath) -> Result<Arc<[Item]>, S
     let fetches = files.into_iter().map(|(place, id, options)| async move {
         let object = fetcher.open_with(&id, &options).await.map_err(|error| chain(&*error))?;
         let content = object.read_all(MAX_FILE).map_err(|error| error.to_string())?;
-        Ok::<_, String>((place, Kind::File(content)))
+        Ok::<_, String>((place, Item::File(content)))
     });
     let fetched = futures_util::stream::iter(fetches).buffer_unordered(AT_A_TIME);
     items.extend(fetched.try_collect::<Vec<_>>().await?);
-    Ok(items.into())
-}
-
-fn write(items: &[Item]) -> std::io::Result<TempDir> {
-    let directory = TempDir::with_prefix("cvmfs-config-")?;
-    // Directories stand before what is in them.
-    for (place, kind) in items {
-        let path = directory.path().join(place);
-        match kind {
-            Kind::Directory => std::fs::create_dir(path)?,
-            Kind::File(content) => std::fs::write(path, content)?,
-            Kind::Link(target) => std::os::unix::fs::symlink(OsStr::from_bytes(target), path)?,
-        }
-    }
-    Ok(directory)
+    Ok(Arc::new(items))
 }

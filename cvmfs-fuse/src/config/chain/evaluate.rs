@@ -1,22 +1,25 @@
 //! What a configuration file says: its commands, carried out without a shell and without doing
 //! anything to this machine but looking at files.
+//!
+//! Files of the machine and of a configuration repository are evaluated by the same code, with two differences:
+//! what they may set and see (`foreign`), and which limits they have (`budget`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::commands::{Chain, Command, Item, List, assignment, is_name, parse};
+use super::budget::{Account, Exceeded, Limits, MACHINE, REPOSITORY};
+use super::commands::{Command, Item, List, assignment, is_name, parse};
+use super::foreign::{READABLE, Standing, standing};
+use super::pattern::{Sign, matches, push_signs};
+use super::tree::Tree;
 use super::words::{Broken, Piece, Word};
 
-/// Deepest nesting of files that name each other: real ones have two levels.
-const MAX_SOURCES: usize = 16;
-/// Files read for one repository, so that a circle of them ends.
-const MAX_FILES: usize = 256;
-/// Commands carried out for one repository: real ones need some hundreds.
-const MAX_COMMANDS: usize = 100_000;
-/// Longest value in bytes: the longest lists of servers have 2 KiB.
-const MAX_VALUE: usize = 1 << 16;
-/// Largest file.
-const MAX_FILE_SIZE: u64 = 1 << 20;
+/// Remarks that are kept for each author.
+const MAX_REMARKS: usize = 256;
+/// Characters of a remark: it can repeat what a file says.
+const MAX_REMARK: usize = 400;
 
 /// Where something was said.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,6 +43,8 @@ pub struct Value {
     pub text: String,
     /// Where it got that; `None` for what was there from the beginning.
     pub origin: Option<Origin>,
+    /// A configuration repository said it.
+    pub foreign: bool,
 }
 
 /// Something in a file that was passed over.
@@ -57,90 +62,200 @@ impl std::fmt::Display for Remark {
     }
 }
 
+/// Whose file is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Author {
+    /// Root, or the user.
+    Machine,
+    /// Whoever may publish in the configuration repository.
+    Repository,
+}
+
 /// What all files said so far.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) values: BTreeMap<String, Value>,
+    /// Keys that the configuration repository adds, by the parameter that names them.
+    pub(super) added: BTreeMap<String, Value>,
     pub(super) remarks: Vec<Remark>,
     /// Files that were read, in their order.
     pub(super) files: Vec<PathBuf>,
-    read_only: BTreeSet<String>,
+    /// The files of the configuration repository.
+    pub(super) tree: Option<Arc<Tree>>,
     /// These are not changed any more, and the attempt is told.
     pub(super) protected: BTreeSet<String>,
-    commands: usize,
+    /// Limits that were exceeded; nothing of that author counts.
+    pub(super) over_machine: Option<Remark>,
+    pub(super) over_repository: Option<Remark>,
+    read_only: BTreeSet<String>,
+    /// What the configuration repository set, whether it holds or not: all that its files see of it.
+    said: BTreeMap<String, String>,
+    /// Its files are not to change these again.
+    said_read_only: BTreeSet<String>,
+    machine: Account,
+    repository: Account,
+    /// Remarks about files of the configuration repository.
+    foreign_remarks: usize,
+    depth: usize,
 }
 
 /// What keeps a file from being carried out.
-enum Stop {
+pub(super) enum Stop {
     /// The rest of this file is left out.
     File,
-    /// So is everything else.
+    /// So is everything of this author: a limit was exceeded.
     All,
 }
 
 impl State {
-    /// Carries out one file; false if there is none. `accepts` says which variables it may set,
-    /// `root` limits the files that it may name.
-    pub(super) fn file(
+    /// Carries out one file of the machine; false if there is none.
+    pub(super) fn file(&mut self, file: &Path) -> bool {
+        self.carry_out(file, Author::Machine, super::read_local)
+    }
+
+    /// Carries out one file that the user named, which may be a pipe; false if there is none.
+    pub(super) fn given(&mut self, file: &Path) -> bool {
+        self.carry_out(file, Author::Machine, super::super::read_bounded)
+    }
+
+    /// Carries out bytes as a file of the machine.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn fuzz(&mut self, file: &Path, bytes: &[u8]) {
+        self.carry_out(file, Author::Machine, |_, _| Ok(bytes.to_vec()));
+    }
+
+    /// Carries out a file of the configuration repository, if there is such a repository and file.
+    pub(super) fn foreign_file(&mut self, name: &str) {
+        if let Some(tree) = self.tree.clone() {
+            let file = tree.place().join(name);
+            self.carry_out(&file, Author::Repository, |file, limit| tree.read(file, limit));
+        }
+    }
+
+    fn carry_out(
         &mut self,
         file: &Path,
-        accepts: fn(&str) -> bool,
-        root: Option<&Path>,
+        author: Author,
+        read: impl FnOnce(&Path, u64) -> io::Result<Vec<u8>>,
     ) -> bool {
-        match super::super::read_bounded(file, MAX_FILE_SIZE) {
+        let mut run = Run { state: self, file, author, sources: 0 };
+        if run.over().is_some() {
+            return true;
+        }
+        match read(file, run.limits().file) {
             Ok(bytes) => {
-                let mut run = Run { state: self, file, accepts, root, depth: 0 };
-                let _ = run.text(&String::from_utf8_lossy(&bytes));
+                let _ = run.text(&bytes);
                 true
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => {
-                let origin = Origin { file: file.to_owned(), line: 1 };
-                self.remarks.push(Remark { origin, text: format!("cannot be read: {error}") });
+                if error.kind() == io::ErrorKind::FileTooLarge {
+                    run.exceed(1, format!("the file has {error}"));
+                } else {
+                    run.remark(1, format!("cannot be read: {error}"));
+                }
                 false
             }
         }
     }
 
-    /// Sets a variable as an assignment of a file would.
+    /// Sets a variable as an assignment of a file of the machine would.
     pub(super) fn assign(&mut self, file: &Path, line: u32, name: &str, text: String) {
-        let mut run = Run { state: self, file, accepts: |_| true, root: None, depth: 0 };
+        let mut run = Run { state: self, file, author: Author::Machine, sources: 0 };
         run.set(name, text, line);
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(|value| value.text.as_str())
     }
 }
 
-struct Run<'a> {
-    state: &'a mut State,
-    file: &'a Path,
-    accepts: fn(&str) -> bool,
-    root: Option<&'a Path>,
-    depth: usize,
+/// Evaluation of one file.
+pub(super) struct Run<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) file: &'a Path,
+    pub(super) author: Author,
+    /// Files that name each other, down to this one.
+    sources: usize,
 }
 
 impl Run<'_> {
-    fn text(&mut self, text: &str) -> Result<(), Stop> {
-        if self.state.files.len() >= MAX_FILES {
-            self.remark(1, format!("more than {MAX_FILES} files; the rest is left out"));
-            return Err(Stop::All);
+    fn limits(&self) -> &'static Limits {
+        match self.author {
+            Author::Machine => &MACHINE,
+            Author::Repository => &REPOSITORY,
         }
-        self.state.files.push(self.file.to_owned());
-        let (list, broken) = parse(text);
-        let outcome = self.list(&list).map(|_| ());
-        if let Some(Broken { line, what }) = broken {
-            self.remark(line, format!("{what}; the rest of the file is left out"));
-        }
-        outcome
     }
 
-    fn remark(&mut self, line: u32, text: impl Into<String>) {
+    fn account(&mut self) -> &mut Account {
+        match self.author {
+            Author::Machine => &mut self.state.machine,
+            Author::Repository => &mut self.state.repository,
+        }
+    }
+
+    fn over(&mut self) -> &mut Option<Remark> {
+        match self.author {
+            Author::Machine => &mut self.state.over_machine,
+            Author::Repository => &mut self.state.over_repository,
+        }
+    }
+
+    /// Notes which limit is exceeded where.
+    pub(super) fn exceed(&mut self, line: u32, what: String) -> Stop {
         let origin = Origin { file: self.file.to_owned(), line };
-        let remark = Remark { origin, text: text.into() };
-        if self.state.remarks.len() < MAX_FILES && !self.state.remarks.contains(&remark) {
+        let remark = Remark { origin, text: what };
+        self.over().get_or_insert_with(|| remark.clone());
+        self.state.remarks.push(remark);
+        Stop::All
+    }
+
+    fn spend(&mut self, line: u32, steps: u64) -> Result<(), Stop> {
+        let limits = self.limits();
+        let spent = self.account().spend(limits, steps);
+        self.booked(line, spent)
+    }
+
+    fn produce(&mut self, line: u32, bytes: usize) -> Result<(), Stop> {
+        let limits = self.limits();
+        let produced = self.account().produce(limits, bytes);
+        self.booked(line, produced)
+    }
+
+    fn booked(&mut self, line: u32, outcome: Result<(), Exceeded>) -> Result<(), Stop> {
+        outcome.map_err(|what| self.exceed(line, what))
+    }
+
+    fn text(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let limits = self.limits();
+        self.account().files += 1;
+        if self.account().files > limits.files {
+            return Err(self.exceed(1, format!("more than {} files are read", limits.files)));
+        }
+        self.state.files.push(self.file.to_owned());
+        let (list, broken) = parse(&String::from_utf8_lossy(bytes), limits.tokens);
+        match broken {
+            Some(Broken { line, what, exceeds: true }) => Err(self.exceed(line, what.to_owned())),
+            Some(Broken { line, what, exceeds: false }) => {
+                let outcome = self.list(&list);
+                self.remark(line, format!("{what}; the rest of the file is left out"));
+                outcome.map(|_| ())
+            }
+            None => self.list(&list).map(|_| ()),
+        }
+    }
+
+    pub(super) fn remark(&mut self, line: u32, text: impl AsRef<str>) {
+        let mut text: String = text.as_ref().chars().take(MAX_REMARK).collect();
+        if text.contains(char::is_control) {
+            // It is shown on terminals.
+            text = text.escape_debug().collect();
+        }
+        let remark = Remark { origin: Origin { file: self.file.to_owned(), line }, text };
+        let foreign = self.state.foreign_remarks;
+        let kept = match self.author {
+            Author::Machine => self.state.remarks.len() - foreign.min(self.state.remarks.len()),
+            Author::Repository => foreign,
+        };
+        if kept < MAX_REMARKS && !self.state.remarks.contains(&remark) {
             self.state.remarks.push(remark);
+            self.state.foreign_remarks += usize::from(self.author == Author::Repository);
         }
     }
 
@@ -148,56 +263,65 @@ impl Run<'_> {
     fn list(&mut self, list: &List) -> Result<bool, Stop> {
         let mut success = true;
         for chain in list {
-            success = self.chain(chain)?;
-        }
-        Ok(success)
-    }
-
-    fn chain(&mut self, chain: &Chain) -> Result<bool, Stop> {
-        let mut success = self.item(&chain.first)?;
-        for (and, item) in &chain.rest {
-            if *and == success {
-                success = self.item(item)?;
+            success = self.item(&chain.first)?;
+            for (and, item) in &chain.rest {
+                if *and == success {
+                    success = self.item(item)?;
+                }
             }
         }
         Ok(success)
     }
 
     fn item(&mut self, item: &Item) -> Result<bool, Stop> {
-        self.state.commands += 1;
-        if self.state.commands > MAX_COMMANDS {
-            self.remark(1, "too many commands; the rest is left out");
-            return Err(Stop::All);
-        }
-        Ok(self.command(&item.command)? != item.negated)
+        let line = item.line;
+        self.spend(line, 1)?;
+        let success = match &item.command {
+            Command::Group(list) => self.nested(line, |run| run.list(list))?,
+            Command::If { branches, otherwise } => {
+                self.nested(line, |run| run.conditional(branches, otherwise))?
+            }
+            Command::Case { subject, arms } => {
+                self.nested(line, |run| run.case(subject, arms, line))?
+            }
+            Command::Foreign { what } => {
+                self.remark(line, format!("{what} is for a shell, and is passed over"));
+                false
+            }
+            Command::Simple { assignments, words } if words.is_empty() => {
+                for (name, word) in assignments {
+                    self.assign(name, word, line)?;
+                }
+                true
+            }
+            Command::Simple { words, .. } => self.named(words, line)?,
+        };
+        Ok(success != item.negated)
     }
 
-    fn command(&mut self, command: &Command) -> Result<bool, Stop> {
-        match command {
-            Command::Group(list) => self.list(list),
-            Command::If { branches, otherwise } => {
-                for (condition, body) in branches {
-                    if self.list(condition)? {
-                        return self.list(body);
-                    }
-                }
-                self.list(otherwise)
-            }
-            Command::Case { subject, arms, line } => self.case(subject, arms, *line),
-            Command::Foreign { what, line } => {
-                self.remark(*line, format!("{what} is for a shell, and is passed over"));
-                Ok(false)
-            }
-            Command::Simple { assignments, words, line } => {
-                if words.is_empty() {
-                    for (name, word) in assignments {
-                        self.assign(name, word, *line);
-                    }
-                    return Ok(true);
-                }
-                self.named(words, *line)
+    /// Carries out what is inside something else, over all files that name each other.
+    fn nested(
+        &mut self,
+        line: u32,
+        inside: impl FnOnce(&mut Self) -> Result<bool, Stop>,
+    ) -> Result<bool, Stop> {
+        let depth = self.limits().depth;
+        if self.state.depth >= depth {
+            return Err(self.exceed(line, format!("commands are nested more than {depth} deep")));
+        }
+        self.state.depth += 1;
+        let outcome = inside(self);
+        self.state.depth -= 1;
+        outcome
+    }
+
+    fn conditional(&mut self, branches: &[(List, List)], otherwise: &List) -> Result<bool, Stop> {
+        for (condition, body) in branches {
+            if self.list(condition)? {
+                return self.list(body);
             }
         }
+        self.list(otherwise)
     }
 
     fn case(
@@ -206,16 +330,27 @@ impl Run<'_> {
         arms: &[(Vec<Word>, List)],
         line: u32,
     ) -> Result<bool, Stop> {
-        let Some(subject) = self.expand(subject, line) else { return Ok(false) };
+        let Some(subject) = self.expand(subject, line)? else { return Ok(false) };
+        let subject: Vec<_> = subject.chars().collect();
         for (patterns, body) in arms {
             for pattern in patterns {
-                let Some(pattern) = self.pattern(pattern, line) else { continue };
-                if matches(&pattern, &subject.chars().collect::<Vec<_>>()) {
+                let Some(pattern) = self.pattern(pattern, line)? else { continue };
+                if self.fits(&pattern, &subject, line)? {
                     return self.list(body);
                 }
             }
         }
         Ok(true)
+    }
+
+    fn fits(&mut self, pattern: &[Sign], subject: &[char], line: u32) -> Result<bool, Stop> {
+        let limits = self.limits();
+        let before = self.account().left(limits);
+        let mut left = before;
+        let fits = matches(pattern, subject, &mut left);
+        // One more than there are, where there were too few.
+        self.spend(line, before - left + u64::from(fits.is_none()) * (left + 1))?;
+        Ok(fits.unwrap_or_default())
     }
 
     /// Carries out what is no assignment.
@@ -226,44 +361,21 @@ impl Run<'_> {
             ":" => {
                 // For the sake of ${NAME:=WORD}.
                 for word in rest {
-                    self.expand(word, line);
+                    self.expand(word, line)?;
                 }
                 Ok(true)
             }
             "true" => Ok(true),
             "false" => Ok(false),
-            "export" | "readonly" | "eval" => {
-                for word in rest {
-                    match assignment(word) {
-                        Some((variable, value)) => self.assign(&variable, &value, line),
-                        None if name == "eval" => {
-                            self.remark(line, "eval is for a shell, except with assignments");
-                            return Ok(false);
-                        }
-                        None => {}
-                    }
-                    if name == "readonly" {
-                        let variable = assignment(word).map(|found| found.0);
-                        let variable = variable.or_else(|| word.plain().map(str::to_owned));
-                        let may = |name: &String| is_name(name) && (self.accepts)(name);
-                        self.state.read_only.extend(variable.filter(may));
-                    }
-                }
-                Ok(true)
-            }
+            "export" | "readonly" | "eval" => self.declare(name, rest, line),
             "unset" => {
-                for word in rest {
-                    let Some(name) = word.plain() else { continue };
-                    let is_kept = self.state.read_only.contains(name)
-                        || self.state.protected.contains(name)
-                        || !(self.accepts)(name);
-                    if !is_kept {
-                        self.state.values.remove(name);
-                    }
+                for name in rest.iter().filter_map(Word::plain) {
+                    self.spend(line, 1)?;
+                    self.unset(name);
                 }
                 Ok(true)
             }
-            "[" | "test" => Ok(self.test(name, rest, line)),
+            "[" | "test" => self.test(name, rest, line),
             "." | "source" => self.source(rest, line),
             // Said to people, not to us.
             "echo" | "printf" | "logger" => Ok(true),
@@ -276,162 +388,182 @@ impl Run<'_> {
         }
     }
 
-    fn assign(&mut self, name: &str, word: &Word, line: u32) {
-        let Some(text) = self.expand(word, line) else { return };
-        self.set(name, text, line);
+    fn declare(&mut self, command: &str, words: &[Word], line: u32) -> Result<bool, Stop> {
+        for word in words {
+            self.spend(line, 1)?;
+            let found = assignment(word);
+            let variable = found.as_ref().map(|(name, _)| name.clone());
+            match found {
+                Some((variable, value)) => self.assign(&variable, &value, line)?,
+                None if command == "eval" => {
+                    self.remark(line, "eval is for a shell, except with assignments");
+                    return Ok(false);
+                }
+                None => {}
+            }
+            if command == "readonly" {
+                let variable = variable.or_else(|| word.plain().map(str::to_owned));
+                let fixed = match self.author {
+                    Author::Machine => &mut self.state.read_only,
+                    // It binds its own files only: the site has the last word.
+                    Author::Repository => &mut self.state.said_read_only,
+                };
+                fixed.extend(variable.filter(|name| is_name(name)));
+            }
+        }
+        Ok(true)
+    }
+
+    fn unset(&mut self, name: &str) {
+        let state = &mut *self.state;
+        if state.read_only.contains(name) || state.protected.contains(name) {
+            return;
+        }
+        match self.author {
+            Author::Machine => drop(state.values.remove(name)),
+            Author::Repository if state.said_read_only.contains(name) => {}
+            // What the machine said is not its to take away.
+            Author::Repository => {
+                state.said.remove(name);
+                state.added.remove(name);
+                if state.values.get(name).is_some_and(|value| value.foreign) {
+                    state.values.remove(name);
+                }
+            }
+        }
+    }
+
+    fn assign(&mut self, name: &str, word: &Word, line: u32) -> Result<(), Stop> {
+        if let Some(text) = self.expand(word, line)? {
+            self.set(name, text, line);
+        }
+        Ok(())
     }
 
     fn set(&mut self, name: &str, text: String, line: u32) {
+        let limit = self.limits().value;
+        let is_other = self.state.values.get(name).is_none_or(|value| value.text != text);
         if self.state.protected.contains(name) {
-            if self.state.get(name) != Some(text.as_str()) {
+            if is_other {
                 self.remark(line, format!("{name} cannot be changed here, and is passed over"));
             }
             return;
         }
         if self.state.read_only.contains(name) {
-            if self.state.get(name) != Some(text.as_str()) {
+            if is_other {
                 self.remark(line, format!("{name} is read-only since an earlier file"));
             }
             return;
         }
-        if !(self.accepts)(name) {
-            self.remark(line, format!("{name} is not for a configuration repository to say"));
-            return;
-        }
-        if text.len() > MAX_VALUE {
-            self.remark(line, format!("{name} is longer than {MAX_VALUE} bytes"));
+        if text.len() > limit {
+            self.remark(line, format!("{name} is longer than {limit} bytes"));
             return;
         }
         let origin = Some(Origin { file: self.file.to_owned(), line });
-        self.state.values.insert(name.to_owned(), Value { text, origin });
+        let value = Value { text, origin, foreign: self.author == Author::Repository };
+        match self.author {
+            Author::Machine => drop(self.state.values.insert(name.to_owned(), value)),
+            Author::Repository => self.set_foreign(name, value, line),
+        }
+    }
+
+    /// Takes a value of a configuration repository for what it may be.
+    fn set_foreign(&mut self, name: &str, value: Value, line: u32) {
+        let Some(standing) = standing(name) else {
+            self.remark(line, format!("{name} is not for a configuration repository to say"));
+            return;
+        };
+        if self.state.said_read_only.contains(name) {
+            if self.state.said.get(name) != Some(&value.text) {
+                self.remark(line, format!("{name} is read-only since an earlier file"));
+            }
+            return;
+        }
+        if let Standing::InTurn(form) | Standing::WhereUnset(form) = standing
+            && let Err(what) = form.refuse(&value.text)
+        {
+            let text = format!("{name} {what}, which is not for a configuration repository to say");
+            self.remark(line, text);
+            return;
+        }
+        let state = &mut *self.state;
+        state.said.insert(name.to_owned(), value.text.clone());
+        let is_free = state.values.get(name).is_none_or(|present| present.foreign);
+        match standing {
+            Standing::Added => drop(state.added.insert(name.to_owned(), value)),
+            Standing::WhereUnset(_) if !is_free => {}
+            Standing::InTurn(_) | Standing::WhereUnset(_) => {
+                state.values.insert(name.to_owned(), value);
+            }
+        }
+    }
+
+    /// Returns the value of a variable as the author of this file may see it.
+    fn get(&mut self, name: &str, line: u32) -> Option<String> {
+        let of_machine = self.state.values.get(name);
+        if self.author == Author::Machine || READABLE.contains(&name) {
+            return of_machine.map(|value| value.text.clone());
+        }
+        let is_hidden = of_machine.is_some_and(|value| !value.foreign && !value.text.is_empty());
+        let said = self.state.said.get(name).cloned();
+        if said.is_none() && is_hidden {
+            self.remark(
+                line,
+                format!("{name} of this machine is not for a configuration repository to read, and is empty for it"),
+            );
+        }
+        said
     }
 
     fn source(&mut self, words: &[Word], line: u32) -> Result<bool, Stop> {
-        let Some(target) = words.first().and_then(|word| self.expand(word, line)) else {
-            return Ok(false);
-        };
-        if self.depth >= MAX_SOURCES {
-            self.remark(line, format!("files name each other more than {MAX_SOURCES} deep"));
-            return Err(Stop::All);
+        let Some(word) = words.first() else { return Ok(false) };
+        let Some(target) = self.expand(word, line)? else { return Ok(false) };
+        let limits = self.limits();
+        if self.sources >= limits.sources {
+            let what = format!("files name each other more than {} deep", limits.sources);
+            return Err(self.exceed(line, what));
         }
         let beside = self.file.parent().unwrap_or(Path::new("/"));
         let path = beside.join(&target);
-        if let Some(root) = self.root {
-            let inside = path.canonicalize().is_ok_and(|path| path.starts_with(root));
-            if !inside {
-                self.remark(line, format!("{target} is outside of {}", root.display()));
-                return Ok(false);
-            }
-        }
-        let bytes = match super::super::read_bounded(&path, MAX_FILE_SIZE) {
+        let tree = self.state.tree.clone();
+        // A file of the configuration repository is one whoever names it.
+        let (author, read) =
+            match tree.filter(|tree| self.author == Author::Repository || tree.names(&path)) {
+                Some(tree) => (Author::Repository, tree.read(&path, REPOSITORY.file)),
+                None if self.author == Author::Repository => return Ok(false),
+                None => (Author::Machine, super::read_local(&path, MACHINE.file)),
+            };
+        let bytes = match read {
             Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(self.exceed(line, format!("{target} has {error}")));
+            }
             Err(error) => {
                 self.remark(line, format!("{target} cannot be read: {error}"));
                 return Ok(false);
             }
         };
-        let text = String::from_utf8_lossy(&bytes);
-        let mut inner = Run {
-            state: self.state,
-            file: &path,
-            accepts: self.accepts,
-            root: self.root,
-            depth: self.depth + 1,
-        };
-        match inner.text(&text) {
+        let sources = self.sources + 1;
+        let is_ours = author == self.author;
+        let state = &mut *self.state;
+        let outcome = Run { state, file: &path, author, sources }.text(&bytes);
+        match outcome {
             Ok(()) | Err(Stop::File) => Ok(true),
-            Err(Stop::All) => Err(Stop::All),
-        }
-    }
-
-    /// `[ ... ]`.
-    fn test(&mut self, name: &str, words: &[Word], line: u32) -> bool {
-        let mut fields = Vec::new();
-        for word in words {
-            let Some(more) = self.fields(word, line) else { return false };
-            fields.extend(more);
-        }
-        if name == "[" && fields.pop().as_deref() != Some("]") {
-            self.remark(line, "a [ without its ]");
-            return false;
-        }
-        let fields: Vec<_> = fields.iter().map(String::as_str).collect();
-        self.condition(&fields).unwrap_or_else(|| {
-            self.remark(line, format!("a condition that is not understood: {}", fields.join(" ")));
-            false
-        })
-    }
-
-    fn condition(&self, fields: &[&str]) -> Option<bool> {
-        match *fields {
-            [] => Some(false),
-            [one] => Some(!one.is_empty()),
-            ["!", one] => Some(one.is_empty()),
-            [test, one] => {
-                let path = || self.file.parent().unwrap_or(Path::new("/")).join(one);
-                let metadata = || std::fs::metadata(path());
-                Some(match test {
-                    "-n" => !one.is_empty(),
-                    "-z" => one.is_empty(),
-                    // An empty name is no file; the directory joined with it would be one.
-                    "-e" | "-f" | "-d" | "-r" | "-s" | "-L" | "-h" | "-x" | "-w"
-                        if one.is_empty() =>
-                    {
-                        false
-                    }
-                    "-e" => metadata().is_ok(),
-                    "-f" => metadata().is_ok_and(|found| found.is_file()),
-                    "-d" => metadata().is_ok_and(|found| found.is_dir()),
-                    "-s" => metadata().is_ok_and(|found| found.len() > 0),
-                    "-L" | "-h" => {
-                        std::fs::symlink_metadata(path()).is_ok_and(|found| found.is_symlink())
-                    }
-                    "-r" | "-w" | "-x" => {
-                        use rustix::fs::Access;
-                        let access = match test {
-                            "-r" => Access::READ_OK,
-                            "-w" => Access::WRITE_OK,
-                            _ => Access::EXEC_OK,
-                        };
-                        rustix::fs::access(path(), access).is_ok()
-                    }
-                    _ => return None,
-                })
-            }
-            [left, "=" | "==", right] => Some(left == right),
-            [left, "!=", right] => Some(left != right),
-            [left, operator @ ("-eq" | "-ne" | "-lt" | "-le" | "-gt" | "-ge"), right] => {
-                let (left, right) = (left.parse::<i64>().ok()?, right.parse::<i64>().ok()?);
-                Some(match operator {
-                    "-eq" => left == right,
-                    "-ne" => left != right,
-                    "-lt" => left < right,
-                    "-le" => left <= right,
-                    "-gt" => left > right,
-                    _ => left >= right,
-                })
-            }
-            ["!", ref rest @ ..] => self.condition(rest).map(|found| !found),
-            _ => {
-                let at = |sign| fields.iter().position(|field| *field == sign);
-                let (position, or) =
-                    at("-o").map(|at| (at, true)).or(at("-a").map(|at| (at, false)))?;
-                let left = self.condition(fields.get(..position)?)?;
-                let right = self.condition(fields.get(position + 1..)?)?;
-                Some(if or { left || right } else { left && right })
-            }
+            Err(Stop::All) if is_ours => Err(Stop::All),
+            Err(Stop::All) => Ok(false),
         }
     }
 
     /// Returns what a word stands for, unsplit; `None`, with a remark, if only a shell knows.
-    fn expand(&mut self, word: &Word, line: u32) -> Option<String> {
+    fn expand(&mut self, word: &Word, line: u32) -> Result<Option<String>, Stop> {
         let parts = self.parts(word, line)?;
-        Some(parts.into_iter().map(|part| part.0).collect())
+        Ok(parts.map(|parts| parts.into_iter().map(|part| part.0).collect()))
     }
 
     /// Returns the pieces of what a word stands for: text, whether it was quoted, and whether it
     /// is the value of a variable.
-    fn parts(&mut self, word: &Word, line: u32) -> Option<Vec<(String, bool, bool)>> {
+    fn parts(&mut self, word: &Word, line: u32) -> Result<Option<Vec<Part>>, Stop> {
+        let limit = self.limits().value;
         let mut parts = Vec::new();
         let mut length = 0_usize;
         for piece in &word.0 {
@@ -439,12 +571,13 @@ impl Run<'_> {
                 Piece::Text { text, quoted } => parts.push((text.clone(), *quoted, false)),
                 Piece::Foreign(what) => {
                     self.remark(line, format!("{what} is for a shell, and is passed over"));
-                    return None;
+                    return Ok(None);
                 }
                 Piece::Variable { name, otherwise, quoted } => {
-                    let value = self.state.get(name).map(str::to_owned);
+                    let value = self.get(name, line);
                     let Some(otherwise) = otherwise else {
                         parts.push((value.unwrap_or_default(), *quoted, true));
+                        self.produce(line, parts.last().map_or(0, |part| part.0.len()))?;
                         continue;
                     };
                     let counts =
@@ -452,12 +585,17 @@ impl Run<'_> {
                     match (otherwise.kind, counts) {
                         ('+', false) => parts.push((String::new(), *quoted, true)),
                         ('+', true) | ('-', false) => {
-                            for part in self.parts(&otherwise.word, line)? {
+                            let Some(inner) = self.parts(&otherwise.word, line)? else {
+                                return Ok(None);
+                            };
+                            for part in inner {
                                 parts.push((part.0, part.1 || *quoted, true));
                             }
                         }
                         ('=', false) => {
-                            let text = self.expand(&otherwise.word, line)?;
+                            let Some(text) = self.expand(&otherwise.word, line)? else {
+                                return Ok(None);
+                            };
                             self.set(name, text.clone(), line);
                             parts.push((text, *quoted, true));
                         }
@@ -465,20 +603,23 @@ impl Run<'_> {
                     }
                 }
             }
-            length += parts.last().map_or(0, |part| part.0.len());
-            if length > MAX_VALUE {
-                self.remark(line, format!("longer than {MAX_VALUE} bytes"));
-                return None;
+            let last = parts.last().map_or(0, |part| part.0.len());
+            self.produce(line, last)?;
+            length += last;
+            if length > limit {
+                self.remark(line, format!("longer than {limit} bytes"));
+                return Ok(None);
             }
         }
-        Some(parts)
+        Ok(Some(parts))
     }
 
     /// Returns the fields that a word becomes as an argument: unquoted values are split at blanks.
-    fn fields(&mut self, word: &Word, line: u32) -> Option<Vec<String>> {
+    pub(super) fn fields(&mut self, word: &Word, line: u32) -> Result<Option<Vec<String>>, Stop> {
         let mut fields = Vec::new();
         let mut field: Option<String> = None;
-        for (text, quoted, is_value) in self.parts(word, line)? {
+        let Some(parts) = self.parts(word, line)? else { return Ok(None) };
+        for (text, quoted, is_value) in parts {
             if quoted || !is_value {
                 field.get_or_insert_default().push_str(&text);
                 continue;
@@ -491,89 +632,19 @@ impl Run<'_> {
             }
         }
         fields.extend(field);
-        Some(fields)
+        Ok(Some(fields))
     }
 
     /// Returns a pattern: quoted characters stand for themselves.
-    fn pattern(&mut self, word: &Word, line: u32) -> Option<Vec<Sign>> {
+    fn pattern(&mut self, word: &Word, line: u32) -> Result<Option<Vec<Sign>>, Stop> {
+        let Some(parts) = self.parts(word, line)? else { return Ok(None) };
         let mut signs = Vec::new();
-        for (text, quoted, _) in self.parts(word, line)? {
-            let mut chars = text.chars().peekable();
-            while let Some(c) = chars.next() {
-                signs.push(match c {
-                    '*' if !quoted => Sign::Any,
-                    '?' if !quoted => Sign::One,
-                    '[' if !quoted => {
-                        let negated = chars.next_if(|&c| c == '!').is_some();
-                        let mut set = Vec::new();
-                        for c in chars.by_ref() {
-                            if c == ']' && !set.is_empty() {
-                                break;
-                            }
-                            set.push(c);
-                        }
-                        Sign::Of { set, negated }
-                    }
-                    c => Sign::Is(c),
-                });
-            }
+        for (text, quoted, _) in parts {
+            push_signs(&mut signs, &text, quoted);
         }
-        Some(signs)
+        Ok(Some(signs))
     }
 }
 
-/// One sign of a pattern.
-enum Sign {
-    Is(char),
-    One,
-    Any,
-    Of { set: Vec<char>, negated: bool },
-}
-
-fn matches(pattern: &[Sign], text: &[char]) -> bool {
-    // The last star, and how far the text was when it was met.
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        let fits = match pattern.get(p) {
-            Some(Sign::Any) => {
-                star = Some((p, t));
-                p += 1;
-                continue;
-            }
-            Some(Sign::One) => true,
-            Some(Sign::Is(c)) => *c == text[t],
-            Some(Sign::Of { set, negated }) => is_in(set, text[t]) != *negated,
-            None => false,
-        };
-        if fits {
-            (p, t) = (p + 1, t + 1);
-        } else if let Some((at, from)) = star {
-            star = Some((at, from + 1));
-            (p, t) = (at + 1, from + 1);
-        } else {
-            return false;
-        }
-    }
-    pattern.get(p..).unwrap_or_default().iter().all(|sign| matches!(sign, Sign::Any))
-}
-
-fn is_in(set: &[char], c: char) -> bool {
-    let mut rest = set;
-    loop {
-        match *rest {
-            [from, '-', to, ref more @ ..] => {
-                if (from..=to).contains(&c) {
-                    return true;
-                }
-                rest = more;
-            }
-            [one, ref more @ ..] => {
-                if one == c {
-                    return true;
-                }
-                rest = more;
-            }
-            [] => return false,
-        }
-    }
-}
+/// Text, whether it was quoted, and whether it is the value of a variable.
+type Part = (String, bool, bool);

@@ -16,8 +16,9 @@ use crate::config::read_bounded;
 
 /// Its name beside the files of `cvmfs2`.
 pub(super) const NAME: &str = "cvmfs-fuse.toml";
-/// Largest file: that of a site with a hundred repositories has some 20 KiB.
-const MAX_FILE_SIZE: u64 = 1 << 20;
+/// Largest file: that of a site with a hundred repositories has some 20 KiB. Keys with thousands of dots take time
+/// with the square of their length.
+const MAX_FILE_SIZE: u64 = 1 << 18;
 /// What all parameters begin with.
 const PREFIX: &str = "CVMFS_";
 /// Between groups of proxies, and between those of a group (spec/network.md section 3).
@@ -62,11 +63,11 @@ pub(super) enum Silent {
 impl Document {
     /// Reads a file.
     pub(super) fn read(file: &Path) -> Result<Self, Silent> {
-        let broken = |line, text| Remark { origin: Origin { file: file.to_owned(), line }, text };
+        let broken = |text| Remark { origin: Origin { file: file.to_owned(), line: 1 }, text };
         let bytes = match read_bounded(file, MAX_FILE_SIZE) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let remark = broken(1, format!("cannot be read: {error}"));
+                let remark = broken(format!("cannot be read: {error}"));
                 return Err(match error.kind() {
                     std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
                         Silent::Absent
@@ -76,6 +77,12 @@ impl Document {
                 });
             }
         };
+        Self::parse(file, bytes)
+    }
+
+    /// Takes the content of a file apart.
+    pub(super) fn parse(file: &Path, bytes: Vec<u8>) -> Result<Self, Silent> {
+        let broken = |line, text| Remark { origin: Origin { file: file.to_owned(), line }, text };
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             Silent::Broken(broken(line_at(error.as_bytes(), valid), "is not UTF-8".to_owned()))
@@ -391,6 +398,30 @@ LIST = [1]
         assert_eq!(said.len(), 11, "{said:#?}");
         assert_eq!(found.text("GOOD"), Some("1"));
         assert_eq!(found.get("CVMFS_TIMEOUT"), None);
+    }
+
+    #[test]
+    fn m1_deep_files_are_refused_in_a_small_stack() {
+        let deep = |begin: &str, inner: &str| begin.to_owned() + &inner.repeat(4000);
+        let texts = [
+            deep("a = ", "["),
+            deep("a = ", "{a="),
+            deep("", "a.") + "a = 1",
+            deep("[", "a.") + "a]",
+            deep("[[", "a.") + "a]]",
+            deep("", "a = 1\n"),
+            deep("a = ", "[[],"),
+            (0..4000).map(|n| format!("[[a{n}]]\n")).collect(),
+        ];
+        let run = move || {
+            for text in texts {
+                let begin: String = text.chars().take(10).collect();
+                let parsed = Document::parse(Path::new("/etc/x.toml"), text.into_bytes());
+                assert!(parsed.is_err() || begin.starts_with("[[a0"), "{begin}");
+            }
+        };
+        let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+        small.join().unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::check::examine;
 use super::*;
-use crate::config::parameters::table::Need;
+use crate::config::parameters::table::{self, Need};
 
 /// A tree of files, and the directory that holds it.
 pub(super) fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {

@@ -5,6 +5,8 @@ use std::str::Chars;
 
 /// Deepest nesting of words in words, and of commands in commands: real files have three levels.
 pub(super) const MAX_DEPTH: usize = 32;
+/// What is wrong with a file that is nested more deeply.
+pub(super) const TOO_DEEP: &str = "words or commands are nested too deeply";
 
 /// A word as it was written, in pieces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,18 +56,26 @@ pub(super) enum Token {
 pub(super) struct Broken {
     pub(super) line: u32,
     pub(super) what: &'static str,
+    /// A limit is exceeded; else it is no sentence of the language.
+    pub(super) exceeds: bool,
 }
 
-/// Cuts a text into tokens with the lines on which they begin, as far as it can be understood.
-pub(super) fn tokens(text: &str) -> (Vec<(Token, u32)>, Option<Broken>) {
+/// Cuts a text into at most `most` tokens with the lines on which they begin, as far as it can be understood.
+pub(super) fn tokens(text: &str, most: usize) -> (Vec<(Token, u32)>, Option<Broken>) {
     let mut reader = Reader { chars: text.chars().peekable(), line: 1 };
     let mut found = Vec::new();
     loop {
         let line = reader.line;
         match reader.token() {
+            Ok(Some(_)) if found.len() >= most => {
+                let what = "the file has more words and signs than a configuration needs";
+                return (found, Some(Broken { line, what, exceeds: true }));
+            }
             Ok(Some(token)) => found.push((token, line)),
             Ok(None) => return (found, None),
-            Err(what) => return (found, Some(Broken { line, what })),
+            Err(what) => {
+                return (found, Some(Broken { line, what, exceeds: what == TOO_DEEP }));
+            }
         }
     }
 }
@@ -141,7 +151,7 @@ impl Reader<'_> {
     /// Reads until an unquoted character that `ends`, which stays.
     fn word(&mut self, ends: fn(char) -> bool, depth: usize) -> Result<Word, &'static str> {
         if depth > MAX_DEPTH {
-            return Err("words are nested too deeply");
+            return Err(TOO_DEEP);
         }
         let mut pieces = Vec::new();
         while let Some(&c) = self.chars.peek() {
@@ -264,7 +274,7 @@ impl Reader<'_> {
 
     fn quoted_until_brace(&mut self, depth: usize) -> Result<Word, &'static str> {
         if depth > MAX_DEPTH {
-            return Err("words are nested too deeply");
+            return Err(TOO_DEEP);
         }
         let mut pieces = Vec::new();
         while let Some(&c) = self.chars.peek() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::table::{By, Need, Parameter, none};
 use super::values::{most_inodes, switch, user_number};
+use crate::sandbox::CallFilter;
 
 /// Below this no repository can be opened: catalogs, connections and workers need some.
 const LEAST_FILES: u64 = 256;
@@ -98,7 +99,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         need: Need::Own,
         harmless: false,
         help: "the kernel reads cached files without the server: for few large files; needs \
-               CAP_SYS_ADMIN and Linux 6.9",
+               CAP_SYS_ADMIN, Linux 6.9 and a cache that nobody else can write to",
         by: By::Set(|p, v| switch(v).map(|v| p.pass_through = v)),
     },
     Parameter {
@@ -110,6 +111,16 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         help: "entries of a repository that the kernel may know; above, it is asked to let go of \
                the longest unused; 0: any number, else 1000 at least",
         by: By::Set(|p, v| most_inodes(v).map(|v| p.most_inodes = v)),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_SECCOMP",
+        form: "yes|no|log",
+        default: "",
+        need: Need::Own,
+        harmless: false,
+        help: "system calls that the server does not need are refused (seccomp) [as far as the \
+               kernel can]; yes: or the mount fails; log: the kernel only logs them; no: not",
+        by: By::Set(|p, v| CallFilter::parse(v).map(|v| p.process.calls = v)),
     },
     Parameter {
         name: "CVMFS_CLAIM_OWNERSHIP",
@@ -220,6 +231,15 @@ pub(super) const PARAMETERS: &[Parameter] = &[
             p.process.oom_score = Some(score);
             Some(())
         }),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_CORE_DUMPS",
+        form: "yes|no",
+        default: "no",
+        need: Need::Own,
+        harmless: false,
+        help: "a server that crashes may leave a core dump; with what is in its memory, such as passwords of proxies",
+        by: By::Set(|p, v| switch(v).map(|v| p.process.core_dumps = v)),
     },
     Parameter {
         name: "CVMFS_CPU_AFFINITY",

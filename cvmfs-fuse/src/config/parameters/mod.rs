@@ -27,6 +27,7 @@ use cvmfs_core::net::{GeoOptions, NameOptions, ProxySpec, SelectionOptions, Time
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::fs::exposure::Visibility;
 use crate::fs::inode::limit::MAX_KNOWN;
+use crate::sandbox::CallFilter;
 use logging::Logging;
 use table::By;
 use telemetry::Telemetry;
@@ -71,6 +72,8 @@ pub struct Parameters {
     pub wait_for_network: bool,
     /// Longest time between two looks for a new revision.
     pub max_ttl: Option<Duration>,
+    /// How long after its whitelist has expired a repository is shown without servers.
+    pub offline_limit: OfflineLimit,
     /// New revisions are followed; `None` leaves it to the flags.
     pub auto_update: Option<bool>,
     /// Objects are fetched before they are asked for; `None` is yes.
@@ -122,10 +125,14 @@ pub struct Parameters {
 pub struct ProcessLimits {
     /// Files that it may have open.
     pub open_files: Option<u64>,
+    /// The memory of a server that crashes may be written to a file.
+    pub core_dumps: bool,
     /// How early the kernel ends it when memory is short (proc(5), `oom_score_adj`).
     pub oom_score: Option<i16>,
     /// The processors that it may use.
     pub processors: Vec<usize>,
+    /// Which of its system calls the kernel refuses.
+    pub calls: CallFilter,
 }
 
 /// Inodes of a repository that the kernel may know; `None` for any number.
@@ -135,6 +142,28 @@ pub struct MostInodes(pub Option<usize>);
 impl Default for MostInodes {
     fn default() -> Self {
         Self(Some(MAX_KNOWN))
+    }
+}
+
+/// Days after the expiry of its whitelist for which a repository is shown without servers, by
+/// default: as long again as whitelists are usually signed for.
+const OFFLINE_DAYS: u64 = 30;
+
+/// How long after its whitelist has expired a repository is shown without servers; `None` for any
+/// time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfflineLimit(pub Option<Duration>);
+
+impl OfflineLimit {
+    /// Takes days.
+    pub(super) fn days(days: u64) -> Self {
+        Self(Some(Duration::from_secs(days.saturating_mul(86_400))))
+    }
+}
+
+impl Default for OfflineLimit {
+    fn default() -> Self {
+        Self::days(OFFLINE_DAYS)
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use strsim::damerau_levenshtein;
 
+use crate::config::chain::foreign::{Form, READABLE, Standing, standing};
+
 use super::{Parameters, cache, diagnostics, general, logging, network, telemetry, trust};
 
 /// Letters that may differ between a name and the one that is meant.
@@ -122,6 +124,10 @@ pub fn help() -> String {
     text
 }
 
+/// What stands before the list of what configuration repositories may set.
+const FOR_REPOSITORIES: &str = "They may set these, and variables whose names begin otherwise, where no file of the \
+machine sets those. Their own `blacklist` always adds to that of the machine.\n\n| parameter | how it counts |\n|---|---|\n";
+
 /// Returns all parameters as the tables of docs/parameters.md.
 pub fn page() -> String {
     let mut text = String::new();
@@ -164,9 +170,29 @@ pub fn page() -> String {
         );
     }
     text.push_str("\n### For configuration repositories\n\n");
-    text.push_str("They may set these, and variables whose names begin otherwise:\n\n");
+    text.push_str(FOR_REPOSITORIES);
     for known in all().filter(|known| known.harmless) {
-        let _ = writeln!(text, "- `{}`", known.name);
+        let how = match standing(known.name) {
+            Some(Standing::InTurn(form)) => ("in the order of the files", form),
+            Some(Standing::WhereUnset(form)) => ("where no file of the machine sets it", form),
+            Some(Standing::Added) => {
+                ("added to that of the machine; files of the repository only", Form::Any)
+            }
+            None => continue,
+        };
+        let bound = match how.1 {
+            Form::Any => String::new(),
+            Form::Urls => "; http:// and https:// only".to_owned(),
+            Form::UpTo(most) => format!("; up to {most}"),
+        };
+        let _ = writeln!(text, "| `{}` | {}{bound} |", known.name, how.0);
     }
+    let readable: Vec<_> = READABLE.iter().map(|name| format!("`{name}`")).collect();
+    let _ = writeln!(
+        text,
+        "\nOf the values of the machine their files see these: {}. Every other one is empty for them, with a \
+         warning where it is not.",
+        readable.join(", ")
+    );
     text
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::OfflineLimit;
 use super::table::{By, Need, Parameter, none};
 use super::values::switch;
 
@@ -30,7 +31,8 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         form: "FILE",
         default: "",
         need: Need::Common,
-        harmless: true,
+        // Its own blocklist is read anyway, and only adds to that of the machine.
+        harmless: false,
         help: "blocklist of this machine",
         by: By::Files,
     },
@@ -71,6 +73,21 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         by: By::Set(|p, v| {
             let minutes: u32 = v.parse().ok()?;
             p.max_ttl = (minutes > 0).then(|| Duration::from_secs(u64::from(minutes) * 60));
+            Some(())
+        }),
+    },
+    Parameter {
+        name: "CVMFS_FUSE_OFFLINE_LIMIT",
+        form: "DAYS|never",
+        default: "30",
+        need: Need::Own,
+        harmless: false,
+        help: "days after the expiry of its whitelist for which a cached repository is shown while no server gives a newer one; never: without a bound",
+        by: By::Set(|p, v| {
+            p.offline_limit = match v {
+                "never" => OfflineLimit(None),
+                days => OfflineLimit::days(days.parse::<u32>().ok()?.into()),
+            };
             Some(())
         }),
     },

@@ -1,11 +1,15 @@
-//! A flood of equal messages becomes one, and one with their number.
+//! A flood of equal messages becomes one, and one with their number. Of messages from one line of the program
+//! that are all different, because somebody else decides what is in them, some are written, and then a few.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use tracing::Level;
+use tracing::callsite::Identifier;
 
+use super::super::pace::Lines;
 use super::record::Record;
 
 /// Equal messages in this time after the first are counted instead of written.
@@ -13,9 +17,16 @@ pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// Different messages that are remembered.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
+/// Messages of one line of the program that are written at once.
+const MAX_OF_ONE_LINE: u32 = 1000;
+/// Time for each one beyond that.
+const PACE: Duration = Duration::from_secs(10);
+
 /// What was written lately.
 pub(super) struct Flood {
     recent: LruCache<String, Seen>,
+    /// By the place in the program that they come from.
+    lines: HashMap<Identifier, Lines>,
 }
 
 struct Seen {
@@ -33,13 +44,13 @@ impl Seen {
 
 impl Default for Flood {
     fn default() -> Self {
-        Self { recent: LruCache::new(MAX_REMEMBERED) }
+        Self { recent: LruCache::new(MAX_REMEMBERED), lines: HashMap::new() }
     }
 }
 
 impl Flood {
     /// Takes a message; returns what is to be written now, in this order.
-    pub(super) fn take(&mut self, record: Record, now: Instant) -> Vec<Record> {
+    pub(super) fn take(&mut self, mut record: Record, now: Instant) -> Vec<Record> {
         // Who debugs wants all of them.
         if record.level > Level::INFO {
             return vec![record];
@@ -49,6 +60,14 @@ impl Flood {
         if let Some(seen) = self.recent.get_mut(&key) {
             seen.count(record);
             return due;
+        }
+        if let Some(origin) = &record.origin {
+            let fresh = || Lines::new(MAX_OF_ONE_LINE, PACE);
+            match self.lines.entry(origin.clone()).or_insert_with(fresh).take(now) {
+                None => return due,
+                Some(0) => {}
+                Some(left_out) => record.note("left_out", left_out),
+            }
         }
         let seen = Seen { since: now, last: None };
         if let Some((_, Seen { last: Some(forgotten), .. })) = self.recent.push(key, seen) {
@@ -122,6 +141,29 @@ mod tests {
         assert_eq!(shown(&warn(&mut flood, "a", WINDOW * 3)), [("a", 0)]);
         assert!(warn(&mut flood, "a", WINDOW * 3).is_empty());
         assert_eq!(shown(&flood.end()), [("a", 1)]);
+    }
+
+    #[test]
+    fn m6_a_peer_that_causes_ever_different_lines_fills_no_log() {
+        use tracing::callsite::DefaultCallsite;
+        use tracing::metadata::Kind;
+        static CALLSITE: DefaultCallsite = DefaultCallsite::new(&META);
+        static META: tracing::Metadata<'static> = tracing::metadata! {
+            name: "x", target: "t", level: Level::WARN, fields: &[],
+            callsite: &CALLSITE, kind: Kind::EVENT
+        };
+        let (mut flood, now) = (Flood::default(), Instant::now());
+        let refused = |flood: &mut Flood, uid: u32, now| {
+            let mut record = record(Level::WARN, &format!("user {uid} may not use the cache"));
+            record.origin = Some(META.callsite());
+            flood.take(record, now)
+        };
+        let written: usize = (0..50_000).map(|uid| refused(&mut flood, uid, now).len()).sum();
+        assert_eq!(written, MAX_OF_ONE_LINE as usize);
+        // Others are written meanwhile, and the number of those that were not.
+        assert_eq!(flood.take(record(Level::WARN, "other"), now).len(), 1);
+        let later = refused(&mut flood, 99_999, now + PACE);
+        assert!(later[0].text().ends_with("left_out=49000"), "{}", later[0].text());
     }
 
     #[test]

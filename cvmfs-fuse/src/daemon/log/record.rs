@@ -5,9 +5,11 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value as Json, json};
 use tracing::Level;
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 
 use super::masked;
+use crate::escape::one_line;
 
 /// Bytes of a message, and of the value of a field; the rest is left out.
 const MAX_TEXT: usize = 8 << 10;
@@ -29,6 +31,8 @@ pub(super) struct Record {
     pub(super) time: SystemTime,
     pub(super) level: Level,
     pub(super) target: &'static str,
+    /// The place in the program that it comes from.
+    pub(super) origin: Option<Identifier>,
     /// What was going on, outermost first: `NAME{FIELDS}:`.
     pub(super) context: String,
     pub(super) message: String,
@@ -44,6 +48,7 @@ impl Record {
             time: SystemTime::now(),
             level,
             target,
+            origin: None,
             context: String::new(),
             message: String::new(),
             fields: Vec::new(),
@@ -105,7 +110,13 @@ impl Record {
         if self.repeated > 0 {
             object.insert("repeated".to_owned(), json!(self.repeated));
         }
-        format!("{}\n", Json::Object(object))
+        // Strings are keys of the object, so that it can always be written.
+        format!("{}\n", crate::escape::json(&Json::Object(object)).unwrap_or_default())
+    }
+
+    /// Adds a number to the fields.
+    pub(super) fn note(&mut self, name: &'static str, number: u64) {
+        self.fields.push((name, Value::Plain(number.into())));
     }
 
     fn take(&mut self, field: &Field, value: Value) {
@@ -157,17 +168,15 @@ fn bounded(text: &str) -> String {
     masked(&text[..end]).into_owned()
 }
 
+/// Returns text of somebody else as it may be shown: without control characters, and cut.
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    let end = text.floor_char_boundary(most.min(text.len()));
+    single_line(text.get(..end).unwrap_or_default())
+}
+
 /// Names of files may hold anything; no line may look like two.
 fn single_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
+    one_line(text).into_owned()
 }
 
 fn shown(time: SystemTime) -> String {

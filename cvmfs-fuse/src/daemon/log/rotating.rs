@@ -1,35 +1,37 @@
 //! A log file that several processes append to, and that one of them puts aside when it is full.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use cvmfs_cache::safe_path::LogPlace;
+
+/// Mode of these files: syslog's readers are a group of the system.
+const MODE: u32 = 0o640;
 
 /// A file that becomes `FILE.1`, in place of the one before, when it has reached a size.
 #[derive(Debug)]
 pub(super) struct RotatingFile {
-    path: PathBuf,
+    place: LogPlace,
     limit: u64,
     current: ArcSwap<File>,
 }
 
 impl RotatingFile {
-    /// Opens it for appending, or makes it.
-    pub(super) fn open(path: &Path, limit: u64) -> io::Result<Self> {
-        let current = ArcSwap::from_pointee(open(path)?);
-        Ok(Self { path: path.to_owned(), limit, current })
+    /// Opens it for appending, or makes it. It may belong to `partner`, as whom a server of root works.
+    pub(super) fn open(path: &Path, limit: u64, partner: Option<u32>) -> io::Result<Self> {
+        let place = LogPlace::find(path, partner)?;
+        let current = ArcSwap::from_pointee(place.open(MODE)?);
+        Ok(Self { place, limit, current })
     }
 
     /// Writes a line, which is not mixed with those of others.
     pub(super) fn write(&self, line: &str) -> io::Result<()> {
         let mut current = self.current.load_full();
-        let own = current.metadata()?;
-        let is_there = std::fs::metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
-        if (!is_there || own.len() >= self.limit)
+        let is_there = self.place.is(&current);
+        if (!is_there || current.metadata()?.len() >= self.limit)
             && let Some(next) = self.next(&current, is_there)?
         {
             current = Arc::new(next);
@@ -42,9 +44,7 @@ impl RotatingFile {
     /// server another user's since it was opened (`CVMFS_USER`). Then the old lines go, not the new ones.
     fn next(&self, current: &File, is_there: bool) -> io::Result<Option<File>> {
         if is_there {
-            let mut old = self.path.clone().into_os_string();
-            old.push(".1");
-            match std::fs::rename(&self.path, old) {
+            match self.place.put_aside() {
                 Ok(()) => {}
                 // Another process has just put it aside.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -54,14 +54,8 @@ impl RotatingFile {
                 }
             }
         }
-        Ok(open(&self.path).ok())
+        Ok(self.place.open(MODE).ok())
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    // A pipe without reader must not hold us up, and a link is somebody else's file.
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
 }
 
 #[cfg(test)]
@@ -72,8 +66,10 @@ mod tests {
     fn two_processes_share_a_file_and_put_it_aside_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (one, two) =
-            (RotatingFile::open(&path, 10).unwrap(), RotatingFile::open(&path, 10).unwrap());
+        let (one, two) = (
+            RotatingFile::open(&path, 10, None).unwrap(),
+            RotatingFile::open(&path, 10, None).unwrap(),
+        );
         one.write("first\n").unwrap();
         two.write("second\n").unwrap();
         one.write("third\n").unwrap();
@@ -94,7 +90,7 @@ mod tests {
     fn what_another_process_put_aside_is_not_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let (path, aside) = (dir.path().join("log"), dir.path().join("log.1"));
-        let log = RotatingFile::open(&path, 10).unwrap();
+        let log = RotatingFile::open(&path, 10, None).unwrap();
         log.write("first line\n").unwrap();
         let current = log.current.load_full();
         // Between our look and our attempt.
@@ -107,7 +103,7 @@ mod tests {
     fn in_a_directory_of_somebody_else_new_lines_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = RotatingFile::open(&path, 10).unwrap();
+        let log = RotatingFile::open(&path, 10, None).unwrap();
         log.write("first line\n").unwrap();
         // Nothing can be put there.
         std::fs::create_dir(dir.path().join("log.1")).unwrap();

@@ -145,6 +145,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Scribe {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
         let mut record = Record::new(*metadata.level(), metadata.target());
+        record.origin = Some(metadata.callsite());
         event.record(&mut record);
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(Shown(shown)) = span.extensions().get() {
@@ -199,8 +200,9 @@ fn from_level(level: Level) -> Targets {
         .with_targets(OUR_CRATES.map(|name| (name, LevelFilter::from_level(level))))
 }
 
-/// Opens what the configuration wants beside stderr, for a process that serves `name`.
-pub(crate) fn direct(logging: &Logging, name: Option<&str>) {
+/// Opens what the configuration wants beside stderr, for a process that serves `name`; `partner` is as whom
+/// its server works, if not as this user.
+pub(crate) fn direct(logging: &Logging, name: Option<&str>, partner: Option<u32>) {
     PROCESS.store(name.map(|name| Arc::new(name.to_owned())));
     let Some(log) = LOG.get() else { return };
     if let (Some(format), false) = (logging.format, log.is_chosen) {
@@ -209,9 +211,8 @@ pub(crate) fn direct(logging: &Logging, name: Option<&str>) {
     if logging.has_syslog() {
         let prefix = logging.syslog_prefix.clone();
         let outlet = match &logging.micro_syslog {
-            Some(path) => {
-                opened(path, MICRO_SYSLOG_SIZE).map(|file| Outlet::MicroSyslog { file, prefix })
-            }
+            Some(path) => opened(path, MICRO_SYSLOG_SIZE, partner)
+                .map(|file| Outlet::MicroSyslog { file, prefix }),
             None => {
                 let facility = wire::facility(logging.syslog_facility);
                 Some(Outlet::Syslog { facility, prefix })
@@ -225,7 +226,7 @@ pub(crate) fn direct(logging: &Logging, name: Option<&str>) {
         begin(&log.syslog, &log.syslog_filter, outlet, level);
     }
     if let Some(path) = &logging.debug_log {
-        let outlet = opened(path, DEBUG_LOG_SIZE).map(Outlet::File);
+        let outlet = opened(path, DEBUG_LOG_SIZE, partner).map(Outlet::File);
         begin(&log.debug, &log.debug_filter, outlet, Level::DEBUG);
     }
 }
@@ -243,8 +244,8 @@ fn begin(
     }
 }
 
-fn opened(path: &PathBuf, limit: u64) -> Option<RotatingFile> {
-    RotatingFile::open(path, limit)
+fn opened(path: &PathBuf, limit: u64, partner: Option<u32>) -> Option<RotatingFile> {
+    RotatingFile::open(path, limit, partner)
         .inspect_err(|error| tracing::warn!(?path, %error, "a log cannot be opened"))
         .ok()
 }
@@ -265,7 +266,7 @@ pub(crate) fn fail(why: &str) {
     }
     if !is_said {
         // If stderr is gone the exit code must do.
-        let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", record.message);
+        let _ = writeln!(io::stderr(), "cvmfs-fuse: {}", crate::escape::lines(&record.message));
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::super::abort;
 use super::super::child::Reason;
 use super::super::control::Answer;
-use super::super::letters::Word;
 use super::{Outcome, Succession};
 use crate::cli::exit::{ExitStatus, Failure};
 
@@ -75,7 +74,7 @@ impl Succession {
         if let Some(deposit) = &mut self.deposit
             && !matches!(outcome, Outcome::Left)
         {
-            deposit.pass_on(&Word::Released, &[]);
+            deposit.release();
         }
         self.outcome.get_or_insert(outcome);
     }

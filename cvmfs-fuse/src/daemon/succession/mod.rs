@@ -21,7 +21,7 @@ mod upgrade;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -32,10 +32,13 @@ use rustix::process::WaitStatus;
 use super::abort;
 use super::child::{Child, Launcher, Order, Program, Reason};
 use super::control::Control;
-use super::estate::Holdings;
+use super::estate::{Holdings, Trust, Wrong};
 use super::holder::Deposit;
 use super::letters::Word;
+use super::own_mount::{OwnMount, Teller};
+use super::shrinker::Shrinker;
 use crate::cli::exit::Failure;
+use crate::fuse::device::Device;
 use limits::{Limits, Next};
 use upgrade::Upgrade;
 
@@ -62,14 +65,23 @@ pub(crate) struct Succession {
     program: Rc<Program>,
     /// What to go back to, until the program has served.
     trusted: Rc<Program>,
+    own: OwnMount,
+    /// The mounted device, also after the end of the mount.
+    device: Option<Device>,
     holdings: Holdings,
     server: Option<Child>,
     /// Prepares to be the next one.
     candidate: Option<Child>,
     upgrade: Option<Upgrade>,
     control: Option<Control>,
+    /// Cache directories that may hold the control directory.
+    caches: Vec<PathBuf>,
+    /// A control directory was made, or cannot be made.
+    control_is_decided: bool,
     /// Somebody else who holds the mount.
     deposit: Option<Deposit>,
+    /// Drops for the server what the kernel knows and nobody uses.
+    shrinker: Shrinker,
     /// When the next one is started.
     pausing: Option<Instant>,
     /// The last server died without having been asked to.
@@ -84,29 +96,35 @@ pub(crate) struct Succession {
 
 impl Succession {
     /// Starts the first server, or one that goes on with what is held.
-    pub(crate) fn start(launcher: Launcher) -> io::Result<Self> {
-        Self::go_on(launcher, Holdings::default(), None)
+    pub(crate) fn start(launcher: Launcher, own: OwnMount) -> io::Result<Self> {
+        Self::go_on(launcher, own, Holdings::default(), None)
     }
 
     /// The same with a mount that others served before.
     pub(super) fn go_on(
         launcher: Launcher,
+        own: OwnMount,
         holdings: Holdings,
         deposit: Option<Deposit>,
     ) -> io::Result<Self> {
-        let own = Rc::new(Program::Own);
+        let program = Rc::new(Program::Own);
         let mut succession = Self {
             launcher,
             limits: Limits::default(),
             on_disk: std::env::current_exe().ok(),
-            program: Rc::clone(&own),
-            trusted: own,
+            program: Rc::clone(&program),
+            trusted: program,
+            own,
+            device: holdings.mount.as_ref().and_then(|mount| mount.device),
             holdings,
             server: None,
             candidate: None,
             upgrade: None,
             control: None,
+            caches: Vec::new(),
+            control_is_decided: false,
             deposit,
+            shrinker: Shrinker::default(),
             pausing: None,
             died: false,
             short_lives: 0,
@@ -125,10 +143,19 @@ impl Succession {
         Ok(succession)
     }
 
+    /// Says where the control directory may be if there is no runtime directory.
+    #[must_use]
+    pub(crate) fn caching_in(mut self, cache: &Path) -> Self {
+        self.caches.push(cache.to_owned());
+        self
+    }
+
     /// Returns what is to be polled.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let children = self.server.iter().chain(&self.candidate);
-        let lines = children.filter(|child| child.listens).map(|child| child.line.socket().as_fd());
+        let now = Instant::now();
+        let heard = children.filter(|child| child.is_heard(now));
+        let lines = heard.map(|child| child.line.socket().as_fd());
         let holder = self.deposit.iter().filter_map(Deposit::descriptor).map(OwnedFd::as_fd);
         lines.chain(self.control.iter().flat_map(Control::descriptors)).chain(holder).collect()
     }
@@ -138,12 +165,15 @@ impl Succession {
         let server = self.server.as_ref();
         let serve = server.filter(|server| !server.serving).and_then(|server| server.heir_since);
         let candidate = self.candidate.as_ref().filter(|candidate| !candidate.ready);
+        let children = self.server.iter().chain(&self.candidate);
+        let heard = children.filter_map(|child| child.heard_again(Instant::now())).min();
         let killed = server.and_then(|server| server.killed).map(|(at, _)| at + self.limits.kill);
         let overdue = match killed {
             Some(_) => None,
             None => serve.map(|since| since + self.limits.serve),
         };
         [
+            heard,
             self.pausing,
             self.deposit.as_ref().and_then(Deposit::due),
             killed,
@@ -173,6 +203,11 @@ impl Succession {
     /// Tells whether a server answers the requests of the mount.
     pub(crate) fn is_serving(&self) -> bool {
         self.server.as_ref().is_some_and(|server| server.serving)
+    }
+
+    /// Returns the device of the mount, or of the one that has ended.
+    pub(crate) fn device(&self) -> Option<Device> {
+        self.device
     }
 
     /// Asks the server to stop; without a signal it was asked already.
@@ -210,7 +245,7 @@ impl Succession {
         let now = Instant::now();
         self.listen();
         if let Some(deposit) = &mut self.deposit {
-            deposit.turn(&self.holdings);
+            deposit.turn(&self.own, &self.holdings);
         }
         if self.control.as_mut().is_some_and(Control::is_asked) {
             self.upgrade();
@@ -229,8 +264,11 @@ impl Succession {
 
     /// Tells that a child was reaped; false if it is none of these.
     pub(crate) fn ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
-        // What it said last counts.
+        // What it said last counts, as far as it was allowed to say it: its own children may still speak.
         while self.listen() {}
+        if self.shrinker.ended(pid) {
+            return true;
+        }
         if let Some(candidate) = self.candidate.take_if(|candidate| candidate.pid == pid) {
             self.candidate_ended(&candidate, status);
             return true;
@@ -272,31 +310,38 @@ impl Succession {
     fn listen(&mut self) -> bool {
         let mut more = false;
         if let Some(candidate) = &mut self.candidate {
-            more |= candidate.listen(|_, _| false);
+            more |= candidate.listen(|_, _| Err(Wrong::Word));
         }
-        let Self { server, candidate, holdings, deposit, .. } = self;
+        let Self { server, candidate, holdings, deposit, own, shrinker, .. } = self;
         let Some(server) = server else { return more };
         let served = server.serving;
         more |= server.listen(|word, descriptors| {
             if word == Word::Detach {
                 if let Some(mount) = &holdings.mount
-                    && let Err(error) = abort::detach(&mount.mountpoint, mount.device.as_deref())
+                    && let Err(error) = abort::detach(&mount.mountpoint, mount.device)
                 {
                     tracing::warn!(%error, "cannot unmount");
                 }
-                return true;
+                return Ok(());
             }
-            let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            if word == Word::Shrink {
+                if let Some(mount) = &holdings.mount {
+                    shrinker.shrink(&mount.mountpoint, mount.device);
+                }
+                return Ok(());
+            }
+            let trust = Trust::Supervised(own, Teller::Server);
+            let change = holdings.take(word, descriptors, trust)?;
             if let Some(candidate) = candidate
-                && let Err(error) = candidate.line.say(&word, &borrowed)
+                && let Err(error) = holdings.pass_on(&change, &candidate.line)
             {
                 tracing::warn!(%error, "a successor does not listen");
-                candidate.kill(Reason::Overdue);
+                candidate.kill(Reason::Crowded);
             }
             if let Some(deposit) = deposit {
-                deposit.pass_on(&word, &borrowed);
+                deposit.pass_on(&change, holdings);
             }
-            holdings.take(word, descriptors)
+            Ok(())
         });
         if server.serving && !served {
             self.silent_since = None;
@@ -304,14 +349,39 @@ impl Succession {
             let (pid, to) = (server.pid, name_of(server));
             self.upgraded(pid, to);
         }
-        if self.control.is_none()
-            && let Some(device) = self.holdings.mount.as_ref().and_then(|m| m.device.as_deref())
-        {
-            self.control = Control::listen(device)
-                .inspect_err(|error| tracing::debug!(%error, "upgrades cannot be asked for"))
-                .ok();
-        }
+        self.device = self.device.or(self.holdings.mount.as_ref().and_then(|mount| mount.device));
+        self.decide_control();
         more
+    }
+
+    /// Makes the control directory of the mount, once, and passes what it holds to the servers.
+    fn decide_control(&mut self) {
+        let Some(mount) = self.holdings.mount.as_ref().filter(|_| !self.control_is_decided) else {
+            return;
+        };
+        let Some(device) = mount.device else { return };
+        self.control_is_decided = true;
+        self.control = Control::listen(&device.to_string(), &mount.mountpoint, &self.caches)
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "no control address for the mount: {error}; SIGHUP to the supervisor (process {}) still upgrades",
+                    std::process::id()
+                );
+            })
+            .ok();
+        for child in self.server.iter().chain(&self.candidate) {
+            self.pass_control(child);
+        }
+    }
+
+    fn pass_control(&self, child: &Child) {
+        if !self.control_is_decided {
+            return;
+        }
+        let listener: Vec<_> = self.control.iter().map(Control::talk).collect();
+        if let Err(error) = child.line.say(&Word::Control, &listener) {
+            tracing::warn!(%error, "a server was not told where clients are answered");
+        }
     }
 
     /// Starts a process that prepares to be the next server.
@@ -321,6 +391,7 @@ impl Succession {
             // It will end, or be found not to serve.
             tracing::warn!(%error, "a successor did not take what it needs");
         }
+        self.pass_control(&child);
         Ok(child)
     }
 

@@ -16,7 +16,7 @@ const SERVING: &str = r#"echo '{"Serving":{"version":"7"}}' >&$2; "#;
 
 fn mount() -> (Mount, OwnedFd) {
     let (line, theirs) = super::super::letters::Line::pair().unwrap();
-    let greeting = serde_json::from_str(r#"{"request":[1],"reply":[2]}"#).unwrap();
+    let greeting = crate::fuse::handover::Greeting::example();
     let connection = line.socket().try_clone().unwrap();
     (Mount { connection, greeting, mountpoint: "/nowhere".into(), device: None }, theirs)
 }
@@ -30,6 +30,10 @@ fn launcher(script: String) -> Launcher {
         count.set(count.get() + 1);
         Ok(command)
     })
+}
+
+fn own() -> OwnMount {
+    OwnMount::at("/nowhere".as_ref())
 }
 
 fn short() -> Limits {
@@ -73,7 +77,8 @@ fn serving(succession: &mut Succession) -> bool {
 fn start(script: &str) -> (Succession, OwnedFd) {
     let (mount, kernel) = mount();
     let holdings = Holdings { mount: Some(mount), ..Holdings::default() };
-    let mut succession = Succession::go_on(launcher(script.to_owned()), holdings, None).unwrap();
+    let mut succession =
+        Succession::go_on(launcher(script.to_owned()), own(), holdings, None).unwrap();
     succession.limits = short();
     (succession, kernel)
 }
@@ -142,6 +147,62 @@ fn a_server_that_has_just_come_is_upgraded_too() {
     // It serves already, and what it says of that is not heard before the upgrade is asked for.
     let script = format!("{READY}{WAIT}{SERVING} exec sleep 1000");
     let (mut succession, _kernel) = start(&script);
+    let first = succession.server.as_ref().unwrap().pid;
+    succession.upgrade();
+    drive(&mut succession, |one| one.upgrade.is_none() && serving(one));
+    assert_ne!(succession.server.as_ref().unwrap().pid, first);
+    assert!(*succession.program != Program::Own);
+    succession.kill();
+    drive(&mut succession, |one| one.outcome().is_some());
+}
+
+#[test]
+fn h2_a_server_that_floods_is_heard_at_a_bounded_rate_and_keeps_nobody_waiting() {
+    // It and its child say without end what makes sense; the child goes on when the server is dead.
+    let flood = r#"while :; do echo '{"Closed":{"name":"x"}}' >&$2; done"#;
+    let script = format!("{READY}{WAIT}{SERVING} {{ {flood}; }} & exec sleep 1000");
+    let (mut succession, _kernel) = start(&script);
+    drive(&mut succession, serving);
+    for _ in 0..100 {
+        let begin = Instant::now();
+        succession.turn();
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+    // Nothing is polled that would be ready at once for ever.
+    let server = succession.server.as_ref().unwrap();
+    let heard = server.heard_again(Instant::now());
+    assert!(heard.is_some() || server.is_heard(Instant::now()));
+    succession.stop(Some(Signal::SIGKILL));
+    let begin = Instant::now();
+    drive(&mut succession, |one| one.outcome().is_some());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn h2_words_out_of_turn_change_nothing() {
+    // A candidate that says it serves instead of waiting, and gives orders.
+    let early = r#"echo '{"Serving":{"version":"8"}}' >&$2; echo '"Detach"' >&$2; exec sleep 1000"#;
+    let script = format!("[ $N = 1 ] && {{ {early}; }}; {READY}{WAIT}{SERVING} exec sleep 1000");
+    let (mut succession, _kernel) = start(&script);
+    drive(&mut succession, serving);
+    let first = succession.server.as_ref().unwrap().pid;
+    succession.upgrade();
+    drive(&mut succession, |one| {
+        assert!(one.candidate.as_ref().is_none_or(|candidate| !candidate.serving));
+        one.upgrade.is_none()
+    });
+    let server = succession.server.as_ref().unwrap();
+    assert_eq!((server.pid, server.version.as_deref()), (first, Some("7")));
+    succession.kill();
+    drive(&mut succession, |one| one.outcome().is_some());
+}
+
+#[test]
+fn h2_a_server_that_never_stops_talking_is_replaced_all_the_same() {
+    let flood = r#"while :; do echo '{"Journals":{"names":["x"]}}' >&$2; done"#;
+    let script = format!("{READY}{WAIT}{SERVING} [ $N = 0 ] && {{ {flood}; }}; exec sleep 1000");
+    let (mut succession, _kernel) = start(&script);
+    drive(&mut succession, serving);
     let first = succession.server.as_ref().unwrap().pid;
     succession.upgrade();
     drive(&mut succession, |one| one.upgrade.is_none() && serving(one));

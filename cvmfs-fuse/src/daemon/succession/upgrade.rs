@@ -69,6 +69,14 @@ impl Succession {
     }
 
     pub(super) fn candidate_ended(&mut self, candidate: &Child, status: WaitStatus) {
+        if candidate.killed.is_some_and(|(_, reason)| reason == Reason::Crowded) {
+            // The server said more than a successor took. It is not to keep itself from being replaced, so it
+            // goes first, and the next successor takes over what it has left.
+            if let (Some(server), Some(_)) = (&mut self.server, &self.upgrade) {
+                server.kill(Reason::Upgrade);
+            }
+            return;
+        }
         if candidate.program != self.trusted {
             self.fall_back(&format!("it ended before it was ready: {}", shown(status)));
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cvmfs_core::catalog::DirectoryEntry;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
-use lru::LruCache;
 
+use super::rows::RecentRows;
 use super::slot::{Known, Slot};
 use super::{Ino, Inode, InodeTable, Table};
 
@@ -72,7 +72,7 @@ impl InodeTable {
         &self,
         ino: Ino,
         slot: &mut Slot,
-        recent: &mut LruCache<Ino, Arc<Inode>>,
+        recent: &mut RecentRows,
         revision: &Arc<Revision>,
     ) {
         if slot.earlier().is_some() {
@@ -83,7 +83,7 @@ impl InodeTable {
         }
         slot.bind(revision);
         // It says that it is of the current revision.
-        recent.pop(&ino);
+        recent.pop(ino);
     }
 
     /// Gives a directory the attributes of a new revision; returns its number if the kernel knows

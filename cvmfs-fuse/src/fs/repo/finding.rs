@@ -52,6 +52,7 @@ impl RepoFs {
     /// Finds an inode that the kernel names. The root is known without a lookup.
     pub(super) async fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
         if ino != ROOT_INO {
+            self.must_be_shown()?;
             return match self.inodes.get(ino) {
                 Some(inode) => Ok(inode),
                 None => self.rouse(ino).await,
@@ -60,6 +61,12 @@ impl RepoFs {
         let path = RepoPath::root();
         let entry = find(&self.repository.current(), &path).await?;
         Ok(self.inodes.remember(&path, &entry, None))
+    }
+
+    /// Refuses all but the root itself, which people ask for the reason, while no server has vouched
+    /// for the repository for too long.
+    pub(super) fn must_be_shown(&self) -> Result<(), FsError> {
+        self.repository.withheld().map_or(Ok(()), |withheld| Err(FsError::Withheld(withheld)))
     }
 
     /// Finds the row of an inode that was not used for long, or that a predecessor knew.

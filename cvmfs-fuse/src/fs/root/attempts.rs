@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cvmfs_core::fqrn::Fqrn;
+use cvmfs_core::share::Caller;
 use futures_util::future::{BoxFuture, Shared};
 use lru::LruCache;
 
@@ -32,6 +33,8 @@ pub(super) enum Missing {
     Unknown,
     /// Nobody knows; for people.
     Failed(Arc<str>),
+    /// The users who asked have used up their shares of attempts; for people.
+    Busy(Arc<str>),
     /// So many are open.
     Crowded(usize),
 }
@@ -41,7 +44,9 @@ impl Missing {
         let fqrn = fqrn.clone();
         match self {
             Self::Unknown => FsError::NotFound,
-            Self::Failed(reason) => FsError::Repository { fqrn, reason: Arc::clone(reason) },
+            Self::Failed(reason) | Self::Busy(reason) => {
+                FsError::Repository { fqrn, reason: Arc::clone(reason) }
+            }
             Self::Crowded(most) => FsError::TooManyRepositories { fqrn, most: *most },
         }
     }
@@ -50,8 +55,8 @@ impl Missing {
         match self {
             Self::Unknown => UNKNOWN_TTL,
             Self::Failed(_) => FAILED_TTL,
-            // Costs nothing to find out again.
-            Self::Crowded(_) => Duration::ZERO,
+            // Costs nothing to find out again, and says nothing about other users.
+            Self::Busy(_) | Self::Crowded(_) => Duration::ZERO,
         }
     }
 }
@@ -62,7 +67,7 @@ pub(super) type Attempt = Shared<BoxFuture<'static, Outcome>>;
 
 /// All openings, running and in vain.
 pub(super) struct Attempts {
-    pub(super) running: HashMap<Fqrn, Attempt>,
+    pub(super) running: HashMap<Fqrn, (Attempt, Arc<Caller>)>,
     failed: LruCache<Fqrn, (Missing, Instant)>,
 }
 

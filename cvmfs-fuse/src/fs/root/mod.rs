@@ -25,6 +25,7 @@ use cvmfs_core::cache::CacheUsage;
 use cvmfs_core::catalog::EntryKind;
 use cvmfs_core::fqrn::Fqrn;
 use cvmfs_core::path::MAX_NAME_LEN;
+use cvmfs_core::share::Shares;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -148,7 +149,7 @@ impl RootFs {
             gate: Arc::clone(&gate),
             members: RwLock::new(members),
             attempts: Mutex::default(),
-            turns: Arc::new(Semaphore::new(MAX_ATTEMPTS)),
+            turns: Shares::new(MAX_ATTEMPTS),
             places: Arc::new(Semaphore::new(options.most)),
             options,
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cvmfs_core::fqrn::Fqrn;
+use cvmfs_core::share::{self, Caller, Shares};
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,7 +32,7 @@ pub(super) struct Shared {
     pub(super) gate: Arc<Gate>,
     pub(super) members: RwLock<Members>,
     pub(super) attempts: Mutex<Attempts>,
-    pub(super) turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Shares>,
     pub(super) places: Arc<Semaphore>,
 }
 
@@ -53,8 +54,18 @@ impl Shared {
             if let Some(missing) = attempts.remembered(fqrn, Instant::now()) {
                 return Err(missing.error(fqrn));
             }
-            let start = || self.start(fqrn.clone());
-            attempts.running.entry(fqrn.clone()).or_insert_with(start).clone()
+            match attempts.running.get(fqrn) {
+                Some((attempt, caller)) => {
+                    caller.join(share::present());
+                    attempt.clone()
+                }
+                None => {
+                    let caller = Caller::new(share::present());
+                    let attempt = self.start(fqrn.clone(), Arc::clone(&caller));
+                    attempts.running.insert(fqrn.clone(), (attempt.clone(), caller));
+                    attempt
+                }
+            }
         };
         attempt.await.map_err(|missing| missing.error(fqrn))
     }
@@ -67,21 +78,21 @@ impl Shared {
 
     /// Starts an attempt as a task of its own: it helps the next one who asks, whatever becomes of
     /// the present one.
-    fn start(self: &Arc<Self>, fqrn: Fqrn) -> Attempt {
+    fn start(self: &Arc<Self>, fqrn: Fqrn, caller: Arc<Caller>) -> Attempt {
         let shared = Arc::clone(self);
         let defect = || Missing::Failed("defect in this program".into());
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(share::scope_of(caller, async move {
             let outcome = AssertUnwindSafe(shared.attempt(&fqrn)).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| Err(defect()));
             if let Err(missing) = &outcome {
                 shared.members.write().dismiss(&fqrn);
-                if let Missing::Failed(reason) = missing {
+                if let Missing::Failed(reason) | Missing::Busy(reason) = missing {
                     tracing::warn!(%fqrn, %reason, "cannot be opened");
                 }
             }
             shared.attempts.lock().ended(&fqrn, &outcome, Instant::now());
             outcome
-        });
+        }));
         task.map(move |joined| joined.unwrap_or_else(|_| Err(defect()))).boxed().shared()
     }
 
@@ -91,10 +102,11 @@ impl Shared {
         let _turn = match is_known {
             true => None,
             false => {
-                let turn = Arc::clone(&self.turns).acquire_owned();
-                let turn = tokio::time::timeout(TURN_LIMIT, turn).await;
-                let busy = "too many other names are being looked for";
-                Some(turn.map_err(|_| Missing::Failed(busy.into()))?)
+                let turn = self.turns.turn(TURN_LIMIT).await;
+                Some(turn.map_err(|exhausted| {
+                    let busy = format!("too many other names are being looked for: {exhausted}");
+                    Missing::Busy(busy.into())
+                })?)
             }
         };
         let crowded = || Missing::Crowded(self.options.most);

@@ -18,12 +18,19 @@ use cvmfs_core::fetch::{FetchOptions, Fetcher};
 use cvmfs_core::object::ObjectId;
 use cvmfs_core::path::RepoPath;
 use cvmfs_core::revision::Revision;
+use cvmfs_core::share::{self, Owner};
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::queue::{Queue, Wish};
 use packages::{Module, Packages};
 use pyc::Import;
+
+/// Input of the fuzz target `pyc`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_imports(data: &[u8]) -> Option<usize> {
+    pyc::imports(data).map(|imports| imports.len())
+}
 
 /// Larger modules, in C mostly, are fetched when they are asked for: a wrong guess costs too much.
 const MAX_SIZE: u64 = 4 << 20;
@@ -121,7 +128,8 @@ impl Imports {
             revision: Arc::clone(revision),
         };
         let (imports, id, object) = (Arc::clone(self), *id, object.clone());
-        tokio::spawn(async move { imports.follow(home, id, object, chain).await });
+        let follow = async move { imports.follow(home, id, object, chain).await };
+        tokio::spawn(share::scope(Owner::Ahead, follow));
     }
 
     /// Somebody goes through all files of a package, and imports nothing. Other packages go on:
@@ -208,7 +216,8 @@ impl Imports {
                 if let Ok(Some(object)) = imports.fetcher.cache().open(&id)
                     && object.len() == size
                 {
-                    tokio::spawn(imports.follow(home, id, object, chain));
+                    let follow = imports.follow(home, id, object, chain);
+                    tokio::spawn(share::scope(Owner::Ahead, follow));
                 }
             }) as Box<dyn FnOnce() + Send>
         });

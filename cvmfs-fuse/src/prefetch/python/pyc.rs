@@ -12,6 +12,9 @@ use std::rc::Rc;
 
 /// Code in code in code.
 const MAX_DEPTH: usize = 64;
+/// Values of one module: one of a million lines of data has more, and no imports. Each takes up to 90 bytes of memory,
+/// and one byte of the file.
+const MAX_VALUES: usize = 1 << 18;
 /// Imports of one module that are looked at.
 const MAX_IMPORTS: usize = 1024;
 
@@ -66,31 +69,70 @@ pub fn imports(file: &[u8]) -> Option<Vec<Import>> {
     let magic = u16::from_le_bytes([a, b]);
     let dialect = DIALECTS.iter().find(|dialect| dialect.magic.contains(&magic))?;
     let rest = rest.get(dialect.header_len - 4..)?;
-    let mut reader = Reader { rest, seen: Vec::new(), dialect, depth: 0 };
+    let mut reader = Reader { rest, seen: Vec::new(), dialect, depth: 0, values: 0 };
     // With or without the mark of what is referred to later.
     if reader.byte()? & !REFERRED != b'c' {
         return None;
     }
-    reader.seen.push(Value::Other);
+    reader.seen.push(Value::OTHER);
     Some(reader.code()?.imports(dialect))
 }
 
 /// Bit of a type that gives the value a number, for others to refer to.
 const REFERRED: u8 = 0x80;
 
+/// A value without others inside it, as far as that matters.
 #[derive(Clone)]
-enum Value<'a> {
+enum Leaf<'a> {
     /// Text or bytes.
     Text(&'a [u8]),
-    Tuple(Rc<[Value<'a>]>),
     Number(i32),
     Other,
 }
 
+/// A value inside a tuple.
+#[derive(Clone)]
+enum Member<'a> {
+    Leaf(Leaf<'a>),
+    Tuple(Rc<[Leaf<'a>]>),
+}
+
+/// A value. Code has constants, of which some are tuples of names; nothing looks deeper, so nothing deeper is
+/// kept: however long a chain of references is, what is kept of it has these three levels, and is dropped without
+/// recursion.
+#[derive(Clone)]
+enum Value<'a> {
+    Leaf(Leaf<'a>),
+    Tuple {
+        members: Rc<[Member<'a>]>,
+        /// The same as a member of another tuple.
+        leaves: Rc<[Leaf<'a>]>,
+    },
+}
+
+impl<'a> Value<'a> {
+    const OTHER: Self = Self::Leaf(Leaf::Other);
+
+    fn tuple(members: Rc<[Member<'a>]>) -> Self {
+        let leaves = members.iter().map(|member| match member {
+            Member::Leaf(leaf) => leaf.clone(),
+            Member::Tuple(_) => Leaf::Other,
+        });
+        Self::Tuple { leaves: leaves.collect(), members }
+    }
+
+    fn into_member(self) -> Member<'a> {
+        match self {
+            Self::Leaf(leaf) => Member::Leaf(leaf),
+            Self::Tuple { leaves, .. } => Member::Tuple(leaves),
+        }
+    }
+}
+
 struct Code<'a> {
     instructions: &'a [u8],
-    constants: Rc<[Value<'a>]>,
-    names: Rc<[Value<'a>]>,
+    constants: Rc<[Member<'a>]>,
+    names: Rc<[Member<'a>]>,
 }
 
 impl Code<'_> {
@@ -111,14 +153,14 @@ impl Code<'_> {
                 continue;
             }
             if operation == dialect.import_name
-                && let [Some(Value::Number(level)), Some(items)] = loaded
-                && let Some(Value::Text(name)) = self.names.get(argument)
+                && let [Some(Member::Leaf(Leaf::Number(level))), Some(items)] = loaded
+                && let Some(Member::Leaf(Leaf::Text(name))) = self.names.get(argument)
                 && let Ok(level) = usize::try_from(*level)
                 && found.len() < MAX_IMPORTS
             {
-                let items: &[Value<'_>] = if let Value::Tuple(items) = items { items } else { &[] };
+                let items: &[Leaf<'_>] = if let Member::Tuple(items) = items { items } else { &[] };
                 let texts = items.iter().filter_map(|item| match item {
-                    Value::Text(text) => Some(Box::from(*text)),
+                    Leaf::Text(text) => Some(Box::from(*text)),
                     _ => None,
                 });
                 found.push(Import {
@@ -139,6 +181,8 @@ struct Reader<'a> {
     seen: Vec<Value<'a>>,
     dialect: &'static Dialect,
     depth: usize,
+    /// Values that were read.
+    values: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -166,42 +210,46 @@ impl<'a> Reader<'a> {
 
     /// Reads one value of any type.
     fn value(&mut self) -> Option<Value<'a>> {
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return None;
+        }
         let kind = self.byte()?;
         // It gets its number before those inside it.
         let place = (kind & REFERRED != 0).then(|| {
-            self.seen.push(Value::Other);
+            self.seen.push(Value::OTHER);
             self.seen.len() - 1
         });
         let value = match kind & !REFERRED {
-            b'N' | b'T' | b'F' | b'.' | b'S' => Value::Other,
-            b'i' => Value::Number(self.number()?),
-            b'g' => self.take(8).map(|_| Value::Other)?,
-            b'y' => self.take(16).map(|_| Value::Other)?,
+            b'N' | b'T' | b'F' | b'.' | b'S' => Value::OTHER,
+            b'i' => Value::Leaf(Leaf::Number(self.number()?)),
+            b'g' => self.take(8).map(|_| Value::OTHER)?,
+            b'y' => self.take(16).map(|_| Value::OTHER)?,
             b'l' => {
                 let digits = usize::try_from(self.number()?.unsigned_abs()).ok()?;
-                self.take(digits.checked_mul(2)?).map(|_| Value::Other)?
+                self.take(digits.checked_mul(2)?).map(|_| Value::OTHER)?
             }
             b's' | b't' | b'u' | b'a' | b'A' => {
                 let len = self.len()?;
-                Value::Text(self.take(len)?)
+                Value::Leaf(Leaf::Text(self.take(len)?))
             }
             b'z' | b'Z' => {
                 let len = usize::from(self.byte()?);
-                Value::Text(self.take(len)?)
+                Value::Leaf(Leaf::Text(self.take(len)?))
             }
             b')' => {
                 let len = usize::from(self.byte()?);
-                Value::Tuple(self.values(len)?)
+                Value::tuple(self.values(len)?)
             }
             b'(' => {
                 let len = self.len()?;
-                Value::Tuple(self.values(len)?)
+                Value::tuple(self.values(len)?)
             }
             b'[' | b'<' | b'>' => {
                 let len = self.len()?;
-                self.values(len).map(|_| Value::Other)?
+                self.values(len).map(|_| Value::OTHER)?
             }
-            b'c' => self.code().map(|_| Value::Other)?,
+            b'c' => self.code().map(|_| Value::OTHER)?,
             b'r' => {
                 let place = self.len()?;
                 self.seen.get(place)?.clone()
@@ -214,13 +262,13 @@ impl<'a> Reader<'a> {
         Some(value)
     }
 
-    fn values(&mut self, count: usize) -> Option<Rc<[Value<'a>]>> {
+    fn values(&mut self, count: usize) -> Option<Rc<[Member<'a>]>> {
         // Each takes a byte at least.
         if count > self.rest.len() || self.depth >= MAX_DEPTH {
             return None;
         }
         self.depth += 1;
-        let values = (0..count).map(|_| self.value()).collect();
+        let values = (0..count).map(|_| Some(self.value()?.into_member())).collect();
         self.depth -= 1;
         values
     }
@@ -231,10 +279,9 @@ impl<'a> Reader<'a> {
         }
         self.depth += 1;
         self.take(4 * self.dialect.numbers)?;
-        let Value::Text(instructions) = self.value()? else { return None };
-        let (Value::Tuple(constants), Value::Tuple(names)) = (self.value()?, self.value()?) else {
-            return None;
-        };
+        let Value::Leaf(Leaf::Text(instructions)) = self.value()? else { return None };
+        let Value::Tuple { members: constants, .. } = self.value()? else { return None };
+        let Value::Tuple { members: names, .. } = self.value()? else { return None };
         // Variables, the name of the file, and its own.
         self.values(5)?;
         self.number()?;
@@ -319,5 +366,44 @@ mod tests {
         };
         assert_eq!(imports(&deep(0)), None);
         assert_eq!(imports(b"import a\n"), None);
+    }
+
+    /// Each tuple holds a reference to the one before it: the text is flat, and what it means is 65,536 deep.
+    #[test]
+    fn m1_a_chain_of_references_is_dropped_in_a_small_stack() {
+        const LINKS: u32 = 1 << 16;
+        let mut file = [&SAMPLES[4].1[..16], &[0xe3][..], &[0; 20][..], &b"s\0\0\0\0"[..]].concat();
+        file.push(b'(');
+        file.extend((LINKS + 1).to_le_bytes());
+        // The code itself is number 0, so the first tuple is number 1.
+        file.extend([b')' | REFERRED, 0]);
+        for number in 1..=LINKS {
+            file.extend([b')' | REFERRED, 1, b'r']);
+            file.extend(number.to_le_bytes());
+        }
+        let names = [&b")\0"[..], b"NNNNN", &[0; 4], b"NN"].concat();
+        file.extend(names);
+        let run = move || assert_eq!(imports(&file), Some(Vec::new()));
+        let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+        small.join().unwrap();
+    }
+
+    #[test]
+    fn m1_nesting_is_read_in_a_small_stack() {
+        let begin = [&SAMPLES[4].1[..16], &[0xe3][..], &[0; 20][..]].concat();
+        let run = move || {
+            for kind in [&b")\x01"[..], b"(\x01\0\0\0", b"[\x01\0\0\0", b"\xe3"] {
+                let mut file = begin.clone();
+                for _ in 0..1 << 16 {
+                    file.extend_from_slice(kind);
+                    if kind == b"\xe3" {
+                        file.extend([0; 20]);
+                    }
+                }
+                assert_eq!(imports(&file), None);
+            }
+        };
+        let small = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+        small.join().unwrap();
     }
 }

@@ -195,7 +195,7 @@ async fn about_updates(subject: &Subject, command: &str) -> Option<Reply> {
             };
             match ask(subject, |answer| Ask::Show(hash, answer)).await {
                 Ok(_) => Reply::ok(),
-                Err(reason) => Reply::failed("Failed").with(reason),
+                Err(reason) => Reply::failed(format!("Failed: {reason}")).with(reason),
             }
         }
     })

@@ -16,8 +16,8 @@ pub fn text(found: &[Found]) -> String {
     for mount in found {
         let labels = format!(
             "mountpoint=\"{}\",device=\"{}\"",
-            escaped(&mount.mountpoint.to_string_lossy()),
-            escaped(&mount.device)
+            escaped(&mount.mount.mountpoint.to_string_lossy()),
+            escaped(&mount.mount.device)
         );
         let _ = writeln!(text, "cvmfs_fuse_up{{{labels}}} {}", u8::from(mount.status.is_ok()));
     }
@@ -41,13 +41,13 @@ pub fn text(found: &[Found]) -> String {
 }
 
 fn escaped(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    crate::escape::one_line(label).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::talk::address::Address;
+    use crate::talk::address::{Address, SeenMount};
     use crate::talk::client::AskError;
     use crate::talk::report::RepositoryStatus;
 
@@ -60,10 +60,10 @@ mod tests {
             hits: 3,
             ..RepositoryStatus::default()
         };
-        let found = |mountpoint: &str, status| Found {
-            mountpoint: mountpoint.into(),
-            device: "0:1".to_owned(),
-            status,
+        let found = |mountpoint: &str, status| {
+            let (mountpoint, device) = (mountpoint.into(), "0:1".to_owned());
+            let mount = SeenMount { device, mountpoint, user: None, looks_ours: true };
+            Found { mount, status }
         };
         let silent = AskError::Connect {
             address: Address::Path("/x".into()),

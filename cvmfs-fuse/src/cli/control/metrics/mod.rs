@@ -4,18 +4,22 @@
 //! |---|---|
 //! | [`exposition`] | the table of metrics, as OpenMetrics |
 //! | `serve` | the endpoint |
+//! | `admission` | which requests are answered |
 //!
 //! It is a process of its own that asks the control sockets: a mount has no port open, one endpoint
 //! is enough for a machine, and asking for all values of twenty mounts takes twenty questions.
 
+mod admission;
 pub mod exposition;
 mod serve;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
+
+use admission::Admission;
 
 use super::mounts;
 use crate::cli::cache::print;
@@ -25,8 +29,19 @@ use crate::cli::exit::{ExitStatus, Failure};
 #[derive(Debug, Args)]
 pub struct MetricsArgs {
     /// Answer over HTTP until interrupted, instead of printing once: IP:PORT or unix:FILE
+    ///
+    /// PORT alone is a port of 127.0.0.1. Browsers and scrapers have to ask for this machine: by an
+    /// IP address, as localhost, by the name of the machine, or by a name given with --host.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<Listen>,
+
+    /// Also answer requests for this name (the Host header); can be repeated
+    #[arg(long, value_name = "NAME", requires = "listen")]
+    pub host: Vec<String>,
+
+    /// Answer only who sends 'Authorization: Bearer TOKEN', with the token in this file
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Where the endpoint is.
@@ -47,15 +62,16 @@ impl FromStr for Listen {
             Some(_) => Err("expected unix:/ABSOLUTE/PATH".to_owned()),
             None => text
                 .parse()
+                .or_else(|_| text.parse().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
                 .map(Self::Port)
-                .map_err(|_| "expected IP:PORT, such as 127.0.0.1:9867, or unix:/PATH".to_owned()),
+                .map_err(|_| "expected PORT, IP:PORT, or unix:/PATH".to_owned()),
         }
     }
 }
 
 pub(in crate::cli) fn run(args: &MetricsArgs) -> Result<ExitStatus, Failure> {
     match &args.listen {
-        Some(listen) => serve::run(listen),
+        Some(listen) => serve::run(listen, Admission::of(args)?),
         None => {
             print(&exposition::text(&mounts()?))?;
             Ok(ExitStatus::Ok)
@@ -71,7 +87,8 @@ mod tests {
     fn addresses() {
         assert_eq!("127.0.0.1:1".parse(), Ok(Listen::Port(([127, 0, 0, 1], 1).into())));
         assert_eq!("unix:/run/x".parse(), Ok(Listen::File("/run/x".into())));
-        for bad in ["unix:x", "9867", "host:1", ""] {
+        assert_eq!("9867".parse(), Ok(Listen::Port(([127, 0, 0, 1], 9867).into())));
+        for bad in ["unix:x", "65536", "-1", "host:1", ""] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }

@@ -3,21 +3,25 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use bytes::Bytes;
+use cvmfs_cache::safe_path::bind_socket;
+use http::header::HeaderName;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::admission::Admission;
 use super::{Listen, exposition};
 use crate::cli::cache::print;
 use crate::cli::exit::{ExitStatus, Failure};
@@ -34,10 +38,20 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(1);
 /// Pause after the kernel gave no connection, as when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The page needs nothing but itself and the figures.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
-                      frame-ancestors 'none'";
+/// The page needs nothing but itself and the figures. No other script than its own runs, whatever a name or a
+/// message has in it.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let script = PAGE.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>"));
+    let digest = Sha256::digest(script.map_or("", |(script, _)| script));
+    let policy = format!(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        base64::engine::general_purpose::STANDARD.encode(digest)
+    );
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+/// Mode of a Unix socket: who may reach it is decided by its directory.
+const SOCKET_MODE: u32 = 0o666;
 /// Shows what `/status.json` says, and draws what changes.
 const PAGE: &str = include_str!("page.html");
 
@@ -49,15 +63,17 @@ struct Figures {
     status: Bytes,
 }
 
-#[derive(Default)]
 struct Desk {
+    admission: Admission,
+    /// Peers come over TCP.
+    by_network: bool,
     last: Mutex<Option<Figures>>,
     /// One asks at a time.
     asking: tokio::sync::Mutex<()>,
 }
 
 /// Serves until a signal comes.
-pub(super) fn run(listen: &Listen) -> Result<ExitStatus, Failure> {
+pub(super) fn run(listen: &Listen, admission: Admission) -> Result<ExitStatus, Failure> {
     let trouble = |error: &io::Error| {
         Failure::caused(ExitStatus::Unknown, &format!("cannot listen on {listen:?}"), error)
     };
@@ -74,26 +90,30 @@ pub(super) fn run(listen: &Listen) -> Result<ExitStatus, Failure> {
             Listen::Port(address) => {
                 let listener = TcpListener::bind(address).await.map_err(|error| trouble(&error))?;
                 let address = listener.local_addr().map_err(|error| trouble(&error))?;
-                if !address.ip().is_loopback() {
-                    tracing::warn!(%address, "anybody who reaches this address sees the metrics");
+                if !address.ip().is_loopback() && !admission.has_token() {
+                    tracing::warn!(
+                        %address,
+                        "anybody who reaches this address sees the metrics; --token-file FILE asks for a token"
+                    );
                 }
                 print(&format!("listening on http://{address}/\n"))?;
-                let accepting = accept(async || Ok(listener.accept().await?.0));
+                let desk = Desk::new(admission, true);
+                let accepting = accept(desk, async || Ok(listener.accept().await?.0));
                 tokio::select! { () = accepting => {}, _ = ended => {} }
             }
             Listen::File(path) => {
-                // What is left of an earlier one; nothing else is taken away.
-                if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-                {
-                    let _ = std::fs::remove_file(path);
-                }
-                let listener = UnixListener::bind(path).map_err(|error| trouble(&error))?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+                // In place of one that is left of an earlier endpoint; nothing else is taken away. The file
+                // goes with its value.
+                let (listener, _file) =
+                    bind_socket(path, SOCKET_MODE).map_err(|error| trouble(&error))?;
+                let listener = listener
+                    .set_nonblocking(true)
+                    .and_then(|()| UnixListener::from_std(listener))
                     .map_err(|error| trouble(&error))?;
                 print(&format!("listening on unix:{}\n", path.display()))?;
-                let accepting = accept(async || Ok(listener.accept().await?.0));
+                let desk = Desk::new(admission, false);
+                let accepting = accept(desk, async || Ok(listener.accept().await?.0));
                 tokio::select! { () = accepting => {}, _ = ended => {} }
-                let _ = std::fs::remove_file(path);
             }
         }
         Ok(ExitStatus::Ok)
@@ -101,11 +121,10 @@ pub(super) fn run(listen: &Listen) -> Result<ExitStatus, Failure> {
 }
 
 /// Serves who comes, until it is dropped.
-async fn accept<S>(mut next: impl AsyncFnMut() -> io::Result<S>)
+async fn accept<S>(desk: Arc<Desk>, mut next: impl AsyncFnMut() -> io::Result<S>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let desk = Arc::new(Desk::default());
     let seats = Arc::new(Semaphore::new(MAX_PEERS));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
@@ -141,7 +160,22 @@ where
 }
 
 impl Desk {
+    fn new(admission: Admission, by_network: bool) -> Arc<Self> {
+        let (last, asking) = (Mutex::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { admission, by_network, last, asking })
+    }
+
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let admitted = self.admission.check(request.uri(), request.headers(), self.by_network);
+        if let Err(denied) = admitted {
+            let (status, text) = denied.answer();
+            let mut response = response(status, "text/plain", text.into());
+            if status == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            return response;
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", Bytes::new());
         }
@@ -180,11 +214,11 @@ impl Desk {
                         list.extend(all.iter().filter_map(|one| serde_json::to_value(one).ok()))
                     }
                     Err(error) => list.push(serde_json::json!({
-                        "mountpoint": mount.mountpoint, "problem": error.to_string(),
+                        "mountpoint": mount.mount.mountpoint, "problem": error.to_string(),
                     })),
                 }
             }
-            let status = serde_json::to_vec(&list).ok()?;
+            let status = crate::escape::json(&list).ok()?;
             Some((exposition::text(&found), status))
         });
         let (metrics, status) = asked.await.ok()??;
@@ -201,11 +235,14 @@ fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Ful
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (header::CACHE_CONTROL, "no-store"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
     response
 }

@@ -1,12 +1,14 @@
 //! The files of autofs: an entry of the master map, and the map that names each repository.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Said;
+use rustix::fs::AtFlags;
+
 use super::error::SetupError;
+use super::{Said, directory};
 use crate::fuse::mountinfo::show;
 
 /// Of the master map; relative to `/etc`.
@@ -39,12 +41,20 @@ fn link_map(etc: &Path, said: &mut Said) -> Result<bool, SetupError> {
         .and_then(|program| program.metadata().map(|found| (program, found)))
         .map_err(|source| SetupError::Program { source });
     let (program, ours) = program?;
-    match std::os::unix::fs::symlink(&program, &map) {
+    let directory = directory::of_root(etc)?;
+    let unfollowed = AtFlags::SYMLINK_NOFOLLOW;
+    match rustix::fs::symlinkat(&program, &directory, MAP).map_err(io::Error::from) {
         Ok(()) => {
             said.done(&format!("made link {} to {}", show(&map), show(&program)))?;
             Ok(true)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let unreadable = |error: rustix::io::Errno| SetupError::Read {
+                path: map.clone(),
+                source: error.into(),
+            };
+            let found = rustix::fs::statat(&directory, MAP, unfollowed).map_err(unreadable)?;
+            directory::check(&map, &found)?;
             let is_ours = map
                 .metadata()
                 .is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino()));
@@ -82,30 +92,13 @@ fn name_map(
             return Ok(false);
         }
     }
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| SetupError::Write { path, source }
-    };
-    fs::create_dir_all(&parts).map_err(failed(&parts))?;
     let line = format!("{place} {}\n", show(&etc.join(MAP)));
-    if write_new(&part, &line).map_err(failed(&part))? {
+    if directory::write_new(&part, &line)? {
         said.done(&format!("wrote {}: {}", show(&part), line.trim_end()))?;
         return Ok(true);
     }
     said.note(&format!("kept {}, which does not name {place}", show(&part)))?;
     Ok(false)
-}
-
-/// Writes a file that all may read, if there is none of that name; tells whether.
-pub(super) fn write_new(path: &Path, text: &str) -> io::Result<bool> {
-    let mut file = match File::create_new(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(text.as_bytes())?;
-    Ok(true)
 }
 
 /// Text of a file; nothing, if there is none.

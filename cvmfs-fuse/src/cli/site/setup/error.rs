@@ -29,6 +29,12 @@ pub(super) enum SetupError {
     InTheWay { path: PathBuf, parameter: &'static str },
     #[error("cannot give {} to user {uid}", show(path))]
     Owner { path: PathBuf, uid: u32, source: io::Error },
+    #[error(
+        "{path} can be changed by others than root (user {owner}, group {group}, mode {mode:o}), and programs of \
+         root take commands from it; look at what is there, then: chown root:root {path} && chmod go-w {path}",
+        path = show(path)
+    )]
+    Changeable { path: PathBuf, owner: u32, group: u32, mode: u32 },
     #[error("cannot read {}", show(path))]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}", show(path))]

@@ -131,11 +131,9 @@ fn prepare(
 }
 
 /// The functions that checks and scripts of sites source, where they look for them.
-fn library(directory: &Path, said: &mut Said) -> Result<(), SetupError> {
-    let path = directory.join("config.sh");
-    let failed = |source| SetupError::Write { path: path.clone(), source };
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    match autofs::write_new(&path, LIBRARY).map_err(failed)? {
+fn library(place: &Path, said: &mut Said) -> Result<(), SetupError> {
+    let path = place.join("config.sh");
+    match directory::write_new(&path, LIBRARY)? {
         true => said.done(&format!("wrote {}: functions for scripts", show(&path))),
         false => Ok(()),
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::error::SetupError;
-use super::{Said, autofs, program};
+use super::{Said, directory, program};
 use crate::fuse::mountinfo::show;
 
 /// Exists exactly where systemd runs.
@@ -24,11 +24,7 @@ pub(super) fn keep_mounts(etc: &Path, said: &mut Said) -> Result<bool, SetupErro
         return Ok(false);
     }
     let path = etc.join(ADDITION);
-    let write = || {
-        std::fs::create_dir_all(etc.join(ADDITIONS))?;
-        autofs::write_new(&path, TEXT)
-    };
-    let is_new = write().map_err(|source| SetupError::Write { path: path.clone(), source })?;
+    let is_new = directory::write_new(&path, TEXT)?;
     if is_new {
         said.done(&format!("wrote {}: mounts go on while autofs restarts", show(&path)))?;
     }
