@@ -476,10 +476,8 @@ const BY_PATH: [&str; 11] = [
 ];
 
 /// Where they are right, and why.
-const ALLOWED: [(&str, &str); 8] = [
+const ALLOWED: [(&str, &str); 6] = [
     ("cvmfs-cache/src/safe_path.rs", "the one place for it"),
-    ("cvmfs-cache/src/broker/listener.rs", "a directory of the broker's user"),
-    ("cvmfs-fuse/src/talk/place.rs", "a directory of the mount's user"),
     ("cvmfs-fuse/src/cli/site/flavours.rs", "on a descriptor (AT_EMPTY_PATH)"),
     ("cvmfs-fuse/src/config/chain/distant.rs", "in a new directory of mode 0700"),
     ("cvmfs-fuse/src/demo/mod.rs", "in a new directory of mode 0700"),

@@ -29,6 +29,9 @@ const CAUTIOUS: Duration = Duration::from_secs(1);
 /// How long a thread has to come back after its statement was interrupted.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// How long a question may wait for its turn. On a busy machine a thousand readers of as many catalogs may ask at once.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+
 /// Answers the questions to all catalogs of a repository.
 #[derive(Debug)]
 pub struct Evaluator {
@@ -69,14 +72,14 @@ impl Evaluator {
         }
     }
 
-    /// Asks on a thread of its own, for up to [`LONGEST`] including the wait for a turn.
+    /// Asks on a thread of its own: for up to [`LONGEST`], after a wait for its turn of up to a minute.
     pub async fn apart<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Budget) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        let end = Instant::now() + LONGEST;
-        let turn = tokio::time::timeout_at(end.into(), Arc::clone(&self.turns).acquire_owned());
+        let turn = tokio::time::timeout(TURN_LIMIT, Arc::clone(&self.turns).acquire_owned());
         let Ok(Ok(turn)) = turn.await else { return Err(CatalogError::Busy) };
+        let end = Instant::now() + LONGEST;
         let watch = Arc::new(Watch::default());
         let budget = Budget::until(end, Some(Arc::clone(&watch)));
         let (sender, mut answer) = oneshot::channel();
