@@ -132,7 +132,14 @@ pub fn run(args: &MirrorsArgs, environment: &Environment) -> Result<ExitCode, Fa
     let names = args.names()?;
     let mut flags = args.repository.clone();
     // Nothing is kept, so a user without a home needs no place for it.
-    flags.cache.cache_dir.get_or_insert_with(|| environment.scratch_dir());
+    if flags.cache.cache_dir.is_none() {
+        let uid = nix::unistd::geteuid().as_raw();
+        let scratch = environment.own_scratch_dir(uid).map_err(|error| {
+            let what = "there is no place for a cache";
+            Failure::caused(ExitStatus::CacheDirectory, what, &error).advise("give --cache-dir DIR")
+        })?;
+        flags.cache.cache_dir = Some(scratch);
+    }
     super::runtime()?.block_on(async {
         let mut examiners = Vec::new();
         for name in &names {
