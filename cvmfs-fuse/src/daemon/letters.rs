@@ -261,12 +261,3 @@ pub(super) fn decode(text: &[u8]) -> Option<Word> {
         word => word,
     })
 }
-
-/// Input of the fuzz target `supervisor_protocol`: one message.
-#[cfg(feature = "fuzzing")]
-pub(super) fn fuzz(data: &[u8]) {
-    if let Ok(word) = serde_json::from_slice::<Word>(data) {
-        let text = serde_json::to_vec(&word).expect("it was text");
-        assert_eq!(serde_json::from_slice::<Word>(&text).ok(), Some(word));
-    }
-}
