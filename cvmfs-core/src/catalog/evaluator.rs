@@ -7,7 +7,8 @@
 //! waits for any more, is interrupted from outside.
 //!
 //! Steps bound what a brief question costs, and how long a step takes depends on the file in the end. So the clock is
-//! looked at as well, afterwards: a repository that held its caller for long is asked apart only, for a while.
+//! looked at as well, afterwards: a repository that used up its caller's time is asked apart only, for a while. That is
+//! time of the processor: a thread that had to wait for one on a busy machine was not held up by a catalog.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::budget::{Budget, LONGEST, Watch};
 
 /// Long questions of a repository at a time.
 const TURNS: usize = 2;
-/// A brief question that took this long was held up by something other than its steps.
+/// A brief question that took this much time of the processor did something other than its steps.
 const SLOW: Duration = Duration::from_millis(20);
 /// How long after a slow question all are asked apart.
 const CAUTIOUS: Duration = Duration::from_secs(1);
@@ -57,13 +58,13 @@ impl Evaluator {
         &self,
         question: impl FnOnce(&Budget) -> Result<T, CatalogError>,
     ) -> Option<Result<T, CatalogError>> {
-        let begun = Instant::now();
-        let now = millis(begun - self.started);
+        let now = millis(self.started.elapsed());
         if now < self.cautious_until.load(Ordering::Relaxed) {
             return None;
         }
+        let begun = used_by_thread();
         let answer = question(&Budget::brief());
-        if begun.elapsed() > SLOW {
+        if used_by_thread().saturating_sub(begun) > SLOW {
             self.cautious_until.store(now + millis(CAUTIOUS), Ordering::Relaxed);
         }
         match answer {
@@ -108,6 +109,13 @@ impl Evaluator {
             Err(_) => Err(CatalogError::TimeLimit),
         }
     }
+}
+
+/// Returns how much time of a processor this thread has used.
+fn used_by_thread() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = Duration::from_secs(u64::try_from(used.tv_sec).unwrap_or(0));
+    seconds + Duration::from_nanos(u64::try_from(used.tv_nsec).unwrap_or(0))
 }
 
 struct EndAtDrop(Arc<Watch>);
