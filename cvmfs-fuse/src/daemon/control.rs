@@ -132,7 +132,7 @@ impl Control {
             let (mut request, mut sent) = ([0; 64], Descriptors::default());
             match proof::receive(&socket, &mut request, RecvFlags::DONTWAIT, &mut sent) {
                 Ok(len) if request.get(..len) == Some(UPGRADE) => {
-                    if !sent.show(&self.device) && !peer.sees(&self.device) {
+                    if !peer.has_proved(&sent, &self.device) {
                         send(&socket, &Answer::Unseen);
                     } else if self.asking.len() < MAX_ASKING {
                         self.asking.push(socket);

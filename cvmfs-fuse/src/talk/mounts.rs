@@ -70,7 +70,8 @@ fn ask_until(is_enough: impl Fn(&Found) -> bool) -> io::Result<Vec<Found>> {
     if left_out > 0 {
         tracing::warn!(left_out, "too many FUSE mounts: not all are asked");
     }
-    let mut silent: BTreeMap<_, _> = mounts.into_iter().map(|mount| (mount.device.clone(), mount)).collect();
+    let mut silent: BTreeMap<_, _> =
+        mounts.into_iter().map(|mount| (mount.device.clone(), mount)).collect();
     let (sender, answers) = mpsc::channel();
     for mount in silent.values() {
         let (sender, mount) = (sender.clone(), mount.clone());
