@@ -18,6 +18,7 @@ use super::address::{SeenMount, workspaces};
 use super::dial;
 use super::directory::{Base, name_of, record_in};
 use crate::config::Environment;
+use crate::fuse::mountinfo::{self, MountEntry};
 
 /// Bits of others in the mode of a directory that would let them change it.
 const WRITABLE: u32 = 0o022;
@@ -76,9 +77,10 @@ pub(crate) fn find(mount: &SeenMount) -> io::Result<Vec<ControlPlace>> {
     let mut bases: Vec<_> = users.iter().flat_map(|uid| Base::of_runtime(*uid)).collect();
     bases.extend(users.iter().map(|uid| Base::in_tmp(*uid)));
     bases.dedup();
+    let foreign = foreign(mountinfo::all()?);
     let mut denied = false;
     let mut look = |bases: Vec<Base>| -> Vec<ControlPlace> {
-        let found = bases.iter().filter_map(|base| match open(base, &name, mount) {
+        let found = bases.iter().filter_map(|base| match open(base, &name, mount, &foreign) {
             Ok(place) => Some(place),
             Err(error) => {
                 denied |= error.kind() == io::ErrorKind::PermissionDenied;
@@ -103,8 +105,31 @@ pub(crate) fn find(mount: &SeenMount) -> io::Result<Vec<ControlPlace>> {
     }
 }
 
+/// Returns the FUSE mounts of others than root and ourselves: their servers may let whoever touches them wait for
+/// ever. What is at the root was put there by who made this namespace.
+fn foreign(mut table: Vec<MountEntry>) -> Vec<MountEntry> {
+    let own = nix::unistd::geteuid().as_raw();
+    let is_trusted = |entry: &MountEntry| entry.user.is_some_and(|user| user == 0 || user == own);
+    table.retain(|entry| {
+        entry.is_fuse() && !is_trusted(entry) && entry.mountpoint != Path::new("/")
+    });
+    table
+}
+
 /// Opens a control directory, if it is one of this mount.
-fn open(base: &Base, name: &str, mount: &SeenMount) -> io::Result<ControlPlace> {
+fn open(
+    base: &Base,
+    name: &str,
+    mount: &SeenMount,
+    foreign: &[MountEntry],
+) -> io::Result<ControlPlace> {
+    let path = base.above.join(&base.name);
+    let is_in_the_way = |entry: &MountEntry| {
+        path.starts_with(&entry.mountpoint) || entry.mountpoint.starts_with(&path)
+    };
+    if foreign.iter().any(is_in_the_way) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let above = rustix::fs::open(&base.above, flags - OFlags::NOFOLLOW, Mode::empty());
     // What another user hides from us, such as a home directory, is no refusal of the mount.
