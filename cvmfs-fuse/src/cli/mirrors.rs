@@ -131,13 +131,19 @@ pub fn run(args: &MirrorsArgs, environment: &Environment) -> Result<ExitCode, Fa
     }
     let names = args.names()?;
     let mut flags = args.repository.clone();
-    // Nothing is kept, so a user without a home needs no place for it.
+    // Nothing is kept, so a user without a home or a directory for temporary files needs no place for it. A directory
+    // that is there is used only if nobody else has made it.
     if flags.cache.cache_dir.is_none() {
         let uid = nix::unistd::geteuid().as_raw();
-        let scratch = environment.own_scratch_dir(uid).map_err(|error| {
-            let what = "there is no place for a cache";
-            Failure::caused(ExitStatus::CacheDirectory, what, &error).advise("give --cache-dir DIR")
-        })?;
+        let scratch = match environment.own_scratch_dir(uid) {
+            Err(error) if environment.scratch_dir_of(uid).symlink_metadata().is_ok() => {
+                let what = "there is no place for a cache";
+                let failure = Failure::caused(ExitStatus::CacheDirectory, what, &error);
+                return Err(failure.advise("give --cache-dir DIR"));
+            }
+            Err(_) => environment.scratch_dir_of(uid),
+            Ok(made) => made,
+        };
         flags.cache.cache_dir = Some(scratch);
     }
     super::runtime()?.block_on(async {
