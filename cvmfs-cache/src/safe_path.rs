@@ -91,7 +91,11 @@ impl From<Refused> for io::Error {
 /// Returns the user as whom this thread touches files.
 fn us() -> u32 {
     // The call that changes nothing is the one that tells.
-    nix::unistd::setfsuid(Uid::from_raw(u32::MAX)).as_raw()
+    match nix::unistd::setfsuid(Uid::from_raw(u32::MAX)).as_raw() {
+        // The call is not allowed here; then it has not been used to change anything either.
+        u32::MAX => nix::unistd::geteuid().as_raw(),
+        uid => uid,
+    }
 }
 
 fn in_user_namespace() -> bool {

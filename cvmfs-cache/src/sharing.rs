@@ -108,6 +108,19 @@ pub enum Sharing {
     Anyone,
 }
 
+/// Tells whether the owner of a directory may decide that the user `us` shares it with a group. Root is told which
+/// directory to use, and is no member of groups.
+fn may_share(us: u32, owner: u32, is_member: impl Fn() -> bool) -> bool {
+    us == 0 || [us, 0].contains(&owner) || is_member()
+}
+
+/// Tells whether this process is of a group, by its effective group or a supplementary one.
+fn is_member(group: u32) -> bool {
+    rustix::process::getegid().as_raw() == group
+        || rustix::process::getgroups()
+            .is_ok_and(|groups| groups.iter().any(|one| one.as_raw() == group))
+}
+
 impl Sharing {
     /// Reads it off the directory that the user gave.
     pub(crate) fn of(path: &Path, found: &Stat, anyone: bool) -> Result<Self, CacheError> {
@@ -123,11 +136,17 @@ impl Sharing {
             return Ok(Self::Private);
         }
         // A umask of 0002 gives the group's permission, and never this bit.
-        Ok(if mode & (GROUP_WRITE | SETGID) == GROUP_WRITE | SETGID {
-            Self::Group(found.st_gid)
-        } else {
-            Self::Private
-        })
+        if mode & (GROUP_WRITE | SETGID) != GROUP_WRITE | SETGID {
+            return Ok(Self::Private);
+        }
+        // An access list can let in who is no member. Then whoever owns the directory has decided to share, not
+        // the user of this process.
+        let us = rustix::process::geteuid().as_raw();
+        if !may_share(us, found.st_uid, || is_member(found.st_gid)) {
+            let owner = found.st_uid;
+            return Err(unfit(path, UnfitDirectory::ForeignOwner { owner, us }));
+        }
+        Ok(Self::Group(found.st_gid))
     }
 
     /// Tells whether others can change what is stored.
@@ -243,4 +262,23 @@ pub(crate) fn our_user() -> u32 {
 /// Refuses `path` for a stated reason.
 pub(crate) fn unfit(path: &Path, reason: UnfitDirectory) -> CacheError {
     failed("use cache directory", path)(io::Error::other(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h4_a_directory_of_another_user_is_shared_by_members_of_its_group_only() {
+        for (us, owner, is_member, expected) in [
+            (1000, 1000, false, true),
+            (1000, 0, false, true),
+            (1000, 1001, true, true),
+            (0, 1001, false, true),
+            // An access list let this user in.
+            (1000, 1001, false, false),
+        ] {
+            assert_eq!(may_share(us, owner, || is_member), expected, "{us} {owner} {is_member}");
+        }
+    }
 }

@@ -53,8 +53,12 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// Returns a text of several lines for a terminal. Line ends and tabs stay.
+/// Returns a text of several lines for a terminal. Line ends, also those of CSV, and tabs stay.
 pub fn lines(text: &str) -> Cow<'_, str> {
+    if text.contains("\r\n") {
+        let parts: Vec<_> = text.split("\r\n").map(lines).collect();
+        return Cow::Owned(parts.join("\r\n"));
+    }
     escaped(text, |c| matches!(c, '\n' | '\t'))
 }
 
@@ -139,6 +143,7 @@ mod tests {
         let shown = lines(hostile);
         assert_eq!(shown, "a\\x1b[31mb\n\\u{9b}2J\\u{202e}\\u{2028}\\x7f\t\\r");
         assert_eq!(lines(&shown), shown, "twice is once");
+        assert_eq!(lines("a,b\r\nc\r,d\r\n"), "a,b\r\nc\\r,d\r\n");
         assert!(matches!(lines("gr\u{fc}n \\ \u{65e5}\n"), Cow::Borrowed(_)));
         assert_eq!(lines_of(b"\xff\x1bc\n"), "\\xff\\x1bc\n");
         let text = json(&[hostile]).unwrap();

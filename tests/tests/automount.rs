@@ -178,8 +178,8 @@ fn a_strict_list_is_shown_and_nothing_else_is_asked_for() {
         assert_eq!(errno(fs::metadata(mount.path("shake.test.repo"))), Some(libc::ENOENT));
         assert_eq!(two.server.count("*"), 0);
         assert_equal(&two.small.truth(), &mount.path("small.test.repo"));
-        // It is listed, but the server does not have it.
-        assert_eq!(errno(fs::metadata(mount.path("rmd.test.repo"))), Some(libc::ENOENT));
+        // It is listed, and the server says that it does not have it, which nobody has signed.
+        assert_eq!(errno(fs::metadata(mount.path("rmd.test.repo"))), Some(libc::EIO));
         assert_eq!(listed(mount.root()), ["rmd.test.repo", "small.test.repo"]);
     });
 }

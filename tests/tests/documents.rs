@@ -214,6 +214,37 @@ fn the_list_of_features_quotes_tests_that_exist() {
     assert!(page.contains(&format!("{tested} of {} have a test", tested + missing)));
 }
 
+/// Each promise about attackers names what shows it: `file::test`, or for units `module::tests::test`. A star
+/// stands for all tests that begin so, and the name of a file alone for all of its tests.
+#[test]
+fn the_page_about_attackers_quotes_tests_that_exist() {
+    let mut text = String::new();
+    for part in ["cvmfs-core/src", "cvmfs-cache/src", "cvmfs-fuse/src", "tests/tests"] {
+        sources(&root().join(part), &mut text);
+    }
+    let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let attackers = page.split("\n## ").find(|part| part.starts_with("Attackers")).unwrap();
+    let mut count = 0;
+    for row in
+        attackers.lines().filter(|row| row.starts_with("| ") && !row.starts_with("| attacker"))
+    {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let names: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {row}");
+        for name in names {
+            let test = name.rsplit("::").next().unwrap();
+            let is_file = root().join("tests/tests").join(format!("{name}.rs")).exists();
+            let is_there = match test.strip_suffix('*') {
+                Some(start) => text.contains(&format!("fn {start}")),
+                None => is_file || is_test(&text, test),
+            };
+            assert!(is_there, "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count} tests quoted");
+}
+
 #[test]
 fn messages_that_are_explained_are_said() {
     let mut text = String::new();

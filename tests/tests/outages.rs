@@ -285,7 +285,7 @@ fn a_clock_that_is_wrong_by_months() {
         // Past the expiry: what is in the cache, and nothing new.
         repo.file("/warm", b"new".to_vec());
         repo.publish();
-        let late = in_time(&spec, "+60d").start();
+        let late = in_time(&spec, "+45d").start();
         assert_eq!(std::fs::read(late.path("warm")).unwrap(), b"warm");
         assert!(late.attribute("user.stale_reason").unwrap().contains("expired whitelist"));
         assert!(late.log().contains("clock"), "no word about the clock: {}", late.log());

@@ -135,6 +135,9 @@ fn hostile_rows() {
             let path = format!("/h/{name}");
             if name.starts_with("chunks-") && name != "chunks-none" {
                 repo.chunked(path, CONTENT, 4);
+            } else if name == "external" {
+                // Of its own: what other files have is cached, wherever a row says that it is.
+                repo.file(path, b"elsewhere".to_vec());
             } else {
                 repo.file(path, CONTENT);
             }

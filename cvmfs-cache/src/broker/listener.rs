@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use cvmfs_core::cache::CacheError;
@@ -19,12 +19,15 @@ use rustix::net::SocketAddrUnix;
 use super::peer::peer_of;
 use super::wire::socket;
 use crate::layout::failed;
+use crate::safe_path::make_directories;
 use crate::sharing::our_user;
 
 /// Behind the name of a socket: its lock.
 const LOCK: &str = ".lock";
 /// Mode of a lock: whoever could open it could hold it.
 const LOCK_MODE: u32 = 0o600;
+/// Mode of a directory that is made for the socket: everybody may connect.
+const DIRECTORY_MODE: u32 = 0o755;
 /// Attempts to make a lock file where others are made and removed at the same time.
 const ATTEMPTS: usize = 8;
 /// Connections that wait until they are accepted.
@@ -42,18 +45,9 @@ pub fn listen_alone(path: &Path) -> Result<(OwnedFd, File), CacheError> {
     let name = path.file_name().ok_or_else(|| broken("listen on", unnamed()))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    if !parent.exists() {
-        // For all to come in, and for nobody else to write to, whatever the umask.
-        let mut builder = std::fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .map_err(failed("create directory", parent))?;
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::open(parent, flags, Mode::empty()).map_err(failed("open", parent))?;
+    // For all to come in, and for nobody else to write to, whatever the umask.
+    let (directory, _) =
+        make_directories(parent, DIRECTORY_MODE, DIRECTORY_MODE).map_err(failed("open", parent))?;
     // The address by the descriptor of the directory, which nobody can lead elsewhere.
     let by_descriptor = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
     let address = SocketAddrUnix::new(by_descriptor.join(name))
@@ -87,8 +81,9 @@ fn open_to_all(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     if !is_socket || found.st_uid != our_user() {
         return Err(io::Error::other("somebody has replaced it"));
     }
-    let link = format!("/proc/self/fd/{}", made.as_raw_fd());
-    Ok(rustix::fs::chmod(link, Mode::from_raw_mode(0o666))?)
+    // The descriptor names the file itself, which was looked at.
+    let mode = Mode::from_raw_mode(0o666);
+    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode)?)
 }
 
 /// Locks a file that only we can open, and that is there under its name.

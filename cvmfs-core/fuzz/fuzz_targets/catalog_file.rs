@@ -44,7 +44,9 @@ fuzz_target!(|data: &[u8]| {
     let hash = ContentHash::of(HashAlgorithm::Sha1, b"any");
     let attachment = Attachment::root();
     let budget = Budget::long();
-    if let Ok(catalog) = Catalog::open(object.clone(), hash, attachment, SymlinkVariables::new(), &budget) {
+    if let Ok(catalog) =
+        Catalog::open(object.clone(), hash, attachment, SymlinkVariables::new(), &budget)
+    {
         walk(&catalog);
     }
     let fqrn = "a.b".parse().expect("a good name");

@@ -249,7 +249,9 @@ impl DirectoryEntry {
         }
         let is_device = matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice);
         let symlink: Box<[u8]> = match kind {
-            EntryKind::Symlink if row.symlink.len() > MAX_TARGET_LEN => {
+            EntryKind::Symlink
+                if row.symlink.len() > MAX_TARGET_LEN || row.symlink.contains(&0) =>
+            {
                 return Err(RowFault::Target);
             }
             EntryKind::Symlink => context.variables.expand(row.symlink).into_boxed_slice(),

@@ -7,7 +7,8 @@
 //! waits for any more, is interrupted from outside.
 //!
 //! Steps bound what a brief question costs, and how long a step takes depends on the file in the end. So the clock is
-//! looked at as well, afterwards: a repository that held its caller for long is asked apart only, for a while.
+//! looked at as well, afterwards: a repository that used up its caller's time is asked apart only, for a while. That is
+//! time of the processor: a thread that had to wait for one on a busy machine was not held up by a catalog.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,12 +23,15 @@ use super::budget::{Budget, LONGEST, Watch};
 
 /// Long questions of a repository at a time.
 const TURNS: usize = 2;
-/// A brief question that took this long was held up by something other than its steps.
+/// A brief question that took this much time of the processor did something other than its steps.
 const SLOW: Duration = Duration::from_millis(20);
 /// How long after a slow question all are asked apart.
 const CAUTIOUS: Duration = Duration::from_secs(1);
 /// How long a thread has to come back after its statement was interrupted.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How long a question may wait for its turn. On a busy machine a thousand readers of as many catalogs may ask at once.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Answers the questions to all catalogs of a repository.
 #[derive(Debug)]
@@ -54,13 +58,13 @@ impl Evaluator {
         &self,
         question: impl FnOnce(&Budget) -> Result<T, CatalogError>,
     ) -> Option<Result<T, CatalogError>> {
-        let begun = Instant::now();
-        let now = millis(begun - self.started);
+        let now = millis(self.started.elapsed());
         if now < self.cautious_until.load(Ordering::Relaxed) {
             return None;
         }
+        let begun = used_by_thread();
         let answer = question(&Budget::brief());
-        if begun.elapsed() > SLOW {
+        if used_by_thread().saturating_sub(begun) > SLOW {
             self.cautious_until.store(now + millis(CAUTIOUS), Ordering::Relaxed);
         }
         match answer {
@@ -69,14 +73,14 @@ impl Evaluator {
         }
     }
 
-    /// Asks on a thread of its own, for up to [`LONGEST`] including the wait for a turn.
+    /// Asks on a thread of its own: for up to [`LONGEST`], after a wait for its turn of up to a minute.
     pub async fn apart<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Budget) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        let end = Instant::now() + LONGEST;
-        let turn = tokio::time::timeout_at(end.into(), Arc::clone(&self.turns).acquire_owned());
+        let turn = tokio::time::timeout(TURN_LIMIT, Arc::clone(&self.turns).acquire_owned());
         let Ok(Ok(turn)) = turn.await else { return Err(CatalogError::Busy) };
+        let end = Instant::now() + LONGEST;
         let watch = Arc::new(Watch::default());
         let budget = Budget::until(end, Some(Arc::clone(&watch)));
         let (sender, mut answer) = oneshot::channel();
@@ -105,6 +109,13 @@ impl Evaluator {
             Err(_) => Err(CatalogError::TimeLimit),
         }
     }
+}
+
+/// Returns how much time of a processor this thread has used.
+fn used_by_thread() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = Duration::from_secs(u64::try_from(used.tv_sec).unwrap_or(0));
+    seconds + Duration::from_nanos(u64::try_from(used.tv_nsec).unwrap_or(0))
 }
 
 struct EndAtDrop(Arc<Watch>);

@@ -131,8 +131,21 @@ pub fn run(args: &MirrorsArgs, environment: &Environment) -> Result<ExitCode, Fa
     }
     let names = args.names()?;
     let mut flags = args.repository.clone();
-    // Nothing is kept, so a user without a home needs no place for it.
-    flags.cache.cache_dir.get_or_insert_with(|| environment.scratch_dir());
+    // Nothing is kept, so a user without a home or a directory for temporary files needs no place for it. A directory
+    // that is there is used only if nobody else has made it.
+    if flags.cache.cache_dir.is_none() {
+        let uid = nix::unistd::geteuid().as_raw();
+        let scratch = match environment.own_scratch_dir(uid) {
+            Err(error) if environment.scratch_dir_of(uid).symlink_metadata().is_ok() => {
+                let what = "there is no place for a cache";
+                let failure = Failure::caused(ExitStatus::CacheDirectory, what, &error);
+                return Err(failure.advise("give --cache-dir DIR"));
+            }
+            Err(_) => environment.scratch_dir_of(uid),
+            Ok(made) => made,
+        };
+        flags.cache.cache_dir = Some(scratch);
+    }
     super::runtime()?.block_on(async {
         let mut examiners = Vec::new();
         for name in &names {

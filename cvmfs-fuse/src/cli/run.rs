@@ -131,7 +131,7 @@ fn settings(
     environment: &Environment,
 ) -> Result<MountSettings, Failure> {
     let caller = args.caller.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
-    let flags = with_a_cache(&args.repository, environment, caller);
+    let flags = with_a_cache(&args.repository, environment, caller)?;
     let repository = RepositorySettings::resolve(fqrn.clone(), &flags, environment)?;
     Ok(MountSettings {
         mountpoint: mount_root(args)?.join(fqrn.as_str()),
@@ -156,7 +156,7 @@ fn with_a_cache(
     flags: &RepositoryFlags,
     environment: &Environment,
     caller: u32,
-) -> RepositoryFlags {
+) -> Result<RepositoryFlags, Failure> {
     let can_be_made = |directory: &Path| {
         let existing = directory.ancestors().find(|above| above.exists());
         existing.is_some_and(|above| access(above, AccessFlags::W_OK).is_ok())
@@ -165,9 +165,13 @@ fn with_a_cache(
     if flags.cache.cache_dir.is_none()
         && !environment.default_cache_dir().is_some_and(|directory| can_be_made(&directory))
     {
-        flags.cache.cache_dir = Some(environment.scratch_dir_of(caller));
+        let scratch = environment.own_scratch_dir(caller).map_err(|error| {
+            let what = "there is no place for a cache";
+            Failure::caused(ExitStatus::CacheDirectory, what, &error).advise("give --cache-dir DIR")
+        })?;
+        flags.cache.cache_dir = Some(scratch);
     }
-    flags
+    Ok(flags)
 }
 
 #[cfg(test)]
@@ -176,6 +180,27 @@ mod tests {
 
     use super::super::args::{Cli, Command};
     use super::*;
+
+    #[test]
+    fn h4_a_temporary_cache_is_ours_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let environment = Environment::of_process();
+        // A user who is not us: the name is free, and belongs to us once it was made.
+        let uid = 4_000_000_000 + std::process::id() % 1_000_000;
+        let made = environment.own_scratch_dir(uid).unwrap();
+        let mode = |mode| {
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(mode)).unwrap();
+            environment.own_scratch_dir(uid).is_ok()
+        };
+        assert!(mode(0o700));
+        for shared in [0o2770, 0o2700, 0o755, 0o710, 0o1777] {
+            assert!(!mode(shared), "{shared:o}");
+        }
+        std::fs::remove_dir(&made).unwrap();
+        std::os::unix::fs::symlink("/", &made).unwrap();
+        assert!(environment.own_scratch_dir(uid).is_err());
+        std::fs::remove_file(&made).unwrap();
+    }
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
         let words = ["cvmfs-fuse"].into_iter().chain(line.split(' '));

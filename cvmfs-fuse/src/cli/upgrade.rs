@@ -15,6 +15,8 @@ use crate::talk::address::SeenMount;
 /// Longer than the supervisor takes to give up a new program: until it is ready, and until it
 /// serves.
 const ANSWER_LIMIT: Duration = Duration::from_secs(150);
+/// How long another user's supervisor may keep those waiting that come after it.
+const FOREIGN_LIMIT: Duration = Duration::from_secs(5);
 
 /// `upgrade MOUNTPOINT...`.
 #[derive(Debug, Args)]
@@ -32,7 +34,9 @@ pub(super) fn run(args: &UpgradeArgs) -> Result<ExitStatus, Failure> {
     let mounts = if args.all { all()? } else { named(&args.mountpoints)? };
     let mut last = None;
     for (mount, name) in mounts {
-        let failure = match ask(&mount, ANSWER_LIMIT) {
+        let is_foreign = args.all && !mount.is_ours_or_roots();
+        let limit = if is_foreign { FOREIGN_LIMIT } else { ANSWER_LIMIT };
+        let failure = match ask(&mount, limit) {
             Ok(Answer::Upgraded { from, to }) => {
                 // The upgrade is done, whether or not somebody reads of it.
                 let told = format!("{name}: {from} -> {to}");
@@ -59,7 +63,8 @@ pub(super) fn run(args: &UpgradeArgs) -> Result<ExitStatus, Failure> {
 
 /// Returns all mounts that are seen from here, each once, with their names for messages.
 fn all() -> Result<Vec<(SeenMount, String)>, Failure> {
-    let mounts = SeenMount::all().map_err(|error| table_unreadable(&error))?;
+    let mut mounts = SeenMount::all().map_err(|error| table_unreadable(&error))?;
+    mounts.sort_by_key(|mount| !mount.is_ours_or_roots());
     Ok(mounts.into_iter().map(|mount| (mount.clone(), show(&mount.mountpoint))).collect())
 }
 

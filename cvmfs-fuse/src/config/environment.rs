@@ -101,6 +101,32 @@ impl Environment {
         std::env::temp_dir().join(format!("cvmfs-fuse-{uid}"))
     }
 
+    /// Makes [`Environment::scratch_dir_of`] a user, if it is missing, and returns it.
+    ///
+    /// # Errors
+    /// If somebody else has taken the name, which anybody can guess, or may write there.
+    pub fn own_scratch_dir(&self, uid: u32) -> std::io::Result<PathBuf> {
+        use cvmfs_cache::safe_path::{PRIVATE, make_new_directory};
+        let directory = self.scratch_dir_of(uid);
+        match make_new_directory(&directory, PRIVATE) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let found = rustix::fs::lstat(&directory)?;
+        let is_directory = rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir();
+        let is_private = found.st_mode & 0o2077 == 0;
+        if !is_directory || !is_private || found.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(std::io::Error::other(format!(
+                "{} belongs to user {} and has mode {:o}: others may have made it; remove it, or give \
+                 another directory",
+                directory.display(),
+                found.st_uid,
+                found.st_mode & 0o7777
+            )));
+        }
+        Ok(directory)
+    }
+
     /// Returns where upstream's clients keep the blocklist.
     pub fn blocklist_file(&self) -> PathBuf {
         self.configuration.join("blacklist")

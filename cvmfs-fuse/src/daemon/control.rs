@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use cvmfs_cache::peer_of;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recv,
-};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType, recv};
 use serde::{Deserialize, Serialize};
 
 use crate::talk::address::SeenMount;
@@ -32,6 +30,8 @@ const MAX_ANSWER: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two looks.
 const RETRY: Duration = Duration::from_millis(20);
+/// How long the queue of a supervisor may be full.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What came of an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,7 +132,7 @@ impl Control {
             let (mut request, mut sent) = ([0; 64], Descriptors::default());
             match proof::receive(&socket, &mut request, RecvFlags::DONTWAIT, &mut sent) {
                 Ok(len) if request.get(..len) == Some(UPGRADE) => {
-                    if !sent.show(&self.device) && !peer.sees(&self.device) {
+                    if !peer.has_proved(&sent, &self.device) {
                         send(&socket, &Answer::Unseen);
                     } else if self.asking.len() < MAX_ASKING {
                         self.asking.push(socket);
@@ -168,11 +168,7 @@ fn send(peer: &OwnedFd, answer: &Answer) {
 /// If no supervisor is found that speaks for the mount, or it does not answer.
 pub fn ask(mount: &SeenMount, limit: Duration) -> Result<Answer, AskError> {
     let broken = |error: rustix::io::Errno| AskError::Broken(error.into());
-    let socket = connect(mount)?;
-    let (uid, _) = peer_of(&socket).map_err(AskError::Broken)?;
-    if !mount.is_spoken_for_by(uid) {
-        return Err(AskError::Stranger(uid));
-    }
+    let socket = connect(mount, limit.min(CONNECT_LIMIT))?;
     let proof: Vec<_> = mount.proof().into_iter().collect();
     proof::send(&socket, UPGRADE, &proof).map_err(AskError::Broken)?;
     let timeout = Timespec::try_from(limit).ok();
@@ -194,23 +190,24 @@ pub fn ask(mount: &SeenMount, limit: Duration) -> Result<Answer, AskError> {
 
 /// Returns the process id of the supervisor of a mount, without asking it anything.
 pub fn supervisor_of(mount: &SeenMount) -> Option<i32> {
-    let socket = attempt(mount).ok()?;
-    let peer = Peer::of(&socket).ok().filter(|peer| mount.is_spoken_for_by(peer.uid))?;
-    peer.pid()?.try_into().ok()
+    let socket = attempt(mount, CONNECT_LIMIT).ok()?;
+    Peer::of(&socket).ok()?.pid()?.try_into().ok()
 }
 
 /// Connects to the supervisor. A mount of this program that has just begun gets its address in a moment.
-fn connect(mount: &SeenMount) -> Result<OwnedFd, AskError> {
+fn connect(mount: &SeenMount, limit: Duration) -> Result<OwnedFd, AskError> {
     let start = Instant::now();
     loop {
-        let error = match attempt(mount) {
+        let error = match attempt(mount, limit) {
             Ok(socket) => return Ok(socket),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(AskError::Nobody(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(AskError::NotAllowed);
             }
-            Err(error) => error,
+            Err(AskError::Nobody(error)) => error,
+            Err(error) => return Err(error),
         };
-        if !mount.looks_ours || start.elapsed() >= PATIENCE {
+        let is_full = error.kind() == io::ErrorKind::TimedOut;
+        if is_full || !mount.looks_ours || start.elapsed() >= PATIENCE {
             return Err(AskError::Nobody(error));
         }
         #[expect(clippy::disallowed_methods, reason = "a short pause of a command")]
@@ -218,14 +215,20 @@ fn connect(mount: &SeenMount) -> Result<OwnedFd, AskError> {
     }
 }
 
-fn attempt(mount: &SeenMount) -> io::Result<OwnedFd> {
-    let mut last = io::ErrorKind::NotFound.into();
-    for place in finding::find(mount)? {
-        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
-        let socket = rustix::net::socket_with(family, SocketType::SEQPACKET, flags, None)?;
-        match rustix::net::connect(&socket, &SocketAddrUnix::new(place.socket(CONTROL))?) {
-            Ok(()) => return Ok(socket),
-            Err(error) => last = error.into(),
+/// Connects to who listens in a control directory of the mount: the owner of that directory, or nobody.
+fn attempt(mount: &SeenMount, limit: Duration) -> Result<OwnedFd, AskError> {
+    let mut last = AskError::Nobody(io::ErrorKind::NotFound.into());
+    for place in finding::find(mount).map_err(AskError::Nobody)? {
+        let socket = match place.connect(CONTROL, SocketType::SEQPACKET, limit) {
+            Ok(socket) => socket,
+            Err(error) => {
+                last = AskError::Nobody(error);
+                continue;
+            }
+        };
+        match peer_of(&socket).map_err(AskError::Broken)? {
+            (uid, _) if uid == place.owner => return Ok(socket),
+            (uid, _) => last = AskError::Stranger(uid),
         }
     }
     Err(last)

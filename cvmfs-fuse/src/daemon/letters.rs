@@ -45,7 +45,8 @@
 //! | `Ready`, `Serving` | `version` | 64 KiB of escape sequences | cut at 64 bytes, control characters escaped |
 //! | | | not its turn | nonsense |
 //! | `Detach` | | at any time, again and again | the own mount is detached, if it is on top |
-//! | `Died`, `Present`, `Complete`, `Deposit`, `Own`, `Refused`, `Released` | | from a server | nonsense |
+//! | `Shrink` | | at any time, again and again | one short process for the own mount, every 2 s at most ([`super::shrinker`]) |
+//! | `Died`, `Present`, `Complete`, `Control`, `Deposit`, `Own`, `Refused`, `Released` | | from a server | nonsense |
 //!
 //! Nothing else is taken from a server: which program is started next, and when, the supervisor decides alone.
 
@@ -259,13 +260,4 @@ pub(super) fn decode(text: &[u8]) -> Option<Word> {
         Word::Refused { reason } => Word::Refused { reason: printable(&reason, MAX_REASON) },
         word => word,
     })
-}
-
-/// Input of the fuzz target `supervisor_protocol`: one message.
-#[cfg(feature = "fuzzing")]
-pub(super) fn fuzz(data: &[u8]) {
-    if let Ok(word) = serde_json::from_slice::<Word>(data) {
-        let text = serde_json::to_vec(&word).expect("it was text");
-        assert_eq!(serde_json::from_slice::<Word>(&text).ok(), Some(word));
-    }
 }

@@ -84,6 +84,9 @@ impl RecentFailures {
         }
         let (repository, inner) = match error {
             FsError::Within { fqrn, source } => (Some(fqrn.to_string()), &**source),
+            FsError::Repository { fqrn, .. } | FsError::TooManyRepositories { fqrn, .. } => {
+                (Some(fqrn.to_string()), error)
+            }
             other => (None, other),
         };
         let (path, fetch) = parts(inner);
@@ -111,7 +114,14 @@ impl RecentFailures {
         }
         kept.push_back(failure);
         if kept.len() > MAX_KEPT {
-            kept.pop_front();
+            // The oldest of the repository that has the most: one cannot make the others' forgotten.
+            let mut counts = std::collections::HashMap::new();
+            for failure in kept.iter() {
+                *counts.entry(failure.repository.clone()).or_insert(0_usize) += 1;
+            }
+            let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name);
+            let oldest = kept.iter().position(|failure| Some(&failure.repository) == most.as_ref());
+            drop(oldest.and_then(|at| kept.remove(at)));
         }
     }
 

@@ -111,7 +111,6 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_close_range,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
     libc::SYS_flock,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
@@ -232,6 +231,25 @@ const KIND: u64 = 0xf;
 
 /// Properties of descriptors: blocking, close-on-exec, waiting bytes, whether it is a terminal (the log's colours).
 const DESCRIPTOR_REQUESTS: [u32; 5] = [0x5421, 0x5451, 0x5450, 0x541b, 0x5401];
+/// Commands of fcntl(2): copies, flags, locks, pipes and seals. Not among them are those by which a descriptor sends signals
+/// to a process that its owner chooses (`F_SETOWN`, `F_SETSIG`, `F_NOTIFY`, `F_SETLEASE`).
+const DESCRIPTOR_COMMANDS: [libc::c_int; 15] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
+    libc::F_OFD_GETLK,
+    libc::F_OFD_SETLK,
+    libc::F_OFD_SETLKW,
+    libc::F_GETPIPE_SZ,
+    libc::F_SETPIPE_SZ,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+];
 /// FUSE_DEV_IOC_BACKING_OPEN and FUSE_DEV_IOC_BACKING_CLOSE (include/uapi/linux/fuse.h).
 const BACKING_REQUESTS: [u32; 2] = [0x4010_e501, 0x4004_e502];
 
@@ -337,6 +355,12 @@ pub fn allowed(process: u32, passes_through: bool) -> Vec<Call> {
     for request in DESCRIPTOR_REQUESTS.iter().chain(backing) {
         list.push(call(libc::SYS_ioctl, &[(1, Test::Is(*request))]));
     }
+    for command in DESCRIPTOR_COMMANDS {
+        list.push(call(libc::SYS_fcntl, &[is(1, command)]));
+    }
+    let signalling = u64::from(libc::O_ASYNC.cast_unsigned());
+    let quiet = [is(1, libc::F_SETFL), (2, Test::Masked(signalling, 0))];
+    list.push(call(libc::SYS_fcntl, &quiet));
     for option in PROCESS_OPTIONS {
         list.push(call(libc::SYS_prctl, &[is(0, option)]));
     }

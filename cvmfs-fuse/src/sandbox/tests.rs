@@ -18,7 +18,7 @@ const OTHERWISE: i32 = 92;
 const FATAL: [&str; 9] =
     ["execve", "ptrace", "mount", "umount", "unshare", "setns", "setresuid", "fsopen", "bpf"];
 /// What is refused.
-const REFUSED_CALLS: [&str; 9] = [
+const REFUSED_CALLS: [&str; 11] = [
     "fork",
     "user namespace",
     "raw socket",
@@ -28,6 +28,8 @@ const REFUSED_CALLS: [&str; 9] = [
     "ioctl",
     "kill others",
     "read others",
+    "own signals",
+    "send signals",
 ];
 /// What a server does.
 const ALLOWED: [&str; 6] = ["thread", "file", "connection", "memory", "kill itself", "own limits"];
@@ -78,6 +80,11 @@ fn try_what(what: &str) -> i32 {
         // TIOCSTI, which types into a terminal.
         "ioctl" => attempt(libc::SYS_ioctl, [0, 0x5412, 0, 0, 0]),
         "read others" => attempt(libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]),
+        // A descriptor that signals its owner, whoever that is, and one that does so when something arrives.
+        "own signals" => attempt(libc::SYS_fcntl, [0, flag(libc::F_SETOWN), 1, 0, 0]),
+        "send signals" => {
+            attempt(libc::SYS_fcntl, [0, flag(libc::F_SETFL), flag(libc::O_ASYNC), 0, 0])
+        }
         "kill others" => attempt(libc::SYS_kill, [1, 0, 0, 0, 0]),
         "thread" => match std::thread::spawn(|| 7).join() {
             Ok(7) => SUCCEEDED,

@@ -8,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmfs_cache::peer_of;
+use rustix::net::SocketType;
 
 use super::address::{Address, SeenMount, reach, workspaces};
+use super::dial;
 use super::directory::TALK;
 use super::finding;
 use super::proof::{self, MAX_DESCRIPTORS};
@@ -21,6 +23,8 @@ use crate::config::Environment;
 const TAKE_OVER: Duration = Duration::from_secs(2);
 /// Pause between two tries.
 const RETRY: Duration = Duration::from_millis(20);
+/// How long the queue of another user's server may be full.
+const FOREIGN_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the answer may take beyond what the server may.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(150);
 /// Longest answer that is read: a list of a large cache.
@@ -119,7 +123,7 @@ fn exchange(
     patience: Duration,
 ) -> Result<Vec<u8>, AskError> {
     let broken = |source: io::Error| AskError::Broken { address: address.clone(), source };
-    let mut stream = connect(address, patience)?;
+    let mut stream = connect(address, limit, patience)?;
     stream.set_write_timeout(Some(limit)).map_err(broken)?;
     // One that refuses us says so without listening.
     let sent = proof::send(&stream, letter, &proofs(address)).and_then(|len| {
@@ -201,10 +205,14 @@ fn is_named_for(mount: &SeenMount, address: &Address) -> bool {
     mount.mountpoint.file_name().is_some_and(|name| name == fqrn)
 }
 
-fn connect(address: &Address, patience: Duration) -> Result<UnixStream, AskError> {
+fn connect(address: &Address, limit: Duration, patience: Duration) -> Result<UnixStream, AskError> {
+    let limit = match address {
+        Address::Mount(mount) if !mount.is_ours_or_roots() => limit.min(FOREIGN_CONNECT_LIMIT),
+        _ => limit,
+    };
     let start = Instant::now();
     loop {
-        let source = match attempt(address) {
+        let source = match attempt(address, limit) {
             Ok(stream) => return Ok(stream),
             Err(AskError::Connect { source, .. }) => source,
             Err(other) => return Err(other),
@@ -222,7 +230,7 @@ fn connect(address: &Address, patience: Duration) -> Result<UnixStream, AskError
     }
 }
 
-fn attempt(address: &Address) -> Result<UnixStream, AskError> {
+fn attempt(address: &Address, limit: Duration) -> Result<UnixStream, AskError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::PermissionDenied if matches!(address, Address::Mount(_)) => {
             AskError::Refused { address: address.clone() }
@@ -241,14 +249,15 @@ fn attempt(address: &Address) -> Result<UnixStream, AskError> {
             let mut last = None;
             let places = match finding::find(mount) {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return in_workspace(mount).ok_or_else(|| failed(error));
+                    return in_workspace(mount, limit).ok_or_else(|| failed(error));
                 }
                 places => places.map_err(failed)?,
             };
             for place in places {
-                match UnixStream::connect(place.socket(TALK)) {
+                match place.connect(TALK, SocketType::STREAM, limit) {
                     Ok(stream) => {
-                        is_believed(&stream, &|uid| mount.is_spoken_for_by(uid))?;
+                        let stream = UnixStream::from(stream);
+                        is_believed(&stream, &|uid| uid == place.owner)?;
                         return Ok(stream);
                     }
                     Err(error) => last = Some(error),
@@ -257,7 +266,7 @@ fn attempt(address: &Address) -> Result<UnixStream, AskError> {
             Err(failed(last.unwrap_or_else(|| io::ErrorKind::NotFound.into())))
         }
         Address::Path(path) => {
-            let stream = connect_in(path).map_err(failed)?;
+            let stream = connect_in(path, limit).map_err(failed)?;
             let mounts = SeenMount::all().unwrap_or_default();
             let own = nix::unistd::geteuid().as_raw();
             // The server may be another user's than who mounted (CVMFS_USER).
@@ -271,7 +280,7 @@ fn attempt(address: &Address) -> Result<UnixStream, AskError> {
 }
 
 /// Connects for a user who may not enter the control directory, and may ask: of `CVMFS_USER`, or `CVMFS_TALK_OWNER`.
-fn in_workspace(mount: &SeenMount) -> Option<UnixStream> {
+fn in_workspace(mount: &SeenMount, limit: Duration) -> Option<UnixStream> {
     let is_socket = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"cvmfs_io."))
     };
@@ -281,12 +290,12 @@ fn in_workspace(mount: &SeenMount) -> Option<UnixStream> {
         .flat_map(|entries| entries.flatten().map(|entry| entry.path()).filter(is_socket))
         .take(MAX_SOCKETS)
         .find(|path| speaks_for(path, mount).unwrap_or(false))
-        .and_then(|path| connect_in(&path).ok())
+        .and_then(|path| connect_in(&path, limit).ok())
 }
 
 /// Tells whether the server at a socket in a workspace is that of a mount.
 fn speaks_for(path: &Path, mount: &SeenMount) -> io::Result<bool> {
-    let stream = connect_in(path)?;
+    let stream = connect_in(path, SHORT)?;
     let (uid, _) = peer_of(&stream)?;
     if !mount.is_spoken_for_by(uid) {
         return Ok(false);
@@ -299,9 +308,9 @@ fn speaks_for(path: &Path, mount: &SeenMount) -> io::Result<bool> {
     Ok(answer.trim_ascii_end() == mount.device.as_bytes())
 }
 
-fn connect_in(path: &Path) -> io::Result<UnixStream> {
+fn connect_in(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let (directory, short) = reach(path)?;
-    let stream = UnixStream::connect(short);
+    let stream = dial::connect(&short, SocketType::STREAM, limit);
     drop(directory);
-    stream
+    stream.map(UnixStream::from)
 }

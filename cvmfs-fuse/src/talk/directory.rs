@@ -140,7 +140,11 @@ impl Base {
     }
 
     /// Returns the place of a user in the directory of everybody.
+    ///
+    /// Named by the number outside of a user namespace: user 0 inside would take the place of root.
     pub(super) fn in_tmp(uid: u32) -> Self {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let uid = outside(&map, uid);
         Self { above: TMP.into(), name: format!("{NAME}.{uid}") }
     }
 
@@ -161,6 +165,18 @@ impl Base {
         all.dedup();
         all
     }
+}
+
+/// Returns the number of a user outside of this user namespace, by its map; the same if that has none.
+fn outside(map: &str, uid: u32) -> u32 {
+    let mapped = map.lines().find_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+        let mut next = || numbers.next()?.ok();
+        let (inside, outside, count) = (next()?, next()?, next()?);
+        let offset = uid.checked_sub(inside).filter(|offset| *offset < count)?;
+        outside.checked_add(offset)
+    });
+    mapped.unwrap_or(uid)
 }
 
 /// Splits `MAJOR:MINOR`.
@@ -409,6 +425,18 @@ mod tests {
         }
         let name = name_of("0:45").unwrap();
         assert_eq!((&name[..3], name.len()), ("45-", 3 + BOOT_DIGITS));
+    }
+
+    #[test]
+    fn a11_users_are_named_by_their_number_outside() {
+        let whole = "         0          0 4294967295\n";
+        assert_eq!((outside(whole, 0), outside(whole, 1000)), (0, 1000));
+        let map = "0 1000 1\n1 100000 65536\n";
+        assert_eq!(
+            (outside(map, 0), outside(map, 2), outside(map, 99_999)),
+            (1000, 100_001, 99_999)
+        );
+        assert_eq!(outside("", 7), 7);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`wire`] | requests and replies |
 //! | [`address`] | where a mount is talked to: its control directory, or a socket in the workspace |
 //! | `directory` | the control directory of a mount, as its supervisor makes it |
+//! | `dial` | connecting, for a limited time |
 //! | `finding` | how a client finds it, and whom it believes |
 //! | `proof` | how a peer proves that it sees the mount |
 //! | [`client`] | asking |
@@ -24,6 +25,7 @@ pub mod address;
 pub mod client;
 mod commands;
 pub mod desk;
+pub(crate) mod dial;
 pub(crate) mod directory;
 pub mod figures;
 pub(crate) mod finding;

@@ -54,11 +54,24 @@ pub fn showing(repository: &str) -> io::Result<Option<Found>> {
     Ok(at.map(|at| all.swap_remove(at)))
 }
 
+/// Returns the mounts that are asked, and how many are not: other users' mounts never take the place of ours and
+/// root's.
+fn chosen(mut mounts: Vec<SeenMount>) -> (Vec<SeenMount>, usize) {
+    mounts.sort_by_key(|mount| (!mount.is_ours_or_roots(), !mount.looks_ours));
+    let left_out = mounts.len().saturating_sub(MAX_MOUNTS);
+    mounts.truncate(MAX_MOUNTS);
+    (mounts, left_out)
+}
+
 /// Asks all at once, and returns when one has given the answer that is looked for.
 fn ask_until(is_enough: impl Fn(&Found) -> bool) -> io::Result<Vec<Found>> {
     let table = mountinfo::all()?;
-    let mounts = SeenMount::each(&table).into_iter().take(MAX_MOUNTS);
-    let mut silent: BTreeMap<_, _> = mounts.map(|mount| (mount.device.clone(), mount)).collect();
+    let (mounts, left_out) = chosen(SeenMount::each(&table));
+    if left_out > 0 {
+        tracing::warn!(left_out, "too many FUSE mounts: not all are asked");
+    }
+    let mut silent: BTreeMap<_, _> =
+        mounts.into_iter().map(|mount| (mount.device.clone(), mount)).collect();
     let (sender, answers) = mpsc::channel();
     for mount in silent.values() {
         let (sender, mount) = (sender.clone(), mount.clone());
@@ -140,4 +153,29 @@ pub fn of_path(path: &Path) -> io::Result<Option<(SeenMount, PathBuf)>> {
         let inside = path.strip_prefix(&mount.mountpoint).ok()?.to_owned();
         Some((SeenMount::of(mount), inside))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a7_mounts_of_others_do_not_hide_ours() {
+        let other = nix::unistd::geteuid().as_raw() + 1000;
+        let mount = |minor: usize, user, looks_ours| SeenMount {
+            device: format!("0:{minor}"),
+            mountpoint: PathBuf::from(format!("/m/{minor}")),
+            user: Some(user),
+            looks_ours,
+        };
+        let mut all: Vec<_> = (0..MAX_MOUNTS).map(|minor| mount(minor, other, true)).collect();
+        all.push(mount(1000, other, false));
+        all.push(mount(1001, 0, false));
+        all.push(mount(1002, 0, true));
+        let (asked, left_out) = chosen(all);
+        assert_eq!((asked.len(), left_out), (MAX_MOUNTS, 3));
+        let first: Vec<_> = asked.iter().take(3).map(|mount| mount.device.as_str()).collect();
+        assert_eq!(first, ["0:1002", "0:1001", "0:0"]);
+        assert!(asked.iter().all(|mount| mount.device != "0:1000"));
+    }
 }

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::address::Address;
 use super::desk::Desk;
+use super::dial;
 use super::directory::private;
 use super::listener::serve;
 
@@ -29,6 +30,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 const MODE: Mode = Mode::from_raw_mode(0o660);
 /// Clients that the kernel lets wait. Others wait within connect(2), without a limit of time.
 const BACKLOG: i32 = 4096;
+/// How long the queue of who has the name already may be full.
+const PROBE_LIMIT: Duration = Duration::from_millis(100);
 /// Name of the socket in the private directory.
 const SOCKET: &str = "socket";
 
@@ -149,7 +152,10 @@ fn open_socket(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
 /// Tells whether somebody listens at a name. What is no socket is nobody, and is replaced, if it can be.
 fn is_in_use(directory: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     let Ok(file) = open_socket(directory, name) else { return Ok(false) };
-    match UnixStream::connect(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match dial::connect(Path::new(&path), SocketType::STREAM, PROBE_LIMIT) {
+        // Its queue is full.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(true),
         Ok(_) => Ok(true),
         // Left by one that was killed.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),

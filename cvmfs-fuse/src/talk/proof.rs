@@ -1,8 +1,9 @@
 //! Proof that a peer sees a mount: without it, a user number alone gives no authority.
 //!
 //! User 0 of a container without any capability is user 0 for a socket, too. What such a process does not
-//! have is the mount. So a peer passes a descriptor of the mountpoint along with its request, or its
-//! process is found to have the mount in its own table of mounts:
+//! have is the mount. So its process is found to have the mount in its own table of mounts; only where that
+//! table cannot be read, a descriptor of the mountpoint that came with the request counts instead, since
+//! a descriptor can be borrowed from another process:
 //!
 //! | proof | how it is checked | who has it |
 //! |---|---|---|
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, OFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -48,6 +50,19 @@ pub(crate) struct Peer {
     /// User of the process that connected.
     pub(crate) uid: u32,
     process: Option<OwnedFd>,
+    /// It had ended before it could be held.
+    has_ended: bool,
+}
+
+/// What is known of whether a peer sees a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Its table of mounts has it.
+    Seen,
+    /// Its table has not, or it has ended.
+    NotSeen,
+    /// Its table cannot be read: it is of a pid namespace that is not seen here, or hidden.
+    Unknown,
 }
 
 impl Peer {
@@ -57,45 +72,112 @@ impl Peer {
     /// If the socket does not know.
     pub(crate) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
+        let mut has_ended = false;
         let process = match getsockopt(socket, sockopt::PeerPidfd) {
             Ok(process) => Some(process),
             // Before Linux 6.5. The process is looked up by its number as soon as it is accepted.
-            Err(nix::errno::Errno::ENOPROTOOPT) => Pid::from_raw(credentials.pid())
-                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+            Err(nix::errno::Errno::ENOPROTOOPT) => {
+                match Pid::from_raw(credentials.pid())
+                    .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+                {
+                    Some(Ok(process)) => Some(process),
+                    Some(Err(Errno::SRCH | Errno::INVAL)) => {
+                        has_ended = true;
+                        None
+                    }
+                    Some(Err(error)) if is_shortage(error) => return Err(error.into()),
+                    _ => None,
+                }
+            }
+            Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL) => {
+                has_ended = true;
+                None
+            }
+            Err(error) if is_shortage(Errno::from_raw_os_error(error as i32)) => {
+                return Err(error.into());
+            }
             Err(_) => None,
         };
-        Ok(Self { uid: credentials.uid(), process })
+        Ok(Self { uid: credentials.uid(), process, has_ended })
     }
 
     /// Returns the id of the process that connected, or listens; `None` if it has ended or is not seen here.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.process.as_ref().and_then(number_of)
+        match number_of(self.process.as_ref()?) {
+            Number::Is(pid) => Some(pid),
+            Number::Ended | Number::Unseen => None,
+        }
     }
 
     /// Tells whether the process that connected has the mount with this device in its table of mounts.
-    /// `false` where that is not known: it has ended, or is of a pid namespace that is not seen here.
-    pub(crate) fn sees(&self, device: &str) -> bool {
-        let Some(process) = &self.process else { return false };
-        let Some(pid) = self.pid() else { return false };
-        let Ok(device) = device.parse::<Device>() else { return false };
+    pub(crate) fn sees(&self, device: &str) -> Sight {
+        let Some(process) = &self.process else {
+            return if self.has_ended { Sight::NotSeen } else { Sight::Unknown };
+        };
+        let pid = match number_of(process) {
+            Number::Is(pid) => pid,
+            Number::Ended => return Sight::NotSeen,
+            Number::Unseen => return Sight::Unknown,
+        };
+        let Ok(device) = device.parse::<Device>() else { return Sight::NotSeen };
         let mut table = Vec::new();
         let read = std::fs::File::open(format!("/proc/{pid}/mountinfo"))
             .and_then(|file| file.take(MAX_TABLE).read_to_end(&mut table));
-        let has_it = read.is_ok()
-            && mountinfo::parse(&table)
-                .iter()
-                .any(|mount| mount.is_fuse() && mount.device == device);
-        has_it && is_alive(process)
+        if !is_alive(process) {
+            return Sight::NotSeen;
+        }
+        match read.map_err(|error| error.kind()) {
+            Ok(_) => {}
+            // The second where /proc hides processes of others.
+            Err(io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
+                return Sight::Unknown;
+            }
+            Err(_) => return Sight::NotSeen,
+        }
+        let has_it =
+            mountinfo::parse(&table).iter().any(|mount| mount.is_fuse() && mount.device == device);
+        if has_it { Sight::Seen } else { Sight::NotSeen }
+    }
+
+    /// Tells whether the peer has proved that it sees the mount with this device. Its own table decides where it can
+    /// be read: a descriptor may be borrowed.
+    pub(crate) fn has_proved(&self, sent: &Descriptors, device: &str) -> bool {
+        match self.sees(device) {
+            Sight::Seen => true,
+            Sight::NotSeen => false,
+            Sight::Unknown => sent.show(device),
+        }
     }
 }
 
+/// Tells whether something failed for want of descriptors or memory, which says nothing of the peer.
+fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
+/// What is known of the number of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    Is(u32),
+    Ended,
+    /// Of a pid namespace that is not seen from here.
+    Unseen,
+}
+
 /// Returns the number of the process behind a pidfd, in the pid namespace of /proc.
-fn number_of(process: &OwnedFd) -> Option<u32> {
+fn number_of(process: &OwnedFd) -> Number {
     let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd()));
-    let facts = facts.ok()?;
-    let number = facts.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    let facts = facts.unwrap_or_default();
+    let number = facts.lines().find_map(|line| line.strip_prefix("Pid:"));
     // -1: it has ended; 0: it is not seen from here.
-    number.trim().parse().ok().filter(|number| *number > 0)
+    match number.and_then(|number| number.trim().parse::<i64>().ok()) {
+        Some(-1) => Number::Ended,
+        Some(number) => match u32::try_from(number) {
+            Ok(number) if number > 0 => Number::Is(number),
+            _ => Number::Unseen,
+        },
+        None => Number::Unseen,
+    }
 }
 
 fn is_alive(process: &OwnedFd) -> bool {
@@ -235,17 +317,28 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_by_its_table_while_it_lives() {
+    fn a9_a_process_is_known_by_its_table_while_it_lives() {
         let (one, _other) = UnixStream::pair().unwrap();
         let peer = Peer::of(&one).unwrap();
         assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
-        assert_eq!(number_of(peer.process.as_ref().unwrap()), Some(std::process::id()));
+        assert_eq!(number_of(peer.process.as_ref().unwrap()), Number::Is(std::process::id()));
         // Not a FUSE mount, so it proves nothing.
-        assert!(!peer.sees(&device_of("/proc")));
+        assert_eq!(peer.sees(&device_of("/proc")), Sight::NotSeen);
+        // Nor does a descriptor, which may be borrowed, where the table can be read.
+        let path = OFlags::PATH | OFlags::CLOEXEC;
+        let borrowed = rustix::fs::open("/proc", path, Mode::empty()).unwrap();
+        let sent = Descriptors(vec![borrowed]);
+        assert!(!peer.has_proved(&sent, &device_of("/proc")));
+        let unseen = Peer { uid: 0, process: None, has_ended: false };
+        assert_eq!(unseen.sees(&device_of("/proc")), Sight::Unknown);
+        assert!(unseen.has_proved(&sent, &device_of("/proc")));
+        assert!(!unseen.has_proved(&Descriptors::default(), &device_of("/proc")));
+        let ended = Peer { uid: 0, process: None, has_ended: true };
+        assert!(!ended.has_proved(&sent, &device_of("/proc")));
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         child.wait().unwrap();
         assert!(!is_alive(&process));
-        assert_eq!(number_of(&process), None);
+        assert_eq!(number_of(&process), Number::Ended);
     }
 }

@@ -115,7 +115,11 @@ impl RepositoryStatus {
             .recent
             .all()
             .into_iter()
-            .filter(|failure| failure.repository.as_ref().is_none_or(|name| *name == fqrn))
+            .filter(|failure| match &failure.repository {
+                Some(name) => *name == fqrn,
+                // Of the mount: below an automount that is no repository's.
+                None => !desk.has_several,
+            })
             .collect();
         Self {
             mountpoint,

@@ -153,11 +153,33 @@ fn files(text: &mut String, directory: &Path, endings: &[&str], tail: Option<u64
     paths.sort();
     for path in paths.iter().take(MAX_FILES) {
         let _ = write!(text, "\n--- {}\n", path.display());
+        if tail.is_some() && !is_of_ours(directory, path) {
+            text.push_str("left out: its directory is another user's, or others can write there\n");
+            continue;
+        }
         text.push_str(&match tail {
             None => read(path, MAX_CONFIGURATION),
             Some(length) => end_of(path, length),
         });
     }
+}
+
+/// Tells whether a log is a file with one name in a directory that only root or this user can write: anybody else
+/// could lead it to any file that this user may read.
+fn is_of_ours(directory: &Path, file: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let us = nix::unistd::geteuid().as_raw();
+    let is_trusted = |found: &std::fs::Metadata| [0, us].contains(&found.uid());
+    let parent = std::fs::symlink_metadata(directory);
+    let found = std::fs::symlink_metadata(file);
+    let is_safe = |parent: &std::fs::Metadata, found: &std::fs::Metadata| {
+        parent.is_dir()
+            && parent.mode() & 0o022 == 0
+            && is_trusted(parent)
+            && found.is_file()
+            && found.nlink() == 1
+    };
+    matches!((parent, found), (Ok(parent), Ok(found)) if is_safe(&parent, &found))
 }
 
 fn read(path: &Path, most: u64) -> String {

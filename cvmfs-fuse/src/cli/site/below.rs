@@ -8,9 +8,13 @@ use std::time::Duration;
 use super::look::look;
 use super::ours;
 use crate::cli::exit::Failure;
+use crate::fuse::mountinfo;
+use crate::talk::address::SeenMount;
 
 /// How long they may take to tell that; one that hangs is passed over.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Names that are taken of one: its server may list without an end.
+const MAX_LISTED: usize = 4096;
 
 /// Returns those of these mounts that show several.
 pub(in crate::cli) fn of(mountpoints: &[PathBuf]) -> Vec<PathBuf> {
@@ -21,9 +25,15 @@ pub(in crate::cli) fn of(mountpoints: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Repositories that such a mount lists: those that are open, or stated. It has just answered.
+/// Another user's server is not asked: it may keep us for ever.
 pub(in crate::cli) fn listed(root: &Path) -> Vec<PathBuf> {
+    let mount = mountinfo::topmost_at(root).ok().flatten().map(SeenMount::of);
+    if !mount.is_some_and(|mount| mount.is_ours_or_roots()) {
+        return Vec::new();
+    }
     let Ok(entries) = std::fs::read_dir(root) else { return Vec::new() };
-    let mut places: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut places: Vec<_> =
+        entries.take(MAX_LISTED).filter_map(|entry| Some(entry.ok()?.path())).collect();
     places.sort();
     places
 }

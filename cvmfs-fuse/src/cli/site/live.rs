@@ -172,7 +172,9 @@ fn holders_of(mounts: &[MountEntry]) -> Holders {
             .filter(|process| process.connections.contains(&minor))
             .filter(|process| mount.is_spoken_for_by(process.uid))
             .collect();
-        if let Some(supervisor) = supervisor_of(&mount) {
+        // What another user listens with is not connected to.
+        let supervisor = mount.is_ours_or_roots().then(|| supervisor_of(&mount)).flatten();
+        if let Some(supervisor) = supervisor {
             holders.supervisors.insert(supervisor);
             let children = have_it.iter().filter(|process| process.parent == supervisor);
             holders.servers.extend(children.map(|process| process.pid));

@@ -121,6 +121,11 @@ impl Shared {
         let wanted = Wanted { fqrn: fqrn.clone(), slot, gate, former };
         let opened = match tokio::time::timeout(OPEN_LIMIT, self.opener.open(wanted)).await {
             Ok(Ok(opened)) => opened,
+            // Nobody signs a 404: a name that is listed, or was open before, is not taken away by it.
+            Ok(Err(OpenError::Unknown)) if is_known => {
+                let reason = "all servers say that there is no such repository (HTTP 404)";
+                return Err(Missing::Failed(reason.into()));
+            }
             Ok(Err(OpenError::Unknown)) => return Err(Missing::Unknown),
             Ok(Err(OpenError::Failed(reason))) => return Err(Missing::Failed(reason.into())),
             Err(_) => {

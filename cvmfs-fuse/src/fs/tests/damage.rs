@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use cvmfs_core::cache::{CacheError, CacheUsage, CachedObject, ObjectMeta, Transaction};
+use cvmfs_core::cache::{CacheError, CacheUsage, CachedObject, Condition, ObjectMeta, Transaction};
 use cvmfs_core::decode::CheckedBody;
 use cvmfs_core::object::{ObjectId, ObjectKind};
 
@@ -50,6 +51,11 @@ impl ObjectCache for FailingDisk {
     fn discard(&self, id: &ObjectId) -> Result<(), CacheError> {
         self.discarded.fetch_add(1, Ordering::SeqCst);
         self.objects.discard(id)
+    }
+
+    /// Keeps nothing to compare with.
+    fn examine(&self, _: &ObjectId, _: Instant) -> Result<Condition, CacheError> {
+        Ok(Condition::Unknown)
     }
 
     fn usage(&self) -> CacheUsage {
