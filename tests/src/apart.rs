@@ -15,6 +15,13 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, setfsgid, setfsuid, setgid, setgroups, setuid};
 
+/// A script of sh that runs its arguments without the copies of mounts of other tests, which could not end while they
+/// are there. To be started in a mount namespace of its own. Looks at no mount, since its server may be stopped.
+pub const WITHOUT_COPIES: &str = r#"while read -r _ place kind _; do
+    case $kind in fuse | fuse.*) umount -lci "$place" 2>/dev/null ;; esac
+done </proc/self/mounts
+exec "$@""#;
+
 /// Gives this thread, and those it starts, mounts of their own.
 ///
 /// # Panics
@@ -135,8 +142,7 @@ pub struct Worker {
 pub fn worker(name: &str, arguments: &[&str]) -> Worker {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
-    // Without copies of the mounts of other tests, which could not end while they are here.
-    command.args(["sh", "-c", "umount -alt fuse 2>/dev/null; exec \"$@\"", "sh"]);
+    command.args(["sh", "-c", WITHOUT_COPIES, "sh"]);
     command.arg(std::env::current_exe().expect("the kernel tells"));
     start(command, name, arguments)
 }

@@ -68,7 +68,47 @@ fn give_up(limit: Duration) {
         let _ = kill(live.client, Signal::SIGKILL);
         let _ = umount2(&live.mountpoint, MntFlags::MNT_DETACH);
     }
+    end_processes_of_this_test();
+    close_own_connections();
     std::process::abort();
+}
+
+/// What nextest tells each attempt of a test, and what the processes that it starts inherit.
+const ATTEMPT: &str = "NEXTEST_ATTEMPT_ID";
+
+/// Kills the servers of mounts that nobody registered, such as those of background processes: a thread of ours that
+/// waits for one of them could not be killed.
+#[allow(clippy::print_stderr, reason = "the last words of a test that hangs")]
+fn end_processes_of_this_test() {
+    let Some(attempt) = std::env::var_os(ATTEMPT) else { return };
+    let marker = [ATTEMPT.as_bytes(), b"=", attempt.as_encoded_bytes()].concat();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        let is_of_this_test = environment.split(|byte| *byte == 0).any(|line| line == marker);
+        if is_of_this_test && pid.cast_unsigned() != std::process::id() {
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            eprintln!("  process {pid} is ended: {}", command.escape_ascii());
+            // It may end by itself in this moment.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Ends the connections that this process itself has to the kernel: a thread that waits for an answer keeps them open,
+/// and with them itself.
+fn close_own_connections() {
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let is_connection =
+            std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse"));
+        let name = entry.file_name();
+        if is_connection
+            && let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok())
+        {
+            let _ = nix::unistd::close(number);
+        }
+    }
 }
 
 /// Runs `work` on a thread of its own; `None` where it takes longer than `limit`.

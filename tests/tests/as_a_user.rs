@@ -58,7 +58,18 @@ fn run(script: &str, expected_options: &str) {
         let stage = tempfile::tempdir().unwrap();
         let path = stage.path().to_str().unwrap();
         let output = Command::new("timeout")
-            .args(["--kill-after=5", "80", "unshare", "--mount", "bash", "-c"])
+            .args([
+                "--kill-after=5",
+                "80",
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                tests::apart::WITHOUT_COPIES,
+                "sh",
+                "bash",
+                "-c",
+            ])
             .arg([STAGE, script].concat())
             .env("STAGE", path)
             .env("CLIENT", client!().command().get_program())

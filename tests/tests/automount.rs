@@ -531,7 +531,7 @@ echo done
         let output = Command::new("timeout")
             .args(["--kill-after=5", "120", "unshare", "--mount", "--pid", "--fork"])
             .args(["--mount-proc", "--kill-child", "--propagation", "private"])
-            .args(["bash", "-c", script])
+            .args(["sh", "-c", tests::apart::WITHOUT_COPIES, "sh", "bash", "-c", script])
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())
             .env("SERVER", format!("{}/@fqrn@", two.server.url()))

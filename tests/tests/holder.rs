@@ -75,7 +75,7 @@ fn run(script: &str) -> (String, String) {
         let stage = tempfile::tempdir().unwrap();
         let output = Command::new("timeout")
             .args(["--kill-after=5", "100", "unshare", "--mount", "--propagation", "private"])
-            .args(["bash", "-c"])
+            .args(["sh", "-c", tests::apart::WITHOUT_COPIES, "sh", "bash", "-c"])
             .arg([STAGE, script].concat())
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())

@@ -50,7 +50,19 @@ timeout 20 umount "$STAGE/m"
 cat err
 "#;
         let output = Command::new("timeout")
-            .args(["--kill-after=5", "90", "unshare", "--mount", "bash", "-c", script])
+            .args([
+                "--kill-after=5",
+                "90",
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                tests::apart::WITHOUT_COPIES,
+                "sh",
+                "bash",
+                "-c",
+                script,
+            ])
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())
             .env("KEY", genuine.public_key())
@@ -110,7 +122,19 @@ fn what_docker_run_prints_is_a_script() {
 fn in_private_mounts(script: &str) -> String {
     let stage = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
-        .args(["--kill-after=5", "90", "unshare", "--mount", "bash", "-euc", script])
+        .args([
+            "--kill-after=5",
+            "90",
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            tests::apart::WITHOUT_COPIES,
+            "sh",
+            "bash",
+            "-euc",
+            script,
+        ])
         .env("STAGE", stage.path())
         .env("PROJECT", tests::engines::project())
         .env("CLIENT", tests::engines::program())

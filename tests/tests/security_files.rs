@@ -447,7 +447,19 @@ fn core_dumps_are_made_only_where_a_site_wants_them() {
         let server = TestServer::serving(genuine.dir());
         let stage = tempfile::tempdir().unwrap();
         let output = Command::new("timeout")
-            .args(["--kill-after=5", "80", "unshare", "--mount", "bash", "-c", MEMORY])
+            .args([
+                "--kill-after=5",
+                "80",
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                tests::apart::WITHOUT_COPIES,
+                "sh",
+                "bash",
+                "-c",
+                MEMORY,
+            ])
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())
             .env("KEY", genuine.public_key())

@@ -337,7 +337,18 @@ fn assert_harmless_in(script: &str) {
         let (genuine, server) = genuine();
         let stage = tempfile::tempdir().unwrap();
         let output = Command::new("timeout")
-            .args(["--kill-after=5", "100", "unshare", "--mount", "bash", "-c"])
+            .args([
+                "--kill-after=5",
+                "100",
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                tests::apart::WITHOUT_COPIES,
+                "sh",
+                "bash",
+                "-c",
+            ])
             .arg([STAGE, script].concat())
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())

@@ -49,7 +49,18 @@ fn with_each_umask(command: &str) {
         let server = TestServer::serving(genuine.dir());
         let stage = tempfile::tempdir().unwrap();
         let output = Command::new("timeout")
-            .args(["--kill-after=5", "160", "unshare", "--mount", "bash", "-c"])
+            .args([
+                "--kill-after=5",
+                "160",
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                tests::apart::WITHOUT_COPIES,
+                "sh",
+                "bash",
+                "-c",
+            ])
             .arg(format!("{STAGE}{command}\ndone\n"))
             .env("STAGE", stage.path())
             .env("CLIENT", client!().command().get_program())

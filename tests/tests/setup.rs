@@ -81,7 +81,19 @@ fn on_a_machine(script: &str) -> Output {
     let server = TestServer::serving(genuine.dir());
     let stage = tempfile::tempdir().unwrap();
     Command::new("timeout")
-        .args(["--kill-after=5", "90", "unshare", "--mount", "bash", "-c", MACHINE])
+        .args([
+            "--kill-after=5",
+            "90",
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            tests::apart::WITHOUT_COPIES,
+            "sh",
+            "bash",
+            "-c",
+            MACHINE,
+        ])
         .env("STAGE", stage.path())
         .env("CLIENT", client!().command().get_program())
         .env("KEY", genuine.public_key())

@@ -46,7 +46,18 @@ fn program() -> PathBuf {
 fn run(script: &str, server: &str, key: &Path) -> Output {
     let stage = tempfile::tempdir().unwrap();
     Command::new("timeout")
-        .args(["--kill-after=5", "100", "unshare", "--mount", "bash", "-c"])
+        .args([
+            "--kill-after=5",
+            "100",
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            tests::apart::WITHOUT_COPIES,
+            "sh",
+            "bash",
+            "-c",
+        ])
         .arg([STAGE, script].concat())
         .env("STAGE", stage.path())
         .env("PROGRAM", program())

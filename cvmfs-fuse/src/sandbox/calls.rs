@@ -254,9 +254,12 @@ const DESCRIPTOR_COMMANDS: [libc::c_int; 15] = [
 const BACKING_REQUESTS: [u32; 2] = [0x4010_e501, 0x4004_e502];
 
 /// Names of threads, and of memory (the allocator of the C library).
-const PROCESS_OPTIONS: [libc::c_int; 4] =
-    [libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA, libc::PR_GET_DUMPABLE];
+const PROCESS_OPTIONS: [libc::c_int; 5] =
+    [libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA, PR_GET_AUXV, libc::PR_GET_DUMPABLE];
 const PR_SET_VMA: libc::c_int = 0x5356_4d41;
+/// The page size and the like, which rustix asks the kernel for; where it is refused it reads `/proc/self/auxv`, and
+/// the refusal would be a line in the audit log for each server.
+const PR_GET_AUXV: libc::c_int = 0x4155_5856;
 
 /// What only an intruder asks for. The process is killed, and the supervisor starts the next one.
 const FATAL: &[c_long] = &[
