@@ -6,6 +6,7 @@
 //! | other signals ignored | a request to stop is lost | default, but for those that are ignored on purpose: [`KEPT`] |
 //! | signals blocked | only SIGKILL ends the process | unblocked |
 //! | `RLIMIT_FSIZE` | SIGXFSZ kills the server | raised as far as allowed; beyond, a write fails with EFBIG, as on a full disk |
+//! | `RLIMIT_STACK` | the first thread overflows its stack | raised to 8 MiB, as far as allowed |
 //! | other limits | memory, processor time or threads run out | raised as far as allowed |
 //! | umask 0 | others can write to what is made | at least 022 |
 //! | umask 0777 | this program cannot read what it made | the owner's bits are cleared |
@@ -42,6 +43,10 @@ const RAISED: [Resource; 5] = [
     Resource::RLIMIT_NPROC,
 ];
 
+/// Stack of the first thread: the usual limit. Without any limit the kernel would lay out the memory of what is
+/// started differently.
+const STACK: rlim_t = 8 << 20;
+
 /// Bits that nobody but the owner gets on what is made without a mode of its own.
 const WRITE_BY_OTHERS: u32 = 0o022;
 /// Bits of the owner.
@@ -66,15 +71,17 @@ pub fn adjust() {
         mask: SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or(SigSet::empty()),
         umask: umask(Mode::empty()),
         limits: RAISED
-            .iter()
-            .filter_map(|&limit| getrlimit(limit).ok().map(|(soft, hard)| (limit, soft, hard)))
+            .into_iter()
+            .chain([Resource::RLIMIT_STACK])
+            .filter_map(|limit| getrlimit(limit).ok().map(|(soft, hard)| (limit, soft, hard)))
             .collect(),
     };
     let bits = inherited.umask.bits() & !OWNER | WRITE_BY_OTHERS;
     umask(Mode::from_bits_truncate(bits));
     for &(limit, soft, hard) in &inherited.limits {
-        if soft < hard {
-            let _ = setrlimit(limit, hard, hard);
+        let wanted = if limit == Resource::RLIMIT_STACK { hard.min(STACK) } else { hard };
+        if soft < wanted {
+            let _ = setrlimit(limit, wanted, hard);
         }
     }
     for &ignored in inherited.ignored.iter().filter(|signal| !KEPT.contains(signal)) {

@@ -123,7 +123,7 @@ fn low_limits() {
         &["prlimit", "--fsize=1000000"],
         &["prlimit", "--cpu=1:unlimited", "--as=60000000:unlimited", "--data=60000000:unlimited"],
         &["prlimit", "--core=0", "--memlock=0", "--sigpending=10", "--msgqueue=0", "--nofile=256"],
-        &["prlimit", "--stack=262144"],
+        &["prlimit", "--stack=262144:unlimited"],
     ]);
 }
 
@@ -158,10 +158,12 @@ fn any_umask() {
             let output = place.mount(&["sh", "-c", &shell], &cache);
             assert!(output.status.success(), "{umask}: {}", shown(&output));
             place.assert_survives(umask);
-            let log = place.scratch.path().join(&cache).read_dir().unwrap().find_map(|entry| {
-                let entry = entry.unwrap();
-                entry.file_name().to_str().unwrap().ends_with(".log").then(|| entry.path())
-            });
+            let log = place.scratch.path().join(&cache).join("log").read_dir().unwrap().find_map(
+                |entry| {
+                    let entry = entry.unwrap();
+                    entry.file_name().to_str().unwrap().ends_with(".log").then(|| entry.path())
+                },
+            );
             let mode = log.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o622, 0o600, "{umask}: {mode:o}");
         }

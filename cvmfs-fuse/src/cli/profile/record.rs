@@ -4,19 +4,19 @@
 //! store what it learnt. So this compares the record after the command with the one before it.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use rustix::io::Errno;
 
 use super::{Kept, write};
-use crate::inherited;
 use crate::cli::args::ProfileRecordArgs;
 use crate::cli::complain;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::Environment;
+use crate::inherited;
 
 /// Attributes are short.
 const MAX_ATTRIBUTE: usize = 512;
