@@ -10,6 +10,7 @@
 //! | [`daemon`] | builds everything in order, tells the parent that the mount is usable, stops orderly |
 //! | [`sandbox`] | capabilities and system calls that a server keeps |
 //! | [`container`] | a command with repositories mounted for it, in containers and on bare nodes |
+//! | [`inherited`] | signals, limits and umask of whoever started a process |
 //! | [`demo`] | the bundled genuine repository on a loopback server |
 //! | [`doctor`] | what stands in the way of a mount, and what to do about it |
 //! | [`mirrors`] | the servers of a repository compared, as table, CSV and page |
@@ -30,6 +31,7 @@ pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod inherited;
 pub mod mirrors;
 pub mod prefetch;
 pub mod sandbox;

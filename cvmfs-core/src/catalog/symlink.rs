@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 /// through its links otherwise (facts/behaviours.md T15). The caller puts in `CVMFS_FQRN`,
 /// `CVMFS_ARCH` and what the administrator allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SymlinkVariables(BTreeMap<Vec<u8>, Vec<u8>>);
+pub struct SymlinkVariables {
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    keeps_expressions: bool,
+}
 
 impl SymlinkVariables {
     /// Starts without any variable: all are unset.
@@ -16,9 +19,15 @@ impl SymlinkVariables {
         Self::default()
     }
 
+    /// Shows stored targets as they are, without replacing anything: for publishers, who would
+    /// publish the replaced text otherwise (`CVMFS_SERVER_CACHE_MODE`).
+    pub fn keep_expressions(&mut self) {
+        self.keeps_expressions = true;
+    }
+
     /// Sets a variable; the empty value counts as set.
     pub fn set(&mut self, name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.0.insert(name.into(), value.into());
+        self.values.insert(name.into(), value.into());
     }
 
     /// Replaces `$(NAME)` and `$(NAME:-default)` in a stored target.
@@ -26,6 +35,9 @@ impl SymlinkVariables {
     /// The first `)` ends an expression and the first `:-` splits it; values are not expanded
     /// again; an expression without end is kept as it is.
     pub fn expand(&self, target: &[u8]) -> Vec<u8> {
+        if self.keeps_expressions {
+            return target.to_vec();
+        }
         let mut shown = Vec::with_capacity(target.len());
         let mut rest = target;
         while let Some((before, expression, after)) = next_expression(rest) {
@@ -34,7 +46,7 @@ impl SymlinkVariables {
                 Some(split) => (&expression[..split], &expression[split + 2..]),
                 None => (expression, &b""[..]),
             };
-            shown.extend_from_slice(self.0.get(name).map_or(default, Vec::as_slice));
+            shown.extend_from_slice(self.values.get(name).map_or(default, Vec::as_slice));
             rest = after;
         }
         shown.extend_from_slice(rest);
@@ -56,6 +68,14 @@ fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn publishers_see_what_is_stored() {
+        let mut variables = SymlinkVariables::new();
+        variables.set("FOO", "x");
+        variables.keep_expressions();
+        assert_eq!(variables.expand(b"a/$(FOO)/$(NONE:-d)"), b"a/$(FOO)/$(NONE:-d)");
+    }
 
     /// facts/behaviours.md section 2.10.
     #[test]

@@ -16,6 +16,13 @@ pub(super) enum Called {
     Say(String, u8),
 }
 
+/// Tells whether a program is called as a helper of mount(8), whose exit codes are those of mount(8).
+pub(super) fn is_mount_helper(mut line: impl Iterator<Item = OsString>) -> bool {
+    let program = line.next();
+    let name = program.as_deref().and_then(|program| Path::new(program).file_name());
+    name.is_some_and(|name| name == "mount.cvmfs" || name == "mount.cvmfs-fuse")
+}
+
 /// Translates the command line of a program that is called by such a name.
 pub(super) fn command_line(words: impl Iterator<Item = OsString>) -> Called {
     let line: Vec<_> = words.collect();

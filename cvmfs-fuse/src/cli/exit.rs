@@ -71,6 +71,20 @@ impl ExitStatus {
         self as u8
     }
 
+    /// Returns the code by which a helper of mount(8) ends, which has only these: 0 for success, 1 for a
+    /// wrong use, 2 for a system error, 32 for a mount that failed.
+    ///
+    /// automount(8) gives the bits of these codes their meaning from mount(8): 16, ours for a failure of a
+    /// catalog, is "mounted, but not written to mtab", and would be tried again for ever.
+    pub fn mount_helper_code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Options => 1,
+            Self::Unknown => 2,
+            _ => 32,
+        }
+    }
+
     /// Finds the status that a process ended with.
     pub fn of_code(code: u8) -> Option<Self> {
         ALL.iter().copied().find(|status| status.code() == code)
@@ -211,7 +225,9 @@ mod tests {
         }
         for (code, status) in (0..).zip(ALL) {
             assert_eq!(ExitStatus::of_code(code), Some(status));
+            assert!([0, 1, 2, 32].contains(&status.mount_helper_code()));
         }
+        assert_eq!(ExitStatus::Catalog.mount_helper_code(), 32);
         assert_eq!(ExitStatus::of_code(26), None);
     }
 

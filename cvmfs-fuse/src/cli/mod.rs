@@ -69,6 +69,7 @@ const RUNTIME_THREADS: usize = 2;
 
 /// Parses the arguments of the process and runs one subcommand.
 pub fn main() -> ExitCode {
+    crate::inherited::adjust();
     let line = match called::command_line(std::env::args_os()) {
         Called::Line(line) => line,
         Called::Say(text, code) => {
@@ -79,13 +80,15 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let is_mount_helper = called::is_mount_helper(std::env::args_os());
     let cli = match Cli::try_parse_from(line) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, and go to stdout; nobody listening is no error.
             let _ = error.print();
             let code = u8::try_from(error.exit_code()).unwrap_or(ExitStatus::Unknown.code());
-            return ExitCode::from(code);
+            // Clap's code for a wrong line is 2, the one of mount(8) is 1.
+            return ExitCode::from(if is_mount_helper { code.min(1) } else { code });
         }
     };
     let environment = Environment::of_process();
@@ -94,7 +97,10 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             complain(&failure);
-            failure.status.into()
+            match is_mount_helper {
+                true => ExitCode::from(failure.status.mount_helper_code()),
+                false => failure.status.into(),
+            }
         }
     };
     log::settle(true);

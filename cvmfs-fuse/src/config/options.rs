@@ -83,6 +83,8 @@ pub enum OptionError {
 enum Effect {
     /// Says what is so anyway, or concerns mount(8), fstab and autofs only.
     Nothing,
+    /// Accepted with a warning: lines that mean `cvmfs2` have it, and the mount stays `nosuid`.
+    SetUserId,
     /// Takes a number.
     User,
     Group,
@@ -121,12 +123,13 @@ const KNOWN: &[(&str, Effect)] = &[
     ("uid", Effect::User),
     ("gid", Effect::Group),
     ("grab_mountpoint", Effect::GrabMountpoint),
+    ("cvmfs_suid", Effect::SetUserId),
 ];
 
 /// Written after `x-` these are notes of other programs in fstab (systemd, gvfs): see mount(8).
 const FOREIGN_PREFIXES: &[&str] = &["x-", "X-", "comment="];
 
-const CONTRADICTIONS: &[&str] = &["rw", "suid", "dev", "cvmfs_suid"];
+const CONTRADICTIONS: &[&str] = &["rw", "suid", "dev"];
 
 fn known() -> String {
     let mut text = String::from("known are ");
@@ -190,6 +193,9 @@ impl MountOptions {
                 }
                 (_, Some(_)) => return Err(malformed("NAME, without a value")),
                 (Effect::Nothing, None) => {}
+                (Effect::SetUserId, None) => tracing::warn!(
+                    "option cvmfs_suid: set-user-ID bits have no effect, the mount is always nosuid"
+                ),
                 (Effect::NoExec(noexec), None) => options.noexec = noexec,
                 (Effect::AllowOther, None) => {
                     options.allow_other = true;
@@ -241,6 +247,7 @@ mod tests {
             ),
             (&["noexec"], false, MountOptions { noexec: true, ..user.clone() }),
             (&["noexec", "exec"], false, user.clone()),
+            (&["cvmfs_suid"], true, root.clone()),
             (&["allow_other"], false, MountOptions { allow_other: true, ..user.clone() }),
             (
                 &["allow_root"],
@@ -261,7 +268,6 @@ mod tests {
             ("rw", "option \"rw\" contradicts the mount, which is always ro,nosuid,nodev; known"),
             ("ro,suid", "option \"suid\" contradicts"),
             ("dev", "option \"dev\" contradicts"),
-            ("cvmfs_suid", "option \"cvmfs_suid\" contradicts"),
             ("frobnicate", "unknown mount option \"frobnicate\"; known are ro, nosuid, nodev"),
             ("RO", "unknown mount option \"RO\""),
             ("config=/x", "unknown mount option \"config=/x\""),

@@ -172,7 +172,7 @@ impl RepositorySettings {
             shared_blocklist,
             cache: CacheSettings::resolve(&flags.cache, environment)?,
             pin: pin(flags)?,
-            symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable)?,
+            symlink_variables: symlink_variables(&fqrn, &flags.symlink_variable, &parameters)?,
             authorities: authorities.transpose()?.into_iter().collect(),
             ownership: ownership(&parameters)?,
             exposure: exposure(&parameters),
@@ -364,8 +364,15 @@ fn pin(flags: &RepositoryFlags) -> Result<Pin, Failure> {
     Ok(Pin::Latest)
 }
 
-fn symlink_variables(fqrn: &Fqrn, flags: &[OsString]) -> Result<SymlinkVariables, Failure> {
+fn symlink_variables(
+    fqrn: &Fqrn,
+    flags: &[OsString],
+    parameters: &Parameters,
+) -> Result<SymlinkVariables, Failure> {
     let mut variables = SymlinkVariables::new();
+    if parameters.stored_links {
+        variables.keep_expressions();
+    }
     variables.set("CVMFS_FQRN", fqrn.as_str());
     variables.set("CVMFS_ARCH", std::env::consts::ARCH);
     for flag in flags {

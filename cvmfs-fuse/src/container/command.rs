@@ -16,6 +16,7 @@ use super::diagnosis::Step;
 use super::namespaces::{Identity, Maps, ROOT, Refusal};
 use super::privileges;
 use crate::cli::exit::{ExitStatus, Failure};
+use crate::inherited;
 
 /// What shells return for a command that is not there, and for one that cannot be executed.
 pub(super) const NOT_FOUND: u8 = 127;
@@ -84,10 +85,11 @@ impl Launch {
             if let Some(parent) = parent {
                 die_with(parent, Signal::SIGKILL).map_err(|error| fail(AT_PRIVILEGES, error))?;
             }
-            mask.thread_set_mask().map_err(|errno| fail(AT_PRIVILEGES, errno.into()))
+            mask.thread_set_mask().map_err(|errno| fail(AT_PRIVILEGES, errno.into()))?;
+            inherited::restore().map_err(|error| fail(AT_PRIVILEGES, error))
         };
         // SAFETY: between fork and exec only system calls are made (unshare, prctl, capset, open,
-        // write, close, pthread_sigmask), on memory that was prepared before; none is allocated.
+        // write, close, pthread_sigmask, sigaction, setrlimit, umask), on memory that was prepared before; none is allocated.
         unsafe { command.pre_exec(prepare) };
         Some(command)
     }

@@ -15,7 +15,7 @@ use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::MountSettings;
 use crate::daemon::Service as _;
 use crate::daemon::abort::detach;
-use crate::daemon::background;
+use crate::daemon::background::{self, Session};
 use crate::daemon::child::{Launcher, Order};
 use crate::daemon::log;
 use crate::daemon::own_mount::OwnMount;
@@ -137,7 +137,7 @@ fn launcher(
         // A full log was put aside.
         let log = File::options().append(true).open(&log_path).or_else(|_| log_file.try_clone());
         let ready = (order == Order::First).then_some(ready);
-        let mut command = background::command(program, line, ready, None, log?);
+        let mut command = background::command(program, line, ready, None, log?, Session::Own);
         // SAFETY: only system calls are made: prctl, getppid, pthread_sigmask.
         unsafe {
             command.pre_exec(move || {

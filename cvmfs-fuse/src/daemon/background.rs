@@ -3,7 +3,10 @@
 //! The parent starts this program again with the same arguments and `--ready-fd N`: the writing
 //! end of a pipe, on which the child writes one line of JSON when the mount is usable or has
 //! failed. Starting anew, instead of forking, means that no thread or lock of the parent is
-//! inherited half way. The child has its own session and no terminal; its stderr is a log file.
+//! inherited half way. The child's stderr is a log file. Until the mount is usable, it stays in the
+//! process group of its parent: automount(8) lets only processes of its own group pass through a
+//! directory that it is about to mount, and would wait for itself otherwise. Then supervisor and
+//! server each begin a session of their own, without a terminal.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -81,7 +84,8 @@ pub fn start(service: &impl Service) -> Result<Usable, Failure> {
     // Not current_exe(): the file may have been replaced by an upgrade.
     let program = Path::new("/proc/self/exe");
     let mounted = premounted::number_of(service.mountpoint());
-    let child = command(program, own, Some(writer.as_raw_fd()), mounted, log_file)
+    let ready = Some(writer.as_raw_fd());
+    let child = command(program, own, ready, mounted, log_file, Session::OfCaller)
         .spawn()
         .map_err(|error| trouble("cannot start the background process", &error))?;
     drop(writer);
@@ -126,6 +130,15 @@ pub(crate) fn insert_arguments(
     line.splice(at..at, added);
 }
 
+/// Session in which a background process starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// The session and the process group of the caller, until the mount is usable.
+    OfCaller,
+    /// A new session, out of reach of the signals of a terminal.
+    Own,
+}
+
 /// Returns a program with a command line (its own name first), as a process in the background that
 /// tells on the descriptor how its mount went. It also gets one that is mounted already.
 pub(crate) fn command(
@@ -134,6 +147,7 @@ pub(crate) fn command(
     descriptor: Option<RawFd>,
     mounted: Option<RawFd>,
     log_file: File,
+    session: Session,
 ) -> Command {
     if let Some(descriptor) = descriptor {
         insert_arguments(&mut line, ["--ready-fd".into(), descriptor.to_string().into()]);
@@ -148,7 +162,9 @@ pub(crate) fn command(
     // close_range and fcntl. No memory is allocated, no lock taken.
     unsafe {
         command.pre_exec(move || {
-            nix::unistd::setsid()?;
+            if session == Session::Own {
+                nix::unistd::setsid()?;
+            }
             // A daemon must not hold pipes and files that happened to be open in the shell. Fails
             // on kernels before 5.11, where these then stay open.
             libc::syscall(
@@ -310,7 +326,10 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
         tracing::warn!(%error, "cannot watch the parent");
     }
     let outcome = service.serve(origin, |usable| match parent.take() {
-        Some(parent) => parent.tell(&Report::Usable(usable)),
+        Some(parent) => {
+            leave_session();
+            parent.tell(&Report::Usable(usable))
+        }
         None => {
             if process.foreground {
                 super::announce(service.mountpoint(), usable);
@@ -326,6 +345,15 @@ pub fn serve_supervised(service: &impl Service, socket: RawFd) -> Result<(), Fai
             Err(failure)
         }
         (outcome, _) => outcome,
+    }
+}
+
+/// Begins a session of this process: no terminal, and none of the signals that its user types.
+///
+/// Does nothing where this process leads a group already, as in a session that was begun before.
+pub(super) fn leave_session() {
+    if let Err(errno) = nix::unistd::setsid() {
+        tracing::debug!(%errno, "no session of its own");
     }
 }
 

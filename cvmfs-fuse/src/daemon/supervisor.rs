@@ -20,7 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid};
 use rustix::process::{WaitOptions, wait};
 
-use super::background::insert_arguments;
+use super::background::{self, insert_arguments};
 use super::child::{Launcher, Order};
 use super::estate::Holdings;
 use super::holder::Deposit;
@@ -66,11 +66,16 @@ pub(super) fn run(
     };
     let mut succession =
         started.map_err(|error| trouble("cannot start the server", error))?.caching_in(cache);
+    let mut has_terminal = ready.is_some();
     // The one who waits must see it when the server ends without a word.
     drop(ready);
     loop {
         turn(&mut succession, &signals)
             .map_err(|error| trouble("cannot watch the server", error))?;
+        if has_terminal && succession.is_serving() {
+            has_terminal = false;
+            background::leave_session();
+        }
         match succession.outcome() {
             None => {}
             Some(Outcome::Unmounted | Outcome::Left) => return Ok(ExitStatus::Ok),

@@ -51,6 +51,8 @@ const PROCESS: &[c_long] = &[
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
     libc::SYS_restart_syscall,
+    // The session of the caller is left when the mount is usable.
+    libc::SYS_setsid,
     // The process that mounted is waited for.
     libc::SYS_wait4,
     libc::SYS_waitid,

@@ -4,6 +4,7 @@
 //! store what it learnt. So this compares the record after the command with the one before it.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -15,6 +16,7 @@ use crate::cli::args::ProfileRecordArgs;
 use crate::cli::complain;
 use crate::cli::exit::{ExitStatus, Failure};
 use crate::config::Environment;
+use crate::inherited;
 
 /// Attributes are short.
 const MAX_ATTRIBUTE: usize = 512;
@@ -44,7 +46,11 @@ pub(in crate::cli) fn run(
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Failure::new(ExitStatus::Options, "no command"));
     };
-    let ended = match Command::new(program).args(arguments).status() {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: between fork and exec only system calls are made, and no memory is allocated.
+    unsafe { command.pre_exec(inherited::restore) };
+    let ended = match command.status() {
         Ok(ended) => ended,
         Err(error) => {
             let code = match error.kind() {

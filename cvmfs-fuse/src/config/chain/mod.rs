@@ -13,9 +13,11 @@
 //! | `own` | our own file, as TOML |
 //! | `distant` | the files of a configuration repository that is not mounted |
 //! | `shared` | the blocklist of a configuration repository |
+//! | `autofs` | a configuration repository that is mounted when it is used |
 //! | [`complete`] | values to what was not said by flags |
 //! | [`check`] | what is wrong with it, and what to do |
 
+mod autofs;
 mod budget;
 pub mod check;
 mod commands;
@@ -39,6 +41,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvmfs_core::format::blocklist::Blocklist;
 use cvmfs_core::fqrn::Fqrn;
@@ -64,6 +67,9 @@ const MAX_KEY: u64 = 1 << 16;
 const MAX_KEYS: usize = 32;
 /// Files of one directory that are read: real ones have ten.
 const MAX_SNIPPETS: usize = 256;
+
+/// Longest wait for the directory of a configuration repository: a cold one is mounted meanwhile.
+const REACH_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the files of this machine say about a repository, or about none.
 #[derive(Debug, Clone, Default)]
@@ -144,6 +150,9 @@ impl Configuration {
             let place = INSIDE.iter().fold(repository.clone(), |path, name| path.join(name));
             // Asked once: a mount that hangs must not be waited for at each file.
             let mounted = environment.reads_config_repository;
+            if mounted {
+                autofs::mount(Path::new(&mounts), &place, REACH_LIMIT);
+            }
             let mounted = mounted.then(|| reachable(&repository, &place)).flatten();
             let there = match mounted {
                 Some(tree) => Ok(tree),
@@ -401,8 +410,6 @@ fn snippets(directory: &Path) -> Vec<PathBuf> {
 
 /// Opens the files of a configuration repository that is mounted, if somebody answers for it in time.
 fn reachable(repository: &Path, place: &Path) -> Option<Arc<Tree>> {
-    /// A cold configuration repository is mounted meanwhile.
-    const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
     let (tell, told) = std::sync::mpsc::channel();
     let (repository, place) = (repository.to_owned(), place.to_owned());
     // Left behind if nobody answers.
@@ -412,7 +419,7 @@ fn reachable(repository: &Path, place: &Path) -> Option<Arc<Tree>> {
             let _ = tell.send(Tree::mounted(&repository, place));
         })
         .ok()?;
-    told.recv_timeout(LIMIT).ok()?.ok().map(Arc::new)
+    told.recv_timeout(REACH_LIMIT).ok()?.ok().map(Arc::new)
 }
 
 /// Reads a regular file of this machine, of at most `limit` bytes, without waiting for anybody.

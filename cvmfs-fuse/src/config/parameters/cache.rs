@@ -1,5 +1,6 @@
 //! Parameters: what is kept on disk and in memory.
 
+use super::switch;
 use super::table::{By, Need, Parameter, none};
 
 /// Section 3 of spec/config.md, in the order of help.
@@ -53,7 +54,25 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     none("CVMFS_WORKSPACE", Need::Common, "no files of a running mount lie about"),
     none("CVMFS_CACHE_PRIMARY", Need::Rare, "layers of the cache are chosen by flags"),
     none("CVMFS_CACHE_REFCOUNT", Need::Rare, "descriptors are always shared"),
-    none("CVMFS_SERVER_CACHE_MODE", Need::Rare, "this is no server"),
+    Parameter {
+        name: "CVMFS_CACHE_SERVER_MODE",
+        form: "yes|no",
+        default: "no",
+        need: Need::Rare,
+        harmless: false,
+        help: "links are shown as they are stored, without replacing $(NAME): for the read-only \
+               mount of a publisher",
+        by: By::Set(|p, v| switch(v).map(|v| p.stored_links = v)),
+    },
+    Parameter {
+        name: "CVMFS_SERVER_CACHE_MODE",
+        form: "yes|no",
+        default: "no",
+        need: Need::Rare,
+        harmless: false,
+        help: "older name of CVMFS_CACHE_SERVER_MODE",
+        by: By::Set(|p, v| switch(v).map(|v| p.stored_links = v)),
+    },
     none("CVMFS_MEMCACHE_SIZE", Need::Common, "what is kept in memory has a bound of its own"),
     none("CVMFS_KCACHE_TIMEOUT", Need::Common, "the kernel keeps what it knows until it changes"),
     none("CVMFS_CACHE_SYMLINKS", Need::Rare, "the kernel always keeps links"),

@@ -200,6 +200,11 @@ impl Succession {
         self.holdings.mount.is_some()
     }
 
+    /// Tells whether a server answers the requests of the mount.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.serving)
+    }
+
     /// Returns the device of the mount, or of the one that has ended.
     pub(crate) fn device(&self) -> Option<Device> {
         self.device
