@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may die, too")]
 
 use std::fs::File;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
