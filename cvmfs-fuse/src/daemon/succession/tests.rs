@@ -159,7 +159,7 @@ fn a_server_that_has_just_come_is_upgraded_too() {
 #[test]
 fn h2_a_server_that_floods_is_heard_at_a_bounded_rate_and_keeps_nobody_waiting() {
     // It and its child say without end what makes sense; the child goes on when the server is dead.
-    let flood = r#"while :; do echo '{"Closed":{"name":"x"}}' >&$2; done"#;
+    let flood = r#"while echo '{"Closed":{"name":"x"}}' >&$2; do :; done"#;
     let script = format!("{READY}{WAIT}{SERVING} {{ {flood}; }} & exec sleep 1000");
     let (mut succession, _kernel) = start(&script);
     drive(&mut succession, serving);
@@ -199,7 +199,7 @@ fn h2_words_out_of_turn_change_nothing() {
 
 #[test]
 fn h2_a_server_that_never_stops_talking_is_replaced_all_the_same() {
-    let flood = r#"while :; do echo '{"Journals":{"names":["x"]}}' >&$2; done"#;
+    let flood = r#"while echo '{"Journals":{"names":["x"]}}' >&$2; do :; done"#;
     let script = format!("{READY}{WAIT}{SERVING} [ $N = 0 ] && {{ {flood}; }}; exec sleep 1000");
     let (mut succession, _kernel) = start(&script);
     drive(&mut succession, serving);
