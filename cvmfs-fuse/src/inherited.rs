@@ -1,4 +1,4 @@
-//! What a process inherits from whoever starts it, and what a server of mounts cannot work with.
+//! State that a process inherits from whoever starts it, and that a server of mounts cannot work with.
 //!
 //! | inherited | fault without this module | here |
 //! |---|---|---|
@@ -12,7 +12,8 @@
 //! | umask 0777 | this program cannot read what it made | the owner's bits are cleared |
 //!
 //! Closed standard descriptors are opened on `/dev/null` by the start code of Rust. A command of the user
-//! (`run`, `enter`, `profile record`) gets back what was inherited: [`restore`].
+//! (`run`, `enter`, `profile record`) gets back what was inherited, but for an ignored SIGPIPE, which the start code of
+//! Rust has overwritten: [`restore`].
 
 use std::io;
 use std::sync::OnceLock;

@@ -60,7 +60,7 @@ fn look_from_outside(place: &Path) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Waits for the end of a child; false if it goes on after `limit`.
+/// Waits for the end of a child, up to `limit`. Returns false if the child still runs then.
 fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
     let pid = Pid::from_raw(child.id().cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;

@@ -104,7 +104,7 @@ pub struct Parameters {
     pub process: ProcessLimits,
     /// Mode bits are not looked at.
     pub unchecked_permissions: bool,
-    /// Whether links are shown as they are stored, as publishers need them.
+    /// Switch for links that are shown as they are stored, as publishers need them.
     pub stored_links: bool,
     /// The kernel reads cached files without us.
     pub pass_through: bool,
